@@ -1,0 +1,52 @@
+//! pi-remote: relays commands between coding-agent sessions on several machines,
+//! every link between two machines in mutual TLS 1.3.
+//!
+//! # The house
+//!
+//! Three wings of I/O around a pure core:
+//!
+//! | room | what it does |
+//! |---|---|
+//! | [`cli`] | one file a command; `output.rs` alone prints |
+//! | [`daemon`] | wires the wings together: identity, lock, listeners, links |
+//! | [`session`] | the machine's own sessions: `watch` sees them come and go, `call` asks one |
+//! | [`link`] | peers: `tls`, `admission`, `listener`, `dialer`, `session` (a live link), `pairing` |
+//! | [`control`] | `daemon.sock`: `server` answers, `client` asks |
+//! | [`relay`] | PURE routing: roster, calls in flight, subscribers, bounded outboxes |
+//! | [`pairing`] | PURE: tickets, the exchange of proofs, the offerer's window |
+//! | [`trust`] | `policy` (PURE) decides, `store` keeps the pins |
+//! | [`identity`] | the device's key, certificate and fingerprint |
+//! | [`wire`] | PURE: the messages of the three wires and their bounded codecs |
+//! | [`config`], [`clock`], [`state_dir`] | settings; time; files, modes and the lock |
+//!
+//! Imports run downwards: cli -> daemon -> session, link, control -> relay -> pairing, trust
+//! -> identity, config -> wire, state_dir, clock.
+//!
+//! # Invariants, each kept by a test
+//!
+//! - `wire`, `relay`, `pairing` and `trust/policy.rs` import no tokio, no rustls, no file system
+//!   and no clock: `now` is a parameter, randomness is passed in.
+//! - Only `cli/output.rs` prints, only `state_dir.rs` creates files, only `link/tls.rs` names a
+//!   rustls configuration.
+//! - A live link exists only after authentication, so its peer is never optional.
+//!
+//! # How a call travels
+//!
+//! A line comes in at `control::server`; `relay::Relay` puts the message into the destination's
+//! bounded outbox while its lock is held; a writer drains it: for a peer, `link::session`, over TLS
+//! to the far relay, which asks the policy and hands it to `session::call`. The answer returns the
+//! same way. Commands and answers are carried as the bytes that came.
+
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod control;
+pub mod daemon;
+pub mod identity;
+pub mod link;
+pub mod pairing;
+pub mod relay;
+pub mod session;
+pub mod state_dir;
+pub mod trust;
+pub mod wire;

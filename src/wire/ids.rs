@@ -1,0 +1,174 @@
+//! Names that are built only from valid text.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// A session's id: `[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?`, at most 128 bytes, never `daemon`.
+/// Unique within one machine only.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SessionId(Box<str>);
+
+/// A peer's petname: what this device calls another. 1 to 64 characters without white space at
+/// either end, control or bidirectional characters, `/`, `:` or `@`, and never `localhost`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PeerName(Box<str>);
+
+/// The text does not fit the rule of the name it should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidName(&'static str);
+
+impl SessionId {
+    /// Longest id, in bytes.
+    pub const MAX: usize = 128;
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether `text` is a valid session id.
+    pub fn is_valid(text: &str) -> bool {
+        let bytes = text.as_bytes();
+        let ends = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+        bytes.len() <= Self::MAX
+            && ends(bytes.first())
+            && ends(bytes.last())
+            && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+            && text != "daemon"
+    }
+}
+
+impl FromStr for SessionId {
+    type Err = InvalidName;
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        if Self::is_valid(text) {
+            Ok(Self(text.into()))
+        } else {
+            Err(InvalidName(
+                "a session id is 1 to 128 of A-Z a-z 0-9 . _ - with a letter or digit at both ends, and not `daemon`",
+            ))
+        }
+    }
+}
+
+impl PeerName {
+    /// Longest petname, in characters.
+    pub const MAX: usize = 64;
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// A valid petname as near to `text` as can be: bad characters become `-`, the length is cut,
+    /// and nothing left gives `peer`. For names that a stranger suggests.
+    pub fn suggested(text: &str) -> Self {
+        let kept: String =
+            text.chars().take(Self::MAX).map(|c| if Self::allows(c) && !c.is_whitespace() { c } else { '-' }).collect();
+        let kept = kept.trim_matches('-');
+        kept.parse().unwrap_or_else(|_| Self("peer".into()))
+    }
+
+    /// This name with a number behind it, still within the length: for a name that is taken.
+    pub fn numbered(&self, number: u32) -> Self {
+        let tail = format!("-{number}");
+        let head: String = self.0.chars().take(Self::MAX - tail.len()).collect();
+        Self(format!("{head}{tail}").into())
+    }
+
+    fn allows(c: char) -> bool {
+        !(is_unsafe_to_show(c) || matches!(c, '/' | ':' | '@' | '\\'))
+    }
+}
+
+impl FromStr for PeerName {
+    type Err = InvalidName;
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let count = text.chars().count();
+        if count == 0 || count > Self::MAX {
+            return Err(InvalidName("a peer's name has 1 to 64 characters"));
+        }
+        if text.trim() != text || !text.chars().all(Self::allows) {
+            return Err(InvalidName(
+                "a peer's name has no / : @ \\ and no control characters, and no space at its ends",
+            ));
+        }
+        if text.eq_ignore_ascii_case("localhost") {
+            return Err(InvalidName("a peer cannot be called localhost"));
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+/// Whether a character can mislead who reads it on a terminal: control characters, the
+/// bidirectional and invisible formatting characters of Unicode, line and paragraph separators.
+pub fn is_unsafe_to_show(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{00ad}' | '\u{061c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+macro_rules! text_newtype {
+    ($name:ident) => {
+        impl TryFrom<String> for $name {
+            type Error = InvalidName;
+            fn try_from(text: String) -> Result<Self, InvalidName> {
+                text.parse()
+            }
+        }
+        impl From<$name> for String {
+            fn from(name: $name) -> String {
+                name.0.into()
+            }
+        }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+    };
+}
+text_newtype!(SessionId);
+text_newtype!(PeerName);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn session_ids_follow_the_rule() {
+        for good in ["a", "0", "a.b", "01a203d3-8132-7316-89c1-675261051f68", "A_b-c", &"x".repeat(128)] {
+            assert!(SessionId::is_valid(good), "{good}");
+        }
+        for bad in ["", ".", "-a", "a-", "a/b", "../x", "a\0b", "daemon", "a b", "é", &"x".repeat(129)] {
+            assert!(!SessionId::is_valid(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_suggested_petname_is_always_valid() {
+        for text in ["", "\u{1b}]52;c;x\u{7}", "a/b", "\u{202e}evil", "localhost", &"n".repeat(10_000), "  x ", "ok"] {
+            let name = PeerName::suggested(text);
+            assert!(name.as_str().parse::<PeerName>().is_ok(), "{text:?} gave {name}");
+        }
+        assert_eq!(PeerName::suggested("desk top").as_str(), "desk-top");
+    }
+
+    #[test]
+    fn a_numbered_petname_stays_within_the_length() {
+        let long: PeerName = "n".repeat(64).parse().unwrap();
+        assert!(long.numbered(1000).as_str().parse::<PeerName>().is_ok());
+    }
+}

@@ -1,0 +1,17 @@
+//! PURE: what is said on the three wires, and the bounded codecs that carry it.
+
+pub mod control;
+pub mod error;
+pub mod frames;
+pub mod ids;
+pub mod lines;
+pub mod link;
+pub mod session;
+
+pub use error::{Code, Failure};
+pub use ids::{PeerName, SessionId};
+
+/// Longest line or message taken unless configured otherwise, in bytes (8 MiB).
+pub const DEFAULT_MESSAGE_LIMIT: usize = 8 * 1024 * 1024;
+/// TCP port used unless configured otherwise.
+pub const DEFAULT_PORT: u16 = 7433;
