@@ -1,1 +1,4 @@
-//! (room not furnished yet)
+//! The control socket `daemon.sock`, both ends of it.
+
+pub mod client;
+pub mod server;

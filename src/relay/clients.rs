@@ -23,7 +23,7 @@ pub(super) struct Client {
     requests: usize,
     missed: u64,
     closing: bool,
-    reader: Option<Waker>,
+    pub(super) reader: Option<Waker>,
 }
 
 impl Relay {
@@ -91,9 +91,16 @@ impl Relay {
         Poll::Ready(())
     }
 
-    /// Whether nothing of a client is in flight or waits to be written.
-    pub fn is_client_idle(&self, id: ClientId) -> bool {
-        self.clients.get(&id).is_none_or(|c| c.calls.is_empty() && c.requests == 0 && c.outbox.is_empty())
+    /// Ready once nothing of a client is in flight or waits, and it is not subscribed. For a client
+    /// that will ask nothing more, in place of [`Relay::poll_client_ready`].
+    pub fn poll_client_idle(&mut self, id: ClientId, cx: &mut Context<'_>) -> Poll<()> {
+        let subscribed = self.subscribers.contains(&id);
+        let Some(client) = self.clients.get_mut(&id) else { return Poll::Ready(()) };
+        if client.calls.is_empty() && client.requests == 0 && client.outbox.is_empty() && !subscribed {
+            return Poll::Ready(());
+        }
+        client.reader = Some(cx.waker().clone());
+        Poll::Pending
     }
 
     /// A request that is no call is being worked on for this client.
