@@ -322,6 +322,8 @@ impl Actor {
 
 #[derive(Debug, Clone)]
 enum Meddling {
+    /// Lets the last line of one end through to the other end, as an honest wire would.
+    Forward { from: usize },
     /// Hands a line that was ever sent to anyone, or again, or never.
     Deliver { line: usize, to: usize },
     /// The same with one byte changed.
@@ -335,7 +337,8 @@ enum Meddling {
 fn meddling() -> impl Strategy<Value = Vec<Meddling>> {
     let (line, to) = (0usize..16, 0usize..8);
     let act = prop_oneof![
-        6 => (line.clone(), to.clone()).prop_map(|(line, to)| Meddling::Deliver { line, to }),
+        12 => to.clone().prop_map(|from| Meddling::Forward { from }),
+        4 => (line.clone(), to.clone()).prop_map(|(line, to)| Meddling::Deliver { line, to }),
         1 => (line.clone(), to.clone(), 0usize..400, any::<u8>())
             .prop_map(|(line, to, at, byte)| Meddling::Alter { line, to, at, byte }),
         1 => (line.clone(), line.clone(), 0usize..400, to.clone())
@@ -353,7 +356,7 @@ fn views() -> impl Strategy<Value = Vec<(View, View)>> {
         let a = view(a);
         (a.clone(), if honest { a } else { view(b) })
     });
-    prop::collection::vec(pair, 1..=4)
+    prop::collection::vec(pair, 1..=3)
 }
 
 proptest! {
@@ -363,10 +366,12 @@ proptest! {
         acts in meddling(),
     ) {
         let mut sent = Vec::new();
+        let mut last = std::collections::HashMap::new();
         let mut actors = Vec::new();
         for (number, (joins, offers)) in views.into_iter().enumerate() {
             let info = info(&format!("j{number}"), "192.0.2.1");
             let (joiner, pair3) = joins.joiner(&info);
+            last.insert(actors.len(), pair3.clone());
             sent.push(pair3);
             let end = End::Joining(joiner);
             actors.push(Actor { view: joins, info, end, proven: None, confirmed: false });
@@ -377,6 +382,12 @@ proptest! {
         for act in acts {
             let pick = |n: usize| sent[n % sent.len()].clone();
             let (line, to) = match act {
+                Meddling::Forward { from } => {
+                    let from = from % actors.len();
+                    let Some(line) = last.get(&from) else { continue };
+                    // The ends of a connection stand side by side.
+                    (line.clone(), from ^ 1)
+                }
                 Meddling::Deliver { line, to } => (pick(line), to),
                 Meddling::Alter { line, to, at, byte } => {
                     let mut line = pick(line);
@@ -398,7 +409,10 @@ proptest! {
                 }
             };
             let to = to % actors.len();
-            sent.extend(actors[to].receive(&line));
+            if let Some(line) = actors[to].receive(&line) {
+                last.insert(to, line.clone());
+                sent.push(line);
+            }
         }
         for (number, actor) in actors.iter().enumerate() {
             let Some(proven) = &actor.proven else {
