@@ -124,6 +124,10 @@ fn run(options: Options) -> Outcome<ExitCode> {
     let load_before = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let start = Instant::now();
     let mut bench = Bench::new(options)?;
+    if bench.rows.is_empty() {
+        let names: Vec<&str> = FIGURES.iter().map(|(name, ..)| *name).collect();
+        return Err(format!("no figure's name contains that; there are:\n  {}", names.join("\n  ")).into());
+    }
     bench.attempt("the binary", &["binary/"], Bench::binary);
     bench.attempt("starting", &["start/first", "memory/idle"], Bench::starting);
     bench.attempt("1,000 sessions", &["start/1000", "list/1000", "memory/1000"], |b| b.many_sessions(1000));
@@ -272,7 +276,7 @@ impl Bench {
         }
         let echo_socket = keeper.dir().join(format!("sessions-{count}.floor"));
         let mut echo = Process::start(&keeper, echo_command(&keeper, &echo_socket)?, "floor-echo")?;
-        let (mut echo, _) = echo.first_answer(&echo_socket, b"200\n").map(|(client, _)| (client, echo))?;
+        let (mut floor, _) = echo.first_answer(&echo_socket, b"200\n")?;
 
         let mut bytes = 150 * count;
         for _ in 0..self.rounds.div_ceil(2) {
@@ -292,7 +296,7 @@ impl Bench {
                 bytes = client.ask(LIST)?.len();
                 self.list(count, None, &mut client, LIST)?;
             }
-            self.list(count, Some(FLOOR), &mut echo, format!("{bytes}\n").as_bytes())?;
+            self.list(count, Some(FLOOR), &mut floor, format!("{bytes}\n").as_bytes())?;
         }
         Ok(())
     }
