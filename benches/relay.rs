@@ -196,7 +196,7 @@ impl Bench {
             rows: figures.map(|(name, unit, target)| Row::new(name, *unit, *target)).collect(),
             failures: Vec::new(),
             rounds: options.rounds.unwrap_or(if options.quick { 3 } else { 7 }).max(1),
-            time: Duration::from_millis(if options.quick { 250 } else { 600 }),
+            time: Duration::from_millis(if options.quick { 250 } else { 1000 }),
             with_daemons: !options.floor_only,
         })
     }
