@@ -1,1 +1,3 @@
-//! (room not furnished yet)
+//! `daemon.sock`: what local clients ask the daemon.
+
+pub mod client;
