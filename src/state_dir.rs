@@ -1,1 +1,677 @@
-//! (room not furnished yet)
+//! The state directory: who may read it, how its files are written, who holds its lock.
+//!
+//! Whoever can write here can speak for this device, so the directory is checked through its
+//! descriptor and everything is created relative to that descriptor, closed from the first moment
+//! and whatever the umask. No other module creates files here.
+
+use std::fs::{DirBuilder, File, TryLockError};
+use std::io::{self, ErrorKind, Read, Write};
+use std::mem::{offset_of, size_of};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat, renameat};
+use nix::libc::sockaddr_un;
+use nix::sys::stat::{Mode, SFlag, fchmod, fstatat, mkdirat};
+use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::wire::{Code, Failure, SessionId};
+
+const CONTROL_SOCKET: &str = "daemon.sock";
+const LOCK_FILE: &str = "daemon.lock";
+const PID_FILE: &str = "daemon.pid";
+const NAMES: &str = "names";
+const PRIVATE: Mode = Mode::S_IRUSR.union(Mode::S_IWUSR);
+
+/// Longest path of a UNIX socket, in bytes: `sun_path` less its closing NUL (107 on Linux, 103 on macOS).
+pub const SOCKET_PATH_LIMIT: usize = size_of::<sockaddr_un>() - offset_of!(sockaddr_un, sun_path) - 1;
+
+/// An open state directory that was found to be this user's alone. Clones share the descriptor.
+#[derive(Debug, Clone)]
+pub struct StateDir(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    path: PathBuf,
+    dir: File,
+    /// Writers of this process take turns; those of other processes are kept out by a lock on `dir`.
+    writer: Mutex<()>,
+    locked: AtomicBool,
+}
+
+/// The right to be the one daemon of a state directory; given back when dropped or when the process ends.
+#[derive(Debug)]
+pub struct InstanceLock {
+    inner: Arc<Inner>,
+    _file: File,
+}
+
+impl Drop for InstanceLock {
+    fn drop(&mut self) {
+        self.inner.locked.store(false, Ordering::Release);
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Durable {
+    Yes,
+    No,
+}
+
+impl StateDir {
+    /// `~/.pi/remote-control`.
+    ///
+    /// # Errors
+    /// The home directory is not known.
+    pub fn default_path() -> Result<PathBuf, Failure> {
+        match std::env::home_dir().filter(|home| !home.as_os_str().is_empty()) {
+            Some(home) => Ok(home.join(".pi").join("remote-control")),
+            None => Err(Failure::new(Code::Io, "the home directory is not known")
+                .hint("set HOME, or name a state directory with --dir")),
+        }
+    }
+
+    /// Opens the directory, and creates it with its parents, 0700, where it is missing.
+    ///
+    /// # Errors
+    /// It is a symlink or no directory, belongs to another user, or is open to others.
+    pub fn open(path: &Path) -> Result<Self, Failure> {
+        // Rebuilt from its components, because O_NOFOLLOW follows a symlink written with a slash behind it.
+        let path: PathBuf = std::path::absolute(path).map_err(|e| failed("find", path, &e))?.components().collect();
+        DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(|e| failed("create", &path, &e))?;
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let dir = match nix::fcntl::open(&path, flags, Mode::empty()) {
+            Ok(fd) => File::from(fd),
+            Err(Errno::ELOOP | Errno::ENOTDIR) => {
+                return Err(Failure::new(Code::Io, format!("the state directory {} is a symlink", path.display()))
+                    .hint("name the directory itself with --dir"));
+            }
+            Err(e) => return Err(failed("open", &path, &e.into())),
+        };
+        let meta = dir.metadata().map_err(|e| failed("check", &path, &e))?;
+        check_owner(&path, meta.uid())?;
+        if meta.mode() & 0o077 != 0 {
+            return Err(too_open("the state directory", &path, meta.mode(), "700"));
+        }
+        Ok(Self(Arc::new(Inner { path, dir, writer: Mutex::new(()), locked: AtomicBool::new(false) })))
+    }
+
+    /// Where it is: absolute, without a slash at its end.
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// The path of an entry.
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.0.path.join(name)
+    }
+
+    /// `daemon.sock`.
+    pub fn control_socket(&self) -> PathBuf {
+        self.join(CONTROL_SOCKET)
+    }
+
+    /// The socket of a session.
+    pub fn session_socket(&self, session: &SessionId) -> PathBuf {
+        self.join(&format!("{session}.sock"))
+    }
+
+    /// The directory of the sessions' generated names.
+    pub fn names_dir(&self) -> PathBuf {
+        self.join(NAMES)
+    }
+
+    /// Becomes the one daemon of this directory.
+    ///
+    /// # Errors
+    /// Another process has the lock; its pid is named where `daemon.pid` tells it.
+    pub fn lock(&self) -> Result<InstanceLock, Failure> {
+        let path = self.join(LOCK_FILE);
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+        let file = openat(&self.0.dir, LOCK_FILE, flags, PRIVATE).map(File::from);
+        let file = file.map_err(|e| cannot_open(&path, e))?;
+        match file.try_lock() {
+            Ok(()) => {
+                self.0.locked.store(true, Ordering::Release);
+                Ok(InstanceLock { inner: Arc::clone(&self.0), _file: file })
+            }
+            Err(TryLockError::WouldBlock) => {
+                let pid = self.read(PID_FILE, 32).ok().flatten();
+                let pid = pid.and_then(|text| String::from_utf8(text).ok()?.trim().parse::<u32>().ok());
+                let who = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+                let message = format!("a daemon{who} is running already in {}", self.0.path.display());
+                Err(Failure::new(Code::Io, message).hint("stop it with `pi-remote stop`"))
+            }
+            Err(TryLockError::Error(e)) => Err(failed("lock", &path, &e)),
+        }
+    }
+
+    /// Writes this process's id into `daemon.pid`, for `lock` to name and for the original's clients.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write_pid(&self) -> Result<(), Failure> {
+        // Means nothing after a crash, so it need not reach the disk and the start need not wait.
+        self.replace(PID_FILE, format!("{}\n", std::process::id()).as_bytes(), Durable::No).map(drop)
+    }
+
+    /// Puts a file in place, 0600, so that a crash at any moment leaves the old or the new one.
+    /// `name` is an entry of the directory, or `names/` and an entry.
+    ///
+    /// # Errors
+    /// The file cannot be written; the old one is left.
+    pub fn write_atomic(&self, name: &str, contents: &[u8]) -> Result<(), Failure> {
+        self.replace(name, contents, Durable::Yes)
+    }
+
+    /// As [`write_atomic`](Self::write_atomic), but leaves an existing file alone and then returns `false`.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write_new(&self, name: &str, contents: &[u8]) -> Result<bool, Failure> {
+        let place = self.place(name)?;
+        self.writing(|| {
+            match fstatat(&place.dir, place.leaf, AtFlags::AT_SYMLINK_NOFOLLOW) {
+                Ok(_) => return Ok(false),
+                Err(Errno::ENOENT) => {}
+                Err(e) => return Err(e.into()),
+            }
+            place.put(contents, Durable::Yes).map(|()| true)
+        })
+        .map_err(|e| failed("write", &self.join(name), &e))
+    }
+
+    /// Removes a file; one that is missing is no failure.
+    ///
+    /// # Errors
+    /// The file is there and cannot be removed.
+    pub fn remove(&self, name: &str) -> Result<(), Failure> {
+        let place = self.place(name)?;
+        match unlinkat(&place.dir, place.leaf, UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            Err(e) => Err(failed("remove", &self.join(name), &e.into())),
+        }
+    }
+
+    /// Reads a plain file of at most `max_bytes`; `None` where there is none. No symlink is followed.
+    ///
+    /// # Errors
+    /// It is no plain file, too long or cannot be read.
+    pub fn read(&self, name: &str, max_bytes: usize) -> Result<Option<Vec<u8>>, Failure> {
+        self.read_checked(name, max_bytes, |_, _| Ok(()))
+    }
+
+    /// Reads as [`read`](Self::read) does a file that this user alone may read.
+    ///
+    /// # Errors
+    /// Those of `read`, and: it belongs to another user or its mode is wider than 0600.
+    pub fn read_secret(&self, name: &str, max_bytes: usize) -> Result<Option<Vec<u8>>, Failure> {
+        self.read_checked(name, max_bytes, |path, meta| {
+            check_owner(path, meta.uid())?;
+            if meta.mode() & 0o177 != 0 {
+                return Err(too_open("the file", path, meta.mode(), "600"));
+            }
+            Ok(())
+        })
+    }
+
+    /// Binds `daemon.sock`, 0600 before anyone can connect, and listens. The listener is non-blocking.
+    ///
+    /// # Errors
+    /// Something answers there already, what is there is no socket (it is left untouched), the
+    /// lock is not held over a stale socket, or the path is too long.
+    pub fn bind_control_socket(&self) -> Result<UnixListener, Failure> {
+        let path = self.control_socket();
+        check_socket_path(&path)?;
+        self.clear_stale_socket(&path)?;
+        let bind = || -> io::Result<UnixListener> {
+            let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+            // Linux gives the file the socket's mode; elsewhere the chmod below, before listen, does.
+            let _ = fchmod(&socket, PRIVATE);
+            socket.bind(&SockAddr::unix(&path)?)?;
+            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+            socket.listen(128)?;
+            socket.set_nonblocking(true)?;
+            Ok(UnixListener::from(OwnedFd::from(socket)))
+        };
+        bind().map_err(|e| failed("bind", &path, &e))
+    }
+
+    fn clear_stale_socket(&self, path: &Path) -> Result<(), Failure> {
+        let kind = match fstatat(&self.0.dir, CONTROL_SOCKET, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(stat) => SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT,
+            Err(Errno::ENOENT) => return Ok(()),
+            Err(e) => return Err(failed("check", path, &e.into())),
+        };
+        if kind != SFlag::S_IFSOCK {
+            let what = if kind == SFlag::S_IFLNK { "a symlink" } else { "no socket" };
+            return Err(Failure::new(Code::Io, format!("{} is {what}; it was left untouched", path.display()))
+                .hint("see where it comes from and move it away"));
+        }
+        match self.connect_without_waiting(path) {
+            // EAGAIN: somebody listens and is behind with accepting.
+            Ok(()) | Err(ErrorKind::WouldBlock) => {
+                Err(Failure::new(Code::Io, format!("another daemon answers on {}", path.display()))
+                    .hint("stop it with `pi-remote stop`; if it is the original's daemon, remove that"))
+            }
+            Err(ErrorKind::NotFound) => Ok(()),
+            Err(ErrorKind::ConnectionRefused) if self.0.locked.load(Ordering::Acquire) => self.remove(CONTROL_SOCKET),
+            Err(ErrorKind::ConnectionRefused) => Err(Failure::new(
+                Code::Internal,
+                format!("{} is stale, but may be replaced under the lock alone", path.display()),
+            )),
+            Err(other) => Err(failed("probe", path, &other.into())),
+        }
+    }
+
+    fn connect_without_waiting(&self, path: &Path) -> Result<(), ErrorKind> {
+        let connect = || -> io::Result<()> {
+            let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+            socket.set_nonblocking(true)?;
+            socket.connect(&SockAddr::unix(path)?)
+        };
+        connect().map_err(|e| e.kind())
+    }
+
+    fn read_checked(
+        &self,
+        name: &str,
+        max_bytes: usize,
+        check: impl FnOnce(&Path, &std::fs::Metadata) -> Result<(), Failure>,
+    ) -> Result<Option<Vec<u8>>, Failure> {
+        let path = self.join(name);
+        let place = match self.place_existing(name) {
+            Ok(place) => place,
+            Err(Errno::ENOENT) => return Ok(None),
+            Err(e) => return Err(cannot_open(&path, e)),
+        };
+        // Non-blocking, so that a FIFO in its place is refused below and not waited for.
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+        let mut file = match openat(&place.dir, place.leaf, flags, Mode::empty()) {
+            Ok(fd) => File::from(fd),
+            Err(Errno::ENOENT) => return Ok(None),
+            Err(e) => return Err(cannot_open(&path, e)),
+        };
+        let meta = file.metadata().map_err(|e| failed("check", &path, &e))?;
+        if !meta.is_file() {
+            return Err(Failure::new(Code::Io, format!("{} is no plain file", path.display())));
+        }
+        check(&path, &meta)?;
+        let too_long = || Failure::new(Code::TooLarge, format!("{} has more than {max_bytes} bytes", path.display()));
+        let length = usize::try_from(meta.len()).map_err(|_| too_long())?;
+        if length > max_bytes {
+            return Err(too_long());
+        }
+        // Room for all of it at once: a secret that moved while it grew would leave copies behind.
+        let mut contents = Vec::with_capacity(length + 1);
+        let mut limited = (&mut file).take(max_bytes as u64 + 1);
+        limited.read_to_end(&mut contents).map_err(|e| failed("read", &path, &e))?;
+        if contents.len() > max_bytes {
+            return Err(too_long());
+        }
+        Ok(Some(contents))
+    }
+
+    fn replace(&self, name: &str, contents: &[u8], durable: Durable) -> Result<(), Failure> {
+        let place = self.place(name)?;
+        self.writing(|| place.put(contents, durable)).map_err(|e| failed("write", &self.join(name), &e))
+    }
+
+    /// Runs `write` while no other writer, here or in another process, is at work in the directory.
+    fn writing<T>(&self, write: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        let _turn = self.0.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        self.0.dir.lock()?;
+        let outcome = write();
+        self.0.dir.unlock()?;
+        outcome
+    }
+
+    fn place<'a>(&self, name: &'a str) -> Result<Place<'a>, Failure> {
+        let found = match self.place_existing(name) {
+            Err(Errno::ENOENT) => match mkdirat(&self.0.dir, NAMES, Mode::S_IRWXU) {
+                Ok(()) | Err(Errno::EEXIST) => self.place_existing(name),
+                Err(e) => Err(e),
+            },
+            other => other,
+        };
+        found.map_err(|e| cannot_open(&self.join(name), e))
+    }
+
+    fn place_existing<'a>(&self, name: &'a str) -> Result<Place<'a>, Errno> {
+        let (dir, leaf) = match name.split_once('/') {
+            None => (self.0.dir.as_fd().try_clone_to_owned().map_err(|_| Errno::EMFILE)?, name),
+            Some((NAMES, leaf)) => {
+                let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+                (openat(&self.0.dir, NAMES, flags, Mode::empty())?, leaf)
+            }
+            Some(_) => return Err(Errno::EINVAL),
+        };
+        match Path::new(leaf).components().next() {
+            Some(Component::Normal(part)) if part == leaf => Ok(Place { dir, leaf }),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+}
+
+/// One entry of the directory or of `names/`, by the descriptor of what holds it.
+struct Place<'a> {
+    dir: OwnedFd,
+    leaf: &'a str,
+}
+
+impl Place<'_> {
+    fn put(&self, contents: &[u8], durable: Durable) -> io::Result<()> {
+        // A fixed name, so that what a crash left behind is found and cleared by the next write.
+        let temp = format!(".{}.tmp", self.leaf);
+        match unlinkat(&self.dir, temp.as_str(), UnlinkatFlags::NoRemoveDir) {
+            Ok(()) | Err(Errno::ENOENT) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let written = self.fill(&temp, contents, durable);
+        let placed = written.and_then(|()| Ok(renameat(&self.dir, temp.as_str(), &self.dir, self.leaf)?));
+        if placed.is_err() {
+            let _ = unlinkat(&self.dir, temp.as_str(), UnlinkatFlags::NoRemoveDir);
+        }
+        placed?;
+        match durable {
+            Durable::Yes => File::from(self.dir.try_clone()?).sync_all(),
+            Durable::No => Ok(()),
+        }
+    }
+
+    fn fill(&self, temp: &str, contents: &[u8], durable: Durable) -> io::Result<()> {
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let mut file = File::from(openat(&self.dir, temp, flags, PRIVATE)?);
+        file.write_all(contents)?;
+        match durable {
+            Durable::Yes => file.sync_all(),
+            Durable::No => Ok(()),
+        }
+    }
+}
+
+/// Whether `path` can name a UNIX socket.
+///
+/// # Errors
+/// It is longer than [`SOCKET_PATH_LIMIT`].
+pub fn check_socket_path(path: &Path) -> Result<(), Failure> {
+    let length = path.as_os_str().as_bytes().len();
+    if length <= SOCKET_PATH_LIMIT {
+        return Ok(());
+    }
+    let path = path.display();
+    let message = format!("{path} has {length} bytes; a UNIX socket's path holds at most {SOCKET_PATH_LIMIT}");
+    Err(Failure::new(Code::Io, message).hint("name a shorter directory with --dir or PI_REMOTE_DIR"))
+}
+
+fn check_owner(path: &Path, owner: u32) -> Result<(), Failure> {
+    let user = geteuid().as_raw();
+    if owner == user {
+        return Ok(());
+    }
+    let message = format!("{} belongs to user {owner}, and this is user {user}", path.display());
+    Err(Failure::new(Code::Io, message).hint("run as its owner, or name another directory with --dir"))
+}
+
+fn too_open(what: &str, path: &Path, mode: u32, mend: &str) -> Failure {
+    let message = format!("{what} {} is open to others (mode {:04o})", path.display(), mode & 0o7777);
+    let quoted = path.display().to_string().replace('\'', r"'\''");
+    Failure::new(Code::Io, message).hint(format!("chmod {mend} '{quoted}'"))
+}
+
+fn cannot_open(path: &Path, errno: Errno) -> Failure {
+    if matches!(errno, Errno::ELOOP | Errno::ENOTDIR) {
+        return Failure::new(Code::Io, format!("{} is behind a symlink, which is not followed", path.display()));
+    }
+    failed("open", path, &errno.into())
+}
+
+fn failed(what: &str, path: &Path, error: &io::Error) -> Failure {
+    Failure::new(Code::Io, format!("cannot {what} {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::net::UnixStream;
+    use std::process::Command;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn fresh() -> (TempDir, StateDir) {
+        let temp = TempDir::new().unwrap();
+        let state = StateDir::open(&temp.path().join("state")).unwrap();
+        (temp, state)
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::symlink_metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn everything_is_closed_from_creation_under_any_umask() {
+        const CHILD: &str = "PI_REMOTE_UMASK_TEST";
+        if std::env::var_os(CHILD).is_none() {
+            // The umask belongs to the process, so this test runs once more in one of its own.
+            let name = "state_dir::tests::everything_is_closed_from_creation_under_any_umask";
+            let me = std::env::current_exe().unwrap();
+            let sh = ["-c", r#"umask 0; exec "$0" --exact "$1""#];
+            let child = Command::new("sh").args(sh).arg(me).arg(name).env(CHILD, "1").output().unwrap();
+            let said = String::from_utf8_lossy(&child.stdout);
+            assert!(child.status.success() && said.contains("1 passed"), "{said}");
+            return;
+        }
+        let temp = TempDir::new().unwrap();
+        fs::write(temp.path().join("probe"), b"").unwrap();
+        assert_eq!(mode(&temp.path().join("probe")), 0o666, "the umask is not 0");
+        let state = StateDir::open(&temp.path().join("parent/state")).unwrap();
+        let _lock = state.lock().unwrap();
+        state.write_pid().unwrap();
+        state.write_atomic("peers.json", b"{}").unwrap();
+        state.write_atomic("names/abc", b"calm-otter").unwrap();
+        let _listener = state.bind_control_socket().unwrap();
+        for dir in [temp.path().join("parent"), state.path().into(), state.names_dir()] {
+            assert_eq!(mode(&dir), 0o700, "{}", dir.display());
+        }
+        for file in [LOCK_FILE, PID_FILE, "peers.json", "names/abc", CONTROL_SOCKET] {
+            assert_eq!(mode(&state.join(file)), 0o600, "{file}");
+        }
+    }
+
+    #[test]
+    fn a_symlinked_directory_is_refused_with_a_slash_behind_it_too() {
+        let (temp, state) = fresh();
+        let link = temp.path().join("link");
+        symlink(state.path(), &link).unwrap();
+        for path in [link.clone(), link.join(""), link.join(".")] {
+            let failure = StateDir::open(&path).unwrap_err();
+            assert!(failure.message.contains("is a symlink"), "{failure}");
+        }
+    }
+
+    #[test]
+    fn a_directory_open_to_others_is_refused_with_the_chmod_that_mends_it() {
+        let (_temp, state) = fresh();
+        for loose in [0o755, 0o710, 0o701, 0o770] {
+            fs::set_permissions(state.path(), fs::Permissions::from_mode(loose)).unwrap();
+            let failure = StateDir::open(state.path()).unwrap_err();
+            assert!(failure.message.contains(&format!("mode {loose:04o}")), "{failure}");
+            let chmod = failure.hint.unwrap();
+            assert!(Command::new("sh").arg("-c").arg(&chmod).status().unwrap().success(), "{chmod}");
+            StateDir::open(state.path()).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_write_that_fails_leaves_the_old_file_and_a_leftover_is_cleared() {
+        let (_temp, state) = fresh();
+        state.write_atomic("peers.json", b"old").unwrap();
+        fs::write(state.join(".peers.json.tmp"), b"half of a new").unwrap();
+        assert_eq!(state.read("peers.json", 100).unwrap().unwrap(), b"old");
+        state.write_atomic("peers.json", b"new").unwrap();
+        assert_eq!(state.read("peers.json", 100).unwrap().unwrap(), b"new");
+        assert!(!state.join(".peers.json.tmp").exists());
+
+        // A directory in the temporary file's place is what root, too, cannot write over.
+        fs::create_dir(state.join(".peers.json.tmp")).unwrap();
+        let failure = state.write_atomic("peers.json", b"newer").unwrap_err();
+        assert!(failure.message.contains("cannot write"), "{failure}");
+        assert_eq!(state.read("peers.json", 100).unwrap().unwrap(), b"new");
+    }
+
+    #[test]
+    fn a_symlink_planted_for_the_temporary_file_is_not_written_through() {
+        let (temp, state) = fresh();
+        let target = temp.path().join("target");
+        fs::write(&target, b"mine").unwrap();
+        symlink(&target, state.join(".peers.json.tmp")).unwrap();
+        state.write_atomic("peers.json", b"new").unwrap();
+        assert_eq!(fs::read(&target).unwrap(), b"mine");
+        assert_eq!(mode(&state.join("peers.json")), 0o600);
+    }
+
+    #[test]
+    fn readers_see_the_old_or_the_new_file_while_writers_race() {
+        let (_temp, state) = fresh();
+        let texts = [vec![b'a'; 70_000], vec![b'b'; 70_000]];
+        state.write_atomic("peers.json", &texts[0]).unwrap();
+        std::thread::scope(|scope| {
+            for text in &texts {
+                // One shares the descriptor, the other has its own, as another process would.
+                let own = StateDir::open(state.path()).unwrap();
+                scope.spawn(move || (0..10).for_each(|_| own.write_atomic("peers.json", text).unwrap()));
+                let shared = state.clone();
+                scope.spawn(move || (0..10).for_each(|_| shared.write_atomic("peers.json", text).unwrap()));
+            }
+            for _ in 0..50 {
+                let seen = state.read("peers.json", 100_000).unwrap().unwrap();
+                assert!(texts.contains(&seen), "a torn file of {} bytes", seen.len());
+            }
+        });
+    }
+
+    #[test]
+    fn a_new_file_is_written_once() {
+        let (_temp, state) = fresh();
+        assert!(state.write_new("device.key", b"one").unwrap());
+        assert!(!state.write_new("device.key", b"two").unwrap());
+        assert_eq!(state.read_secret("device.key", 10).unwrap().unwrap(), b"one");
+        state.remove("device.key").unwrap();
+        state.remove("device.key").unwrap();
+        assert_eq!(state.read("device.key", 10).unwrap(), None);
+    }
+
+    #[test]
+    fn names_that_lead_elsewhere_are_refused() {
+        let (_temp, state) = fresh();
+        for name in ["", ".", "..", "../x", "a/b", "/etc/x", "names/", "names/..", "names/a/b", "a/"] {
+            assert!(state.write_atomic(name, b"x").is_err(), "{name:?} was written");
+            assert!(state.read(name, 10).is_err(), "{name:?} was read");
+        }
+    }
+
+    #[test]
+    fn reading_follows_no_symlink_waits_for_no_fifo_and_keeps_the_limit() {
+        let (temp, state) = fresh();
+        let outside = temp.path().join("outside");
+        fs::write(&outside, b"secret").unwrap();
+        symlink(&outside, state.join("config.json")).unwrap();
+        assert!(state.read("config.json", 100).unwrap_err().message.contains("symlink"));
+        nix::unistd::mkfifo(&state.join("fifo"), PRIVATE).unwrap();
+        assert!(state.read("fifo", 100).unwrap_err().message.contains("no plain file"));
+        state.write_atomic("f", b"12345").unwrap();
+        assert_eq!(state.read("f", 5).unwrap().unwrap(), b"12345");
+        assert_eq!(state.read("f", 4).unwrap_err().code, Code::TooLarge);
+        assert_eq!(state.read("names/none", 4).unwrap(), None);
+    }
+
+    #[test]
+    fn a_secret_that_others_may_read_is_refused_with_the_chmod_that_mends_it() {
+        let (_temp, state) = fresh();
+        state.write_atomic("device.key", b"k").unwrap();
+        for loose in [0o644, 0o640, 0o604, 0o700] {
+            fs::set_permissions(state.join("device.key"), fs::Permissions::from_mode(loose)).unwrap();
+            let failure = state.read_secret("device.key", 10).unwrap_err();
+            assert!(failure.message.contains("is open to others"), "{failure}");
+            assert!(Command::new("sh").arg("-c").arg(failure.hint.unwrap()).status().unwrap().success());
+            state.read_secret("device.key", 10).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_second_lock_is_refused_and_names_the_first_ones_pid() {
+        let (_temp, state) = fresh();
+        let lock = state.lock().unwrap();
+        state.write_pid().unwrap();
+        let second = StateDir::open(state.path()).unwrap();
+        let failure = second.lock().unwrap_err();
+        assert!(failure.message.contains(&format!("(pid {})", std::process::id())), "{failure}");
+        drop(lock);
+        let _lock = second.lock().unwrap();
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced_under_the_lock_alone() {
+        let (_temp, state) = fresh();
+        drop(state.bind_control_socket().unwrap());
+        let failure = state.bind_control_socket().unwrap_err();
+        assert!(failure.message.contains("is stale"), "{failure}");
+        let _lock = state.lock().unwrap();
+        let _listener = state.bind_control_socket().unwrap();
+        UnixStream::connect(state.control_socket()).unwrap();
+    }
+
+    #[test]
+    fn a_live_socket_is_left_to_its_owner() {
+        let (_temp, state) = fresh();
+        let _lock = state.lock().unwrap();
+        let _other = UnixListener::bind(state.control_socket()).unwrap();
+        let failure = state.bind_control_socket().unwrap_err();
+        assert!(failure.message.contains("another daemon answers"), "{failure}");
+        UnixStream::connect(state.control_socket()).unwrap();
+    }
+
+    #[test]
+    fn a_symlink_or_a_plain_file_in_the_sockets_place_is_left_untouched() {
+        let (temp, state) = fresh();
+        let _lock = state.lock().unwrap();
+        fs::write(state.control_socket(), b"precious").unwrap();
+        assert!(state.bind_control_socket().unwrap_err().message.contains("no socket"));
+        assert_eq!(fs::read(state.control_socket()).unwrap(), b"precious");
+
+        fs::remove_file(state.control_socket()).unwrap();
+        let elsewhere = temp.path().join("elsewhere.sock");
+        drop(UnixListener::bind(&elsewhere).unwrap());
+        symlink(&elsewhere, state.control_socket()).unwrap();
+        assert!(state.bind_control_socket().unwrap_err().message.contains("a symlink"));
+        assert_eq!(fs::read_link(state.control_socket()).unwrap(), elsewhere);
+        assert!(elsewhere.exists());
+    }
+
+    #[test]
+    fn a_path_too_long_for_a_socket_is_named_with_its_length_and_the_limit() {
+        assert_eq!(SOCKET_PATH_LIMIT, if cfg!(target_os = "linux") { 107 } else { 103 });
+        let temp = TempDir::new().unwrap();
+        let fill = |total: usize| {
+            let used = temp.path().as_os_str().len() + "//daemon.sock".len();
+            temp.path().join("d".repeat(total - used))
+        };
+        let fits = StateDir::open(&fill(SOCKET_PATH_LIMIT)).unwrap();
+        fits.bind_control_socket().unwrap();
+        let long = StateDir::open(&fill(SOCKET_PATH_LIMIT + 1)).unwrap();
+        let failure = long.bind_control_socket().unwrap_err();
+        let (length, limit) = (SOCKET_PATH_LIMIT + 1, SOCKET_PATH_LIMIT);
+        assert!(failure.message.contains(&format!("has {length} bytes")), "{failure}");
+        assert!(failure.message.contains(&format!("at most {limit}")), "{failure}");
+    }
+}
