@@ -15,6 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::state_dir::check_socket_path;
 use crate::wire::lines::LineDecoder;
 use crate::wire::{Code, Failure};
 
@@ -85,6 +86,7 @@ impl Client {
     /// or whoever holds it belongs to another user; [`Code::Timeout`] after 5 s.
     pub async fn connect(dir: &Path) -> Result<Self, Failure> {
         let path = dir.join(SOCKET);
+        check_socket_path(&path)?;
         let owner = nix::unistd::geteuid().as_raw();
         let about = std::fs::symlink_metadata(&path).map_err(|e| connect_failure(&path, &e))?;
         if !about.file_type().is_socket() {
@@ -273,16 +275,8 @@ fn connect_failure(path: &Path, error: &io::Error) -> Failure {
         return Failure::new(Code::DaemonNotRunning, format!("no daemon is running at {}", path.display()))
             .hint("pi-remote daemon --background");
     }
-    let length = path.as_os_str().len();
-    if length > MAX_SOCKET_PATH {
-        let message = format!("{} has {length} bytes, but a socket's path at most {MAX_SOCKET_PATH}", path.display());
-        return Failure::new(Code::Io, message).hint("choose a shorter state directory: --dir DIR or PI_REMOTE_DIR");
-    }
     Failure::new(Code::Io, format!("connecting to {}: {error}", path.display()))
 }
-
-/// Longest path of a UNIX socket, without its final NUL.
-const MAX_SOCKET_PATH: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
 
 #[cfg(test)]
 mod tests {
