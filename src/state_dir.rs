@@ -188,6 +188,25 @@ impl StateDir {
         .map_err(|e| failed("write", &self.join(name), &e))
     }
 
+    /// Opens a log for writing at its end, and creates it, 0600, where it is missing. No symlink is followed.
+    ///
+    /// # Errors
+    /// It is no plain file, or cannot be opened.
+    pub fn open_log(&self, name: &str) -> Result<File, Failure> {
+        let path = self.join(name);
+        let place = self.place(name)?;
+        let flags = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        // Non-blocking, so that a FIFO in its place is refused below and not waited for.
+        let file = openat(&place.dir, place.leaf, flags | OFlag::O_NONBLOCK, PRIVATE).map(File::from);
+        let file = file.map_err(|e| cannot_open(&path, e))?;
+        let meta = file.metadata().map_err(|e| failed("check", &path, &e))?;
+        if !meta.is_file() {
+            return Err(Failure::new(Code::Io, format!("{} is no plain file", path.display())));
+        }
+        fchmod(&file, PRIVATE).map_err(|e| failed("close to others", &path, &e.into()))?;
+        Ok(file)
+    }
+
     /// Removes a file; one that is missing is no failure.
     ///
     /// # Errors

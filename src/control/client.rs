@@ -1,1 +1,388 @@
-//! (being written)
+//! Asks the daemon through `daemon.sock`: one request, its answer by id, and the events between.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::state_dir::check_socket_path;
+use crate::wire::lines::LineDecoder;
+use crate::wire::{Code, Failure};
+
+/// Name of the control socket in the state directory.
+pub const SOCKET: &str = "daemon.sock";
+
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+/// How long the daemon may take for a request that asks nobody else.
+pub const OWN_DEADLINE: Duration = Duration::from_secs(30);
+/// An answer may hold a session's line and an event, each at the highest limit that can be set.
+const LINE_LIMIT: usize = 130 * 1024 * 1024;
+const MAX_WAITING_EVENTS: usize = 1024;
+
+/// A connection to the daemon. Dropping it cancels what is under way on it.
+#[derive(Debug)]
+pub struct Client {
+    stream: UnixStream,
+    path: PathBuf,
+    decoder: LineDecoder,
+    next_id: u64,
+    events: VecDeque<Event>,
+}
+
+/// An event as the daemon sent it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Which.
+    pub name: String,
+    /// Its data, raw JSON.
+    pub data: Bytes,
+    /// The id of the request it belongs to.
+    pub id: Option<String>,
+    /// The whole line, without its newline.
+    pub line: Bytes,
+}
+
+impl Event {
+    /// The event's data as one of the shapes of `wire::control`.
+    ///
+    /// # Errors
+    /// [`Code::Internal`] when it has another shape.
+    pub fn data<T: DeserializeOwned>(&self) -> Result<T, Failure> {
+        shape(&format!("the event `{}`", self.name), &self.data)
+    }
+}
+
+/// Everything that can stand in a line from the daemon.
+#[derive(Deserialize)]
+struct Line<'a> {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    id: Option<String>,
+    event: Option<String>,
+    success: Option<bool>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+    error: Option<String>,
+    code: Option<Code>,
+    hint: Option<String>,
+    delivered: Option<bool>,
+}
+
+impl Client {
+    /// Connects to the daemon of the state directory `dir`.
+    ///
+    /// # Errors
+    /// [`Code::DaemonNotRunning`] when nothing listens there; [`Code::Forbidden`] when the socket
+    /// or whoever holds it belongs to another user; [`Code::Timeout`] after 5 s.
+    pub async fn connect(dir: &Path) -> Result<Self, Failure> {
+        let path = dir.join(SOCKET);
+        check_socket_path(&path)?;
+        let owner = nix::unistd::geteuid().as_raw();
+        let about = std::fs::symlink_metadata(&path).map_err(|e| connect_failure(&path, &e))?;
+        if !about.file_type().is_socket() {
+            let message = format!("{} is not a socket, so no daemon of this program holds it", path.display());
+            return Err(Failure::new(Code::Io, message).hint("look what it is, and move it away"));
+        }
+        if about.uid() != owner {
+            return Err(foreign(&path, about.uid(), owner));
+        }
+        let stream = timeout(CONNECT_DEADLINE, UnixStream::connect(&path))
+            .await
+            .map_err(|_| too_slow("connecting to the daemon", CONNECT_DEADLINE).delivered(false))?
+            .map_err(|e| connect_failure(&path, &e))?;
+        let holder = stream.peer_cred().map_err(|e| connect_failure(&path, &e))?.uid();
+        if holder != owner {
+            return Err(foreign(&path, holder, owner));
+        }
+        Ok(Self { stream, path, decoder: LineDecoder::new(LINE_LIMIT), next_id: 1, events: VecDeque::new() })
+    }
+
+    /// Asks and waits at most `deadline` for the answer's data, in one of the shapes of `wire::control`.
+    ///
+    /// # Errors
+    /// What the daemon answered; [`Code::Timeout`]; [`Code::DaemonNotRunning`] when it went away.
+    pub async fn ask<T: DeserializeOwned>(
+        &mut self,
+        kind: &str,
+        members: Map<String, Value>,
+        deadline: Duration,
+    ) -> Result<T, Failure> {
+        shape(&format!("the answer to `{kind}`"), &self.ask_raw(kind, members, deadline).await?)
+    }
+
+    /// Like [`Client::ask`], with the data as the JSON that came.
+    ///
+    /// # Errors
+    /// As [`Client::ask`].
+    pub async fn ask_raw(
+        &mut self,
+        kind: &str,
+        members: Map<String, Value>,
+        deadline: Duration,
+    ) -> Result<Bytes, Failure> {
+        let id = self.send(kind, members, deadline).await?;
+        let until = Instant::now() + deadline;
+        timeout_at(until, self.answer(kind, &id)).await.map_err(|_| too_slow("the daemon's answer", deadline))?
+    }
+
+    /// The next event, in the order they came; `None` once the daemon has closed the connection.
+    ///
+    /// # Errors
+    /// When the connection breaks or the daemon says nonsense.
+    pub async fn next_event(&mut self) -> Result<Option<Event>, Failure> {
+        if let Some(event) = self.events.pop_front() {
+            return Ok(Some(event));
+        }
+        while let Some(line) = self.line().await? {
+            if let Some(event) = event_of(&line, &parse(&line)?) {
+                return Ok(Some(event));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Waits until the daemon has closed the connection.
+    pub async fn closed(mut self) {
+        while let Ok(Some(_)) = self.line().await {}
+    }
+
+    async fn send(&mut self, kind: &str, members: Map<String, Value>, deadline: Duration) -> Result<String, Failure> {
+        let id = self.next_id.to_string();
+        self.next_id += 1;
+        let mut request = members;
+        request.insert("type".into(), kind.into());
+        request.insert("id".into(), id.as_str().into());
+        let mut line = Value::Object(request).to_string();
+        line.push('\n');
+        tracing::debug!(kind, id, bytes = line.len(), "asking the daemon");
+        let written = timeout(deadline, self.stream.write_all(line.as_bytes())).await;
+        match written.map_err(|_| too_slow("handing the request to the daemon", deadline))? {
+            Ok(()) => Ok(id),
+            // A daemon that refuses a line that is too long says so and closes, while we still write.
+            Err(error) => match timeout(Duration::from_secs(1), self.answer(kind, &id)).await {
+                Ok(Err(failure)) if failure.code == Code::TooLarge => Err(failure),
+                _ => Err(self.went_away(Some(error))),
+            },
+        }
+    }
+
+    async fn answer(&mut self, kind: &str, id: &str) -> Result<Bytes, Failure> {
+        while let Some(line) = self.line().await? {
+            let parsed = parse(&line)?;
+            match parsed.kind.as_deref() {
+                Some("event") => {
+                    if self.events.len() == MAX_WAITING_EVENTS {
+                        self.events.pop_front();
+                    }
+                    self.events.extend(event_of(&line, &parsed));
+                }
+                Some("error") => {
+                    let message = parsed.error.unwrap_or_else(|| "the daemon closed the connection".into());
+                    return Err(Failure::new(Code::TooLarge, message).delivered(false));
+                }
+                Some("response") if parsed.id.as_deref() == Some(id) => return outcome(&line, parsed),
+                // Every answer of this daemon names its request; one that does not is the original's.
+                Some("response") if parsed.id.is_none() => {
+                    return Err(Failure::new(
+                        Code::IncompatibleVersion,
+                        format!("another program answers at {}: it does not know `{kind}`", self.path.display()),
+                    )
+                    .hint("if it is the original remote-control daemon, stop it, then: pi-remote daemon --background"));
+                }
+                _ => {}
+            }
+        }
+        Err(self.went_away(None))
+    }
+
+    async fn line(&mut self) -> Result<Option<Bytes>, Failure> {
+        loop {
+            match self.decoder.next_line() {
+                Ok(Some(line)) => return Ok(Some(line)),
+                Ok(None) => {}
+                Err(error) => return Err(Failure::new(Code::TooLarge, format!("from the daemon: {error}"))),
+            }
+            match self.stream.read_buf(self.decoder.buffer()).await {
+                Ok(0) => return Ok(None),
+                Ok(_) => {}
+                Err(error) => return Err(self.went_away(Some(error))),
+            }
+        }
+    }
+
+    fn went_away(&self, error: Option<io::Error>) -> Failure {
+        let why = error.map(|e| format!(": {e}")).unwrap_or_default();
+        Failure::new(Code::DaemonNotRunning, format!("the daemon at {} went away{why}", self.path.display()))
+            .hint("pi-remote daemon --background")
+    }
+}
+
+fn outcome(line: &Bytes, parsed: Line<'_>) -> Result<Bytes, Failure> {
+    if parsed.success == Some(true) {
+        return Ok(parsed.data.map_or(Bytes::from_static(b"null"), |data| line.slice_ref(data.get().as_bytes())));
+    }
+    Err(Failure {
+        code: parsed.code.unwrap_or(Code::Other),
+        message: parsed.error.unwrap_or_else(|| "the daemon gave no reason".into()),
+        hint: parsed.hint,
+        delivered: parsed.delivered,
+    })
+}
+
+fn event_of(line: &Bytes, parsed: &Line<'_>) -> Option<Event> {
+    let name = parsed.event.clone().filter(|_| parsed.kind.as_deref() == Some("event"))?;
+    let data = parsed.data.map_or(Bytes::from_static(b"null"), |data| line.slice_ref(data.get().as_bytes()));
+    Some(Event { name, data, id: parsed.id.clone(), line: line.clone() })
+}
+
+fn parse(line: &Bytes) -> Result<Line<'_>, Failure> {
+    serde_json::from_slice(line)
+        .map_err(|e| Failure::new(Code::Internal, format!("the daemon sent a line that cannot be read: {e}")))
+}
+
+fn shape<T: DeserializeOwned>(what: &str, data: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(data).map_err(|e| {
+        Failure::new(Code::IncompatibleVersion, format!("{what} has another shape than this version knows: {e}"))
+            .hint("pi-remote and its daemon may be of two versions: pi-remote stop, then pi-remote daemon --background")
+    })
+}
+
+fn too_slow(what: &str, deadline: Duration) -> Failure {
+    Failure::new(Code::Timeout, format!("{what} took longer than {}", humantime::format_duration(deadline)))
+}
+
+fn foreign(path: &Path, uid: u32, own: u32) -> Failure {
+    Failure::new(
+        Code::Forbidden,
+        format!("{} belongs to the user with id {uid}, not to you ({own}): nothing was sent", path.display()),
+    )
+    .hint("use a state directory of your own: --dir DIR or PI_REMOTE_DIR")
+}
+
+fn connect_failure(path: &Path, error: &io::Error) -> Failure {
+    // The kinds that say that nobody listens; everything else is a fault worth its own words.
+    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) {
+        return Failure::new(Code::DaemonNotRunning, format!("no daemon is running at {}", path.display()))
+            .hint("pi-remote daemon --background");
+    }
+    Failure::new(Code::Io, format!("connecting to {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncBufReadExt, BufReader};
+    use tokio::net::UnixListener;
+
+    /// A daemon that answers its only client's requests one by one with these lines, `ID` filled in.
+    async fn answering(lines: &[&str]) -> (tempfile::TempDir, Client, tokio::task::JoinHandle<Vec<Value>>) {
+        let temp = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(temp.path().join(SOCKET)).unwrap();
+        let lines: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
+        let server = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = BufReader::new(stream);
+            let mut seen = Vec::new();
+            for answer in lines {
+                let mut line = String::new();
+                stream.read_line(&mut line).await.unwrap();
+                let request: Value = serde_json::from_str(&line).unwrap();
+                let answer = answer.replace("ID", &request["id"].to_string());
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                seen.push(request);
+            }
+            seen
+        });
+        let client = Client::connect(temp.path()).await.unwrap();
+        (temp, client, server)
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_known_by_its_id_and_events_between_are_kept() {
+        let (_temp, mut client, server) = answering(&[concat!(
+            r#"{"type":"event","event":"early","data":{"n":1}}"#,
+            "\n",
+            r#"{"type":"response","command":"x","success":true,"data":{"wrong":1},"id":"77"}"#,
+            "\n",
+            r#"{"type":"response","command":"status","success":true,"data":{"a": 1.0},"id":ID}"#,
+            "\n",
+            r#"{"type":"event","event":"late","data":{},"id":ID}"#,
+            "\n"
+        )])
+        .await;
+        let mut members = Map::new();
+        members.insert("peer".into(), "p".into());
+        assert_eq!(client.ask_raw("status", members, OWN_DEADLINE).await.unwrap(), r#"{"a": 1.0}"#);
+        let early = client.next_event().await.unwrap().unwrap();
+        assert_eq!((early.name.as_str(), early.data.as_ref()), ("early", br#"{"n":1}"#.as_slice()));
+        let late = client.next_event().await.unwrap().unwrap();
+        assert_eq!(late.id.as_deref(), Some("1"));
+        assert_eq!(server.await.unwrap()[0], serde_json::json!({"type":"status","id":"1","peer":"p"}));
+        assert_eq!(client.next_event().await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_failure_comes_with_its_code_hint_and_whether_it_was_delivered() {
+        let line = concat!(
+            r#"{"type":"response","success":false,"error":"late","code":"timeout","hint":"h","delivered":true,"id":ID}"#,
+            "\n"
+        );
+        let novel = concat!(r#"{"type":"response","success":false,"error":"?","code":"novelty","id":ID}"#, "\n");
+        let (_temp, mut client, _server) = answering(&[line, novel]).await;
+        let failure = client.ask_raw("relay", Map::new(), OWN_DEADLINE).await.unwrap_err();
+        assert_eq!(failure, Failure::new(Code::Timeout, "late").hint("h").delivered(true));
+        assert_eq!(client.ask_raw("relay", Map::new(), OWN_DEADLINE).await.unwrap_err().code, Code::Other);
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_an_id_is_another_programs() {
+        let line = concat!(r#"{"type":"response","command":"peers","success":false,"error":"Unknown command"}"#, "\n");
+        let (_temp, mut client, _server) = answering(&[line]).await;
+        let failure = client.ask_raw("peers", Map::new(), OWN_DEADLINE).await.unwrap_err();
+        assert_eq!(failure.code, Code::IncompatibleVersion);
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_goes_away_or_complains_of_size_is_told_apart() {
+        let (_temp, mut client, _server) = answering(&[""]).await;
+        let failure = client.ask_raw("peers", Map::new(), OWN_DEADLINE).await.unwrap_err();
+        assert_eq!(failure.code, Code::DaemonNotRunning);
+        let line = concat!(r#"{"type":"error","error":"Message size exceeds 9 bytes"}"#, "\n");
+        let (_temp, mut client, _server) = answering(&[line]).await;
+        let failure = client.ask_raw("peers", Map::new(), OWN_DEADLINE).await.unwrap_err();
+        assert_eq!((failure.code, failure.delivered), (Code::TooLarge, Some(false)));
+    }
+
+    #[tokio::test]
+    async fn without_a_daemon_the_failure_says_how_to_start_one() {
+        let temp = tempfile::tempdir().unwrap();
+        let missing = Client::connect(&temp.path().join("none")).await.unwrap_err();
+        drop(UnixListener::bind(temp.path().join(SOCKET)).unwrap());
+        let stale = Client::connect(temp.path()).await.unwrap_err();
+        for failure in [missing, stale] {
+            assert_eq!(failure.code, Code::DaemonNotRunning);
+            assert_eq!(failure.hint.as_deref(), Some("pi-remote daemon --background"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_or_link_in_the_sockets_place_is_refused() {
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::write(temp.path().join(SOCKET), b"").unwrap();
+        assert_eq!(Client::connect(temp.path()).await.unwrap_err().code, Code::Io);
+        let other = tempfile::tempdir().unwrap();
+        let _listener = UnixListener::bind(other.path().join("real")).unwrap();
+        std::os::unix::fs::symlink(other.path().join("real"), other.path().join(SOCKET)).unwrap();
+        assert_eq!(Client::connect(other.path()).await.unwrap_err().code, Code::Io);
+    }
+}

@@ -1,0 +1,305 @@
+//! The only place that prints. What comes from elsewhere is escaped here, so that no name and no
+//! message can move the cursor, set the clipboard or turn the reading direction.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::error::Error;
+use crate::wire::ids::is_unsafe_to_show;
+use crate::wire::{Code, Failure};
+
+/// How this run of the program prints.
+#[derive(Debug, Clone, Copy)]
+pub struct Output {
+    /// Whether stdout is JSON alone.
+    pub json: bool,
+    colour_out: bool,
+    colour_err: bool,
+}
+
+/// How a word stands out on a terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Style {
+    Plain,
+    Bold,
+    Good,
+    Bad,
+    Faint,
+}
+
+impl Output {
+    /// Output for the standard streams as they are.
+    pub fn new(json: bool) -> Self {
+        let wanted = std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+            && std::env::var_os("TERM").is_none_or(|v| v != "dumb");
+        Self {
+            json,
+            colour_out: wanted && io::stdout().is_terminal(),
+            colour_err: wanted && io::stderr().is_terminal(),
+        }
+    }
+
+    /// Whether words on stderr may be coloured.
+    pub(crate) fn colours_stderr(self) -> bool {
+        self.colour_err
+    }
+
+    /// Whether a person reads stdout.
+    pub(crate) fn is_terminal(self) -> bool {
+        io::stdout().is_terminal()
+    }
+
+    /// A value as one line of JSON on stdout.
+    pub(crate) fn json(self, value: &impl Serialize) -> Result<(), Error> {
+        let text = serde_json::to_string(value)
+            .map_err(|e| Error::caused(Failure::new(Code::Internal, "writing JSON failed"), e))?;
+        self.json_text(&text)
+    }
+
+    /// JSON as it came, as one line on stdout.
+    pub(crate) fn json_text(self, text: &str) -> Result<(), Error> {
+        out(&[harmless_json(text).as_bytes(), b"\n"])
+    }
+
+    /// A line of text on stdout; line breaks in it are escaped too.
+    pub(crate) fn line(self, text: &str) -> Result<(), Error> {
+        out(&[escape(text).as_bytes(), b"\n"])
+    }
+
+    /// A text that may have several lines, on stdout.
+    pub(crate) fn text(self, text: &str) -> Result<(), Error> {
+        let escaped = escape_text(text);
+        out(&[escaped.as_bytes(), if escaped.ends_with('\n') { b"" } else { b"\n" }])
+    }
+
+    /// What this program made itself, a man page or a completion script, as it stands.
+    pub(crate) fn own(self, bytes: &[u8]) -> Result<(), Error> {
+        out(&[bytes])
+    }
+
+    /// A line of text on stdout in a style.
+    pub(crate) fn styled(self, style: Style, text: &str) -> Result<(), Error> {
+        out(&[paint(style, &escape(text), self.colour_out).as_bytes(), b"\n"])
+    }
+
+    /// An aligned table on stdout.
+    pub(crate) fn table(self, table: &Table) -> Result<(), Error> {
+        out(&[table.render(self.colour_out).as_bytes()])
+    }
+
+    /// A remark on stderr, which is no part of the result.
+    pub(crate) fn note(self, text: &str) {
+        // Nobody who reads stderr is no reason to stop.
+        let _ = io::stderr().write_all(format!("{}\n", escape_text(text)).as_bytes());
+    }
+
+    /// A question on stderr, the cursor left behind it.
+    pub(crate) fn ask(self, text: &str) {
+        let _ = io::stderr().write_all(format!("{} ", escape(text)).as_bytes());
+    }
+
+    /// Says why a command failed: the chain on stderr, or JSON on stdout.
+    pub fn failure(self, error: &Error) {
+        let Error::Failed { failure, source } = error else { return };
+        if self.json {
+            let _ = self.json(&json!({ "error": failure_json(failure) }));
+            return;
+        }
+        let causes = std::iter::successors(source.as_deref().map(|e| e as &dyn std::error::Error), |e| e.source());
+        let text = failure_text(failure, causes.map(ToString::to_string), self.colour_err);
+        let _ = io::stderr().write_all(text.as_bytes());
+    }
+}
+
+/// Resolves when whoever read stdout has gone; never for a file or a terminal that stays.
+pub(crate) async fn closed() {
+    let (gone, wait) = tokio::sync::oneshot::channel();
+    // A thread of its own, because it waits for as long as the process lives.
+    std::thread::spawn(move || {
+        let stdout = io::stdout();
+        let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+        if poll(&mut fds, PollTimeout::NONE).is_ok_and(|ready| ready > 0) {
+            let _ = gone.send(());
+        }
+    });
+    if wait.await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// The shape that scripts read of every failure.
+pub(crate) fn failure_json(failure: &Failure) -> Value {
+    let mut value = json!({ "code": failure.code, "message": failure.message, "hint": failure.hint });
+    if let (Some(delivered), Some(members)) = (failure.delivered, value.as_object_mut()) {
+        members.insert("delivered".into(), delivered.into());
+    }
+    value
+}
+
+fn failure_text(failure: &Failure, causes: impl Iterator<Item = String>, colour: bool) -> String {
+    let mut text = format!("{} {}\n", paint(Style::Bad, "error:", colour), escape(&failure.message));
+    for cause in causes {
+        let _ = writeln!(text, "{} {}", paint(Style::Bold, "caused by:", colour), escape(&cause));
+    }
+    if let Some(hint) = &failure.hint {
+        let _ = writeln!(text, "{} {}", paint(Style::Good, "hint:", colour), escape(hint));
+    }
+    text
+}
+
+/// The text with every character that can mislead written as `\u{..}`, line breaks too.
+pub(crate) fn escape(text: &str) -> Cow<'_, str> {
+    escape_except(text, |_| false)
+}
+
+/// As [`escape`], but for messages: line breaks and tabs stay.
+pub(crate) fn escape_text(text: &str) -> Cow<'_, str> {
+    escape_except(text, |c| matches!(c, '\n' | '\t'))
+}
+
+fn escape_except(text: &str, stays: impl Fn(char) -> bool) -> Cow<'_, str> {
+    let bad = |c: char| is_unsafe_to_show(c) && !stays(c);
+    if !text.chars().any(bad) {
+        return Cow::Borrowed(text);
+    }
+    let mut safe = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if bad(c) { safe.extend(c.escape_unicode()) } else { safe.push(c) }
+    }
+    Cow::Owned(safe)
+}
+
+/// The same JSON without a character that can mislead: inside strings they become `\uXXXX`, and
+/// between tokens only white space can be one.
+fn harmless_json(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(is_unsafe_to_show) {
+        return Cow::Borrowed(text);
+    }
+    let mut safe = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if c.is_ascii_whitespace() {
+            safe.push(' ');
+        } else if is_unsafe_to_show(c) {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                let _ = write!(safe, "\\u{unit:04x}");
+            }
+        } else {
+            safe.push(c);
+        }
+    }
+    Cow::Owned(safe)
+}
+
+/// Rows of cells, aligned in columns when shown.
+pub(crate) struct Table {
+    header: Vec<&'static str>,
+    rows: Vec<Vec<(Style, String)>>,
+}
+
+impl Table {
+    /// An empty table with these columns.
+    pub(crate) fn new(header: &[&'static str]) -> Self {
+        Self { header: header.to_vec(), rows: Vec::new() }
+    }
+
+    /// Adds a row; its cells are escaped here.
+    pub(crate) fn row<const N: usize>(&mut self, cells: [(Style, &str); N]) {
+        self.rows.push(cells.iter().map(|(style, text)| (*style, escape(text).into_owned())).collect());
+    }
+
+    fn render(&self, colour: bool) -> String {
+        let header = self.header.iter().map(|text| (Style::Bold, (*text).to_owned())).collect();
+        let has_header = self.header.iter().any(|text| !text.is_empty());
+        let lines: Vec<&Vec<_>> = has_header.then_some(&header).into_iter().chain(&self.rows).collect();
+        let columns = lines.iter().map(|line| line.len()).max().unwrap_or_default();
+        let width = |column: usize| lines.iter().filter_map(|line| line.get(column)).map(|c| c.1.chars().count()).max();
+        let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or_default()).collect();
+        let mut text = String::new();
+        for line in &lines {
+            let last = line.iter().rposition(|(_, cell)| !cell.is_empty()).map_or(0, |at| at + 1);
+            for (column, (style, cell)) in line.iter().take(last).enumerate() {
+                text.push_str(&paint(*style, cell, colour));
+                if column + 1 < last {
+                    let gap = widths.get(column).copied().unwrap_or_default() - cell.chars().count() + 2;
+                    text.extend(std::iter::repeat_n(' ', gap));
+                }
+            }
+            text.push('\n');
+        }
+        text
+    }
+}
+
+fn paint(style: Style, text: &str, colour: bool) -> Cow<'_, str> {
+    let code = match style {
+        Style::Plain => return Cow::Borrowed(text),
+        Style::Bold => "1",
+        Style::Good => "32",
+        Style::Bad => "1;31",
+        Style::Faint => "2",
+    };
+    if colour && !text.is_empty() { Cow::Owned(format!("\u{1b}[{code}m{text}\u{1b}[0m")) } else { Cow::Borrowed(text) }
+}
+
+fn out(parts: &[&[u8]]) -> Result<(), Error> {
+    let mut stdout = io::stdout().lock();
+    let written = parts.iter().try_for_each(|part| stdout.write_all(part)).and_then(|()| stdout.flush());
+    match written {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Error::OutputClosed),
+        Err(error) => Err(Error::caused(Failure::new(Code::Io, "writing to stdout failed"), error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_can_mislead_on_a_terminal_is_escaped() {
+        for (text, shown) in [
+            ("plain é 漢 🙂", "plain é 漢 🙂"),
+            ("\u{1b}[31mred", "\\u{1b}[31mred"),
+            ("\u{1b}]52;c;aGk=\u{7}", "\\u{1b}]52;c;aGk=\\u{7}"),
+            ("a\u{202e}b", "a\\u{202e}b"),
+            ("a\r\nb\tc\u{9b}", "a\\u{d}\\u{a}b\\u{9}c\\u{9b}"),
+        ] {
+            assert_eq!(escape(text), shown);
+        }
+        assert_eq!(escape_text("a\r\n\tb\u{2028}"), "a\\u{d}\n\tb\\u{2028}");
+    }
+
+    #[test]
+    fn json_stays_the_same_json_without_what_can_mislead() {
+        let text = "{\"a\u{202e}\":\t\"\u{9b}\u{e0041}\",\r \"b\":\"é\\n\"}";
+        let safe = harmless_json(text);
+        assert!(!safe.chars().any(is_unsafe_to_show), "{safe}");
+        assert_eq!(serde_json::from_str::<Value>(&safe).unwrap(), serde_json::from_str::<Value>(text).unwrap());
+    }
+
+    #[test]
+    fn a_table_is_aligned_and_coloured_only_where_asked() {
+        let mut table = Table::new(&["NAME", "STATE"]);
+        table.row([(Style::Plain, "a\u{1b}b"), (Style::Good, "up")]);
+        table.row([(Style::Plain, "long enough name"), (Style::Plain, "")]);
+        assert_eq!(table.render(false), "NAME              STATE\na\\u{1b}b          up\nlong enough name\n");
+        assert!(table.render(true).contains("\u{1b}[32mup\u{1b}[0m"));
+    }
+
+    #[test]
+    fn a_failure_is_shown_with_its_causes_and_its_hint() {
+        let failure = Failure::new(Code::Io, "it\nfailed").hint("mend");
+        let text = failure_text(&failure, ["one".to_owned(), "two".to_owned()].into_iter(), false);
+        assert_eq!(text, "error: it\\u{a}failed\ncaused by: one\ncaused by: two\nhint: mend\n");
+        let shape = failure_json(&failure);
+        assert_eq!(shape, json!({"code":"io","message":"it\nfailed","hint":"mend"}));
+        let late = failure_json(&Failure::new(Code::Timeout, "late").delivered(true));
+        assert_eq!(late, json!({"code":"timeout","message":"late","hint":null,"delivered":true}));
+    }
+}
