@@ -171,9 +171,18 @@ impl Relay {
                 None
             }
             (State::Greeting, LinkMessage::Unknown) => None,
-            (State::Greeting, _) => self.break_off(id, "a message before hello", now),
-            (State::Live { .. }, LinkMessage::Hello(_)) => self.break_off(id, "a second hello", now),
-            (State::Live { .. }, message) => self.live_message(id, message, now),
+            (State::Greeting, _) => {
+                self.break_off(id, "a message before hello", now);
+                None
+            }
+            (State::Live { .. }, LinkMessage::Hello(_)) => {
+                self.break_off(id, "a second hello", now);
+                None
+            }
+            (State::Live { .. }, message) => {
+                self.live_message(id, message, now);
+                None
+            }
         }
     }
 
@@ -314,7 +323,7 @@ impl Relay {
         links.chain(self.contests.iter().map(|contest| contest.deadline)).min()
     }
 
-    fn live_message(&mut self, id: LinkId, message: LinkMessage, now: Duration) -> Option<Hello> {
+    fn live_message(&mut self, id: LinkId, message: LinkMessage, now: Duration) {
         match message {
             LinkMessage::Ping(number) => self.push_or_drop(id, Lane::Heartbeat, LinkMessage::Pong(number).encode()),
             LinkMessage::Pong(number) => self.pong(id, number, now),
@@ -332,10 +341,10 @@ impl Relay {
             LinkMessage::Bye(reason) => self.remove_link(id, LinkEnd::Bye(reason), now),
             LinkMessage::Hello(_) | LinkMessage::Unknown => {}
         }
-        None
     }
 
-    fn break_off(&mut self, id: LinkId, how: &str, now: Duration) -> Option<Hello> {
+    /// Ends a link whose peer broke the protocol.
+    pub fn break_off(&mut self, id: LinkId, how: &str, now: Duration) {
         if let Some(link) = self.links.get_mut(&id) {
             // Without room for the bye the connection simply ends.
             let _ = link.outbox.push(Lane::State, LinkMessage::Bye(ByeReason::ProtocolError).encode());
@@ -344,7 +353,6 @@ impl Relay {
         }
         self.due(now + BYE_DEADLINE);
         self.retire(id, LinkEnd::Protocol(how.to_owned()), now);
-        None
     }
 
     fn greet(&mut self, id: LinkId) {
