@@ -1,1 +1,4 @@
-//! (room not furnished yet)
+//! Peers: how a TCP connection is admitted, authenticated and used.
+
+pub mod admission;
+pub mod tls;
