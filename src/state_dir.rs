@@ -171,6 +171,14 @@ impl StateDir {
         self.replace(name, contents, Durable::Yes)
     }
 
+    /// As [`write_atomic`](Self::write_atomic), but without waiting for the disk: for what a crash may undo.
+    ///
+    /// # Errors
+    /// The file cannot be written; the old one is left.
+    pub fn write_unsynced(&self, name: &str, contents: &[u8]) -> Result<(), Failure> {
+        self.replace(name, contents, Durable::No)
+    }
+
     /// As [`write_atomic`](Self::write_atomic), but leaves an existing file alone and then returns `false`.
     ///
     /// # Errors
