@@ -1,14 +1,17 @@
 //! Real TLS over real sockets, against rustls clients that do not keep the rules and against openssl.
 
+use std::io;
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::Mutex;
 
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified};
 use rustls::client::{ClientConnection, ResolvesClientCert};
+use rustls::crypto::verify_tls13_signature;
 use rustls::sign::{Signer, SigningKey};
-use rustls::{HandshakeKind, SignatureAlgorithm};
+use rustls::{AlertDescription, DigitallySignedStruct, HandshakeKind, SignatureAlgorithm};
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{PrivateKeyDer, SubjectPublicKeyInfoDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, SubjectPublicKeyInfoDer, UnixTime};
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -150,7 +153,7 @@ impl ServerCertVerifier for Trusting {
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(tls12())
+        Err(PeerIncompatible::Tls12NotOffered.into())
     }
     fn verify_tls13_signature(
         &self,
