@@ -554,6 +554,23 @@ async fn plaintext_gets_an_alert_and_the_end_however_much_of_it_comes() {
     }
 }
 
+#[tokio::test]
+async fn a_stranger_still_writing_when_it_is_refused_is_heard_out_and_reads_its_alert() {
+    // A buffer smaller than what is written: closing on it early would fail the write, as a reset does.
+    let (mut near, far) = tokio::io::duplex(4096);
+    let stranger = async {
+        near.write_all(&[b'{'; 50_000]).await.expect("it was cut off while writing");
+        near.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        near.read_to_end(&mut answer).await.unwrap();
+        answer
+    };
+    let (server, gate) = (device(), gate([]));
+    let (answer, outcome) = tokio::join!(stranger, server.tls.accept(far, &gate));
+    assert_eq!(answer.first(), Some(&21), "no alert: {answer:?}");
+    assert!(matches!(outcome.unwrap_err(), TlsError::Protocol(_)));
+}
+
 fn client_hello() -> Vec<u8> {
     let config = client(None, &[LINK]);
     let mut connection = ClientConnection::new(Arc::new(config), "pi-remote".try_into().unwrap()).unwrap();
