@@ -10,7 +10,7 @@ use crate::wire::{Code, Failure};
 /// Why no authenticated connection came about.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A deadline of [`Limits`] passed.
+    /// A deadline of [`Limits`](super::Limits) passed.
     #[error("the TLS handshake took too long")]
     Timeout,
     /// The other side sent an alert that judges this device.
