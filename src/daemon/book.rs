@@ -35,6 +35,11 @@ impl Book {
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The pins that the verifier asks.
+    pub(super) fn pins(&self) -> Pins {
+        self.pins.clone()
+    }
+
     /// Makes verifier and relay believe what is stored.
     pub(super) fn publish(&self) {
         let store = self.store();

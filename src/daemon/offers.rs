@@ -1,5 +1,6 @@
 //! Pairing at this daemon: the one window that may be open, and joining another's.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,11 +19,11 @@ use crate::pairing::exchange::{Offerer, Parties, Reason};
 use crate::pairing::message::Info;
 use crate::pairing::ticket::{Secret, Ticket};
 use crate::pairing::window::{AttemptId, DEFAULT_OPEN, Offer as Offering, Refusal, Window};
-use crate::relay::ClientId;
+use crate::relay::{ClientId, Shared};
 use crate::trust::store::{Address, AddressSource, NewPeer};
 use crate::trust::{Grant, Peer};
 use crate::wire::PeerName;
-use crate::wire::control::{Offer, PairFailed, PairJoin, PairOffer, PairTerms, Paired, ReplyTo, request_event_line};
+use crate::wire::control::{Offer, PairFailed, PairJoin, PairOffer, PairTerms, Paired, PeerView, ReplyTo, request_event_line};
 use crate::wire::error::{Code, Failure};
 use crate::wire::link::{MAX_ADDRESSES, to_json};
 
@@ -127,8 +128,9 @@ impl Offers {
         };
         let own = self.info();
         let peer = join(&self.context, &ticket, &addresses, own_spki, &own, store).await.map_err(joining_failed)?;
-        self.link_up(&peer).await;
-        Ok(Paired { peer: self.view(&peer), confirmed: true })
+        self.dialer.kick(peer.fingerprint);
+        wait_linked(&self.context.relay, peer.fingerprint).await;
+        Ok(Paired { peer: view(&self.book, &self.context.relay, &peer), confirmed: true })
     }
 
     /// Ends the window, if one is open, and says why. Whether one was.
@@ -169,32 +171,15 @@ impl Offers {
 
     fn info(&self) -> Info {
         Info {
-            name: self.book.own_name(),
+            name: self.context.relay.lock().own_name().to_owned(),
             port: self.ports.first().map_or(0, SocketAddr::port),
             addresses: addresses::own(&self.ports),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
 
-    /// Has the new peer dialled, and waits a moment for the link.
-    async fn link_up(&self, peer: &Peer) {
-        self.dialer.kick(peer.fingerprint);
-        let relay = &self.context.relay;
-        // Without a link by then, the answer says so.
-        let _ = timeout(LINKING, std::future::poll_fn(|cx| relay.lock().poll_linked(peer.fingerprint, cx))).await;
-    }
-
-    fn view(&self, peer: &Peer) -> crate::wire::control::PeerView {
-        let store = self.book.store();
-        views::peer_view(store.get(peer.fingerprint).unwrap_or(peer), &self.context.relay.lock())
-    }
-
     fn tell(&self, client: ClientId, id: Option<&Bytes>, event: &str, data: &[u8]) {
-        let line = request_event_line(event, id, data);
-        let mut relay = self.context.relay.lock();
-        if !relay.push_line(client, line) {
-            relay.end_client(client, None);
-        }
+        tell(&self.context.relay, client, id, event, data);
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Open>> {
@@ -262,8 +247,12 @@ impl Desk for Offers {
         self.book.window_is(false);
         let Some(peer) = self.book.store().get(joiner).cloned() else { return };
         self.dialer.kick(joiner);
-        let paired = Paired { peer: self.view(&peer), confirmed };
-        self.tell(open.client, open.id.as_ref(), "paired", &to_json(&paired));
+        let (book, relay) = (Arc::clone(&self.book), self.context.relay.clone());
+        tokio::spawn(async move {
+            wait_linked(&relay, joiner).await;
+            let paired = Paired { peer: view(&book, &relay, &peer), confirmed };
+            tell(&relay, open.client, open.id.as_ref(), "paired", &to_json(&paired));
+        });
     }
 
     fn failed(&self, attempt: AttemptId, why: Reason) {
@@ -275,6 +264,24 @@ impl Desk for Offers {
         drop(slot);
         let data = serde_json::json!({ "address": failed.from.to_string(), "reason": why.to_string() });
         self.tell(client, id.as_ref(), "pair_attempt_failed", &to_json(&data));
+    }
+}
+
+/// Waits a moment for the first link to a new peer; without one by then, the answer says so.
+async fn wait_linked(relay: &Shared, peer: Fingerprint) {
+    let _ = timeout(LINKING, poll_fn(|cx| relay.lock().poll_linked(peer, cx))).await;
+}
+
+fn view(book: &Book, relay: &Shared, peer: &Peer) -> PeerView {
+    let store = book.store();
+    views::peer_view(store.get(peer.fingerprint).unwrap_or(peer), &relay.lock())
+}
+
+fn tell(relay: &Shared, client: ClientId, id: Option<&Bytes>, event: &str, data: &[u8]) {
+    let line = request_event_line(event, id, data);
+    let mut relay = relay.lock();
+    if !relay.push_line(client, line) {
+        relay.end_client(client, None);
     }
 }
 

@@ -53,10 +53,23 @@ impl DeviceKey {
     /// A file is open to others, unreadable or missing beside the other, the certificate is not of
     /// this key, or the key is a published one.
     pub fn load_or_create(dir: &StateDir) -> Result<Self, Failure> {
-        let pem = match dir.read_secret(KEY_FILE, FILE_LIMIT)? {
-            Some(pem) => Zeroizing::new(pem),
-            None => create(dir)?,
-        };
+        match dir.read_secret(KEY_FILE, FILE_LIMIT)? {
+            Some(pem) => Self::from_pem(dir, &Zeroizing::new(pem)),
+            None => Self::from_pem(dir, &create(dir)?),
+        }
+    }
+
+    /// The key of a state directory as its files are now.
+    ///
+    /// # Errors
+    /// Those of [`load_or_create`](Self::load_or_create), and: there is none.
+    pub fn load(dir: &StateDir) -> Result<Self, Failure> {
+        let missing = || Failure::new(Code::Io, format!("{} is missing", dir.join(KEY_FILE).display()));
+        let pem = dir.read_secret(KEY_FILE, FILE_LIMIT)?.ok_or_else(missing)?;
+        Self::from_pem(dir, &Zeroizing::new(pem))
+    }
+
+    fn from_pem(dir: &StateDir, pem: &[u8]) -> Result<Self, Failure> {
         let unreadable = |detail: &dyn std::fmt::Display| {
             let message = format!("{} holds no Ed25519 key: {detail}", dir.join(KEY_FILE).display());
             Failure::new(Code::Io, message).hint(format!(
@@ -64,7 +77,7 @@ impl DeviceKey {
                  and pair every peer again"
             ))
         };
-        let mut key = PrivatePkcs8KeyDer::from_pem_slice(&pem).map_err(|e| unreadable(&e))?;
+        let mut key = PrivatePkcs8KeyDer::from_pem_slice(pem).map_err(|e| unreadable(&e))?;
         let pkcs8 = Zeroizing::new(key.secret_pkcs8_der().to_vec());
         key.zeroize();
         let signer = Signer::new(&pkcs8).map_err(|e| unreadable(&e))?;

@@ -170,6 +170,20 @@ impl Relay {
         self.limits
     }
 
+    /// What this device suggests that others call it, and calls itself.
+    pub fn own_name(&self) -> &str {
+        &self.me.host
+    }
+
+    /// Gives this device another name.
+    pub fn set_own_name(&mut self, name: &PeerName) {
+        self.me.host = name.to_string();
+        self.me.hello.name = name.to_string();
+        for entry in self.local.values_mut() {
+            *entry = roster::Entry::new(entry.info.clone(), name.as_str(), false);
+        }
+    }
+
     /// Changes what new links are told of this device.
     pub fn set_hello(&mut self, change: impl FnOnce(&mut Hello)) {
         change(&mut self.me.hello);
