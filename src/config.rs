@@ -92,11 +92,7 @@ impl Settings {
     /// # Errors
     /// [`Code::Io`] when `config.json` cannot be read or is broken: the message names file, line
     /// and what is wrong. [`Code::Usage`] when an environment variable does not parse.
-    pub fn load(
-        dir: &StateDir,
-        flags: &Flags,
-        environment: impl Fn(&str) -> Option<String>,
-    ) -> Result<Self, Failure> {
+    pub fn load(dir: &StateDir, flags: &Flags, environment: impl Fn(&str) -> Option<String>) -> Result<Self, Failure> {
         let file: File = match dir.read(FILE, MAX_FILE)? {
             Some(bytes) => serde_json::from_slice(&bytes).map_err(|e| broken(dir, &e))?,
             None => File::default(),
@@ -233,7 +229,10 @@ impl<'de> Deserialize<'de> for PeerAddresses {
         let all = Vec::<String>::deserialize(from)?;
         let all: Vec<String> = all.iter().map(|a| a.trim().to_owned()).filter(|a| !a.is_empty()).collect();
         if all.len() > MAX_PEERS {
-            return Err(de::Error::custom(format!("peers: {} addresses, but at most {MAX_PEERS} are taken", all.len())));
+            return Err(de::Error::custom(format!(
+                "peers: {} addresses, but at most {MAX_PEERS} are taken",
+                all.len()
+            )));
         }
         if let Some(long) = all.iter().find(|a| a.len() > 262) {
             return Err(de::Error::custom(format!("peers: an address of {} characters", long.len())));

@@ -649,27 +649,66 @@ mod tests {
         let (_dir, session) = session();
         let mut client = Client::connect(&session).await;
         for (command, answer) in [
-            (r#"{"type":"get_message"}"#, r#"{"type":"response","command":"get_message","success":true,"data":{"message":null}}"#),
-            (r#"{"type":"nope"}"#, r#"{"type":"response","command":"nope","success":false,"error":"Unsupported command: nope"}"#),
-            ("[]", r#"{"type":"response","command":"parse","success":false,"error":"Failed to parse command: Missing command type"}"#),
-            (r#"{"x":1}"#, r#"{"type":"response","command":"parse","success":false,"error":"Failed to parse command: Missing command type"}"#),
-            (r#""str""#, r#"{"type":"response","command":"parse","success":false,"error":"Failed to parse command: Invalid command"}"#),
-            ("null", r#"{"type":"response","command":"parse","success":false,"error":"Failed to parse command: Invalid command"}"#),
+            (
+                r#"{"type":"get_message"}"#,
+                r#"{"type":"response","command":"get_message","success":true,"data":{"message":null}}"#,
+            ),
+            (
+                r#"{"type":"nope"}"#,
+                r#"{"type":"response","command":"nope","success":false,"error":"Unsupported command: nope"}"#,
+            ),
+            (
+                "[]",
+                r#"{"type":"response","command":"parse","success":false,"error":"Failed to parse command: Missing command type"}"#,
+            ),
+            (
+                r#"{"x":1}"#,
+                r#"{"type":"response","command":"parse","success":false,"error":"Failed to parse command: Missing command type"}"#,
+            ),
+            (
+                r#""str""#,
+                r#"{"type":"response","command":"parse","success":false,"error":"Failed to parse command: Invalid command"}"#,
+            ),
+            (
+                "null",
+                r#"{"type":"response","command":"parse","success":false,"error":"Failed to parse command: Invalid command"}"#,
+            ),
             (r#"{"type":"send"}"#, r#"{"type":"response","command":"send","success":false,"error":"Missing message"}"#),
-            (r#"{"type":"send","message":"  "}"#, r#"{"type":"response","command":"send","success":false,"error":"Missing message"}"#),
-            (r#"{"type":"send","message":"","id":5}"#, r#"{"type":"response","command":"send","success":false,"error":"Missing message"}"#),
-            (r#"{"type":"subscribe","event":"agent_end"}"#, r#"{"type":"response","command":"subscribe","success":false,"error":"Unknown event type: agent_end"}"#),
-            (r#"{"type":"clear"}"#, r#"{"type":"response","command":"clear","success":true,"data":{"cleared":true,"alreadyAtRoot":true}}"#),
+            (
+                r#"{"type":"send","message":"  "}"#,
+                r#"{"type":"response","command":"send","success":false,"error":"Missing message"}"#,
+            ),
+            (
+                r#"{"type":"send","message":"","id":5}"#,
+                r#"{"type":"response","command":"send","success":false,"error":"Missing message"}"#,
+            ),
+            (
+                r#"{"type":"subscribe","event":"agent_end"}"#,
+                r#"{"type":"response","command":"subscribe","success":false,"error":"Unknown event type: agent_end"}"#,
+            ),
+            (
+                r#"{"type":"clear"}"#,
+                r#"{"type":"response","command":"clear","success":true,"data":{"cleared":true,"alreadyAtRoot":true}}"#,
+            ),
             (r#"{"type":"abort","id":"a"}"#, r#"{"type":"response","command":"abort","success":true,"id":"a"}"#),
-            (r#"{"type":"subscribe","event":"turn_end","id":"subA"}"#, r#"{"type":"response","command":"subscribe","success":true,"data":{"subscriptionId":"subA","event":"turn_end"},"id":"subA"}"#),
-            (r#"{"type":"send","message":"with id","id":"req-7"}"#, r#"{"type":"response","command":"send","success":true,"data":{"delivered":true,"mode":"direct"},"id":"req-7"}"#),
+            (
+                r#"{"type":"subscribe","event":"turn_end","id":"subA"}"#,
+                r#"{"type":"response","command":"subscribe","success":true,"data":{"subscriptionId":"subA","event":"turn_end"},"id":"subA"}"#,
+            ),
+            (
+                r#"{"type":"send","message":"with id","id":"req-7"}"#,
+                r#"{"type":"response","command":"send","success":true,"data":{"delivered":true,"mode":"direct"},"id":"req-7"}"#,
+            ),
         ] {
             assert_eq!(client.ask(command).await, answer, "{command}");
         }
         let message = r#"{"role":"assistant","content":"echo: with id","timestamp":T}"#;
-        let event = format!(r#"{{"type":"event","event":"turn_end","data":{{"message":{message},"turnIndex":0}},"subscriptionId":"subA"}}"#);
+        let event = format!(
+            r#"{{"type":"event","event":"turn_end","data":{{"message":{message},"turnIndex":0}},"subscriptionId":"subA"}}"#
+        );
         assert_eq!(client.hear().await, event);
-        let answer = format!(r#"{{"type":"response","command":"get_message","success":true,"data":{{"message":{message}}}}}"#);
+        let answer =
+            format!(r#"{{"type":"response","command":"get_message","success":true,"data":{{"message":{message}}}}}"#);
         assert_eq!(client.ask(r#"{"type":"get_message"}"#).await, answer);
         assert!(client.ask("not json").await.contains("Failed to parse command: "));
         assert!(client.ask(r#"{"type":"get_summary"}"#).await.contains(r#""model":"fake-1""#));
