@@ -274,7 +274,7 @@ fn usage_failure(error: &clap::Error, arguments: &[OsString]) -> Failure {
     let first = text.split("\n\n").next().unwrap_or_default();
     let words: Vec<&str> = first.strip_prefix("error: ").unwrap_or(first).split_whitespace().collect();
     let mut message = words.join(" ");
-    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+    if matches!(error.kind(), ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand) {
         message = "a command is missing".into();
     }
     for argument in arguments.iter().skip(1).filter_map(|a| a.to_str()) {

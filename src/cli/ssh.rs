@@ -43,17 +43,14 @@ pub(crate) async fn pair(cx: &Context, host: &str, program: Option<&str>, terms:
     };
     // Dropping the remote half closes its window.
     let paired = pair::join(&mut client, ticket, terms).await.map_err(|failure| pair::failed(cx, failure))?;
-    pair::report(cx, &paired, true)?;
     let said = timeout(RESULT_DEADLINE, remote.result()).await;
-    let said = said.unwrap_or_else(|_| Err(Failure::new(Code::Timeout, "it did not say how it ended")));
-    match said {
+    pair::report(cx, &paired, true)?;
+    // The other side had stored this device's pin before the join here could end well.
+    match said.unwrap_or_else(|_| Err(Failure::new(Code::Timeout, "no word came for 30 s"))) {
         Ok(name) => cx.out.note(&format!("{host} calls this machine {name}")),
-        Err(failure) => {
-            let message = format!("paired here, but {host} says: {}", failure.message);
-            let failure = Failure { message, ..failure };
-            let hint = "if it does not link, unpair here and pair again";
-            return Err(failure.hint(hint).into());
-        }
+        Err(failure) => cx.out.note(&format!(
+            "paired here; {host} did not confirm ({failure}): if it does not link, unpair and pair again"
+        )),
     }
     Ok(())
 }
@@ -81,7 +78,7 @@ impl Remote {
         for _ in 0..MAX_NOISE {
             let Some(line) = self.line().await? else { return Err(self.ended().await) };
             if let Some(failure) = pair::failure_of_line(&line) {
-                return Err(Failure { message: format!("{} said: {}", self.host, failure.message), ..failure });
+                return Err(from_there(&self.host, failure));
             }
             if let Some(ticket) = line.get("ticket").and_then(Value::as_str) {
                 return Ok(ticket.to_owned());
@@ -127,6 +124,21 @@ impl Remote {
     async fn ended(&mut self) -> Failure {
         let status = self.child.wait().await.ok().and_then(|status| status.code());
         ending(&self.host, status)
+    }
+}
+
+/// A failure of the other machine's half. Codes that would be understood as this machine's state are
+/// not taken over: a daemon that does not run there may well run here.
+fn from_there(host: &str, failure: Failure) -> Failure {
+    let about_pairing = matches!(
+        failure.code,
+        Code::PairingBusy | Code::PairingFailed | Code::PairingExpired | Code::NameTaken | Code::Forbidden
+    );
+    let code = if about_pairing { failure.code } else { Code::Io };
+    let said = Failure::new(code, format!("{host} said: {}", failure.message));
+    match failure.hint {
+        Some(hint) => said.hint(format!("on {host}: {hint}")),
+        None => said,
     }
 }
 
@@ -179,6 +191,13 @@ mod tests {
         ] {
             assert_eq!(quoted(path), word);
         }
+    }
+
+    #[test]
+    fn the_other_machines_state_is_not_taken_for_this_ones() {
+        let failure = from_there("desk", Failure::new(Code::DaemonNotRunning, "no daemon").hint("start it"));
+        assert_eq!(failure, Failure::new(Code::Io, "desk said: no daemon").hint("on desk: start it"));
+        assert_eq!(from_there("desk", Failure::new(Code::PairingBusy, "")).code, Code::PairingBusy);
     }
 
     #[test]
