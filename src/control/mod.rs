@@ -1,3 +1,4 @@
-//! `daemon.sock`: what local clients ask the daemon.
+//! The control socket `daemon.sock`, both ends of it.
 
 pub mod client;
+pub mod server;

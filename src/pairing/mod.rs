@@ -1,1 +1,32 @@
-//! (room not furnished yet)
+//! PURE: how two devices come to pin each other's keys.
+//!
+//! Time is a parameter (`Duration` since the start of a clock that counts suspend), randomness is
+//! passed in, and lines go in and out as bytes.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | [`ticket`] | what the offerer prints and the joiner pastes |
+//! | [`window`] | the offerer's offer: how long, how many at once, who won |
+//! | [`exchange`] | the proofs, each state a type of its own |
+//! | [`message`] | the lines of an exchange, and what a device says of itself in them |
+//!
+//! The offerer's side of one connection, in order:
+//!
+//! 1. the first line has come: [`Window::begin`] gives it a place, or it gets [`PAIR_FAIL`];
+//! 2. [`Offerer::receive`] checks the proof;
+//! 3. [`Window::succeed`] decides that this one, and no other, has won; the window is closed;
+//! 4. the joiner's pin is stored, and only then [`ProvenJoiner::confirm`] gives the answer;
+//! 5. [`AwaitingReceipt::receive`] hears that the joiner has stored the offerer's pin too.
+//!
+//! The joiner's: [`Joiner::by_ticket`], [`Joiner::receive`], the pin is stored,
+//! [`ProvenOfferer::confirm`]. Whatever fails says what to send, if anything, and ends it.
+
+pub mod exchange;
+pub mod message;
+pub mod ticket;
+pub mod window;
+
+pub use exchange::{AwaitingReceipt, Joiner, Offerer, Parties, ProvenJoiner, ProvenOfferer, Reason, Rejected};
+pub use message::{Info, MAX_LINE, PAIR_FAIL};
+pub use ticket::{Secret, Ticket, TicketError, looks_like_ticket};
+pub use window::{AttemptId, Window};

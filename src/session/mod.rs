@@ -11,6 +11,7 @@
 
 pub mod call;
 pub mod fake;
+mod known;
 pub mod names;
 pub mod scan;
 pub mod watch;

@@ -3,47 +3,11 @@
 //! The shapes of the original daemon are kept; members beside them are additions. What the CLI
 //! prints with `--json` is these shapes.
 
-use std::borrow::Cow;
-
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 
 use super::error::{Code, Failure};
 use super::link::{WaitUntil, join, to_json};
-
-/// A request as it stands on the wire: every member optional, so that each fault gets its own answer.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RawRequest<'a> {
-    /// What is asked.
-    #[serde(rename = "type", borrow)]
-    pub kind: Option<Cow<'a, str>>,
-    /// A string that comes back in the answer.
-    #[serde(borrow)]
-    pub id: Option<&'a RawValue>,
-    /// `relay`: the session.
-    #[serde(borrow)]
-    pub target_session_id: Option<&'a RawValue>,
-    /// `relay`: the command, passed on byte for byte.
-    #[serde(borrow)]
-    pub rpc_command: Option<&'a RawValue>,
-    /// `relay`: the client's own, echoed as it came.
-    #[serde(borrow)]
-    pub request_id: Option<&'a RawValue>,
-    /// `relay`: answer at once.
-    #[serde(borrow)]
-    pub fire_and_forget: Option<&'a RawValue>,
-    /// `relay`: when the answer is complete.
-    #[serde(borrow)]
-    pub wait_until: Option<&'a RawValue>,
-    /// `relay`: instead of the command's own time-out.
-    #[serde(borrow)]
-    pub timeout_ms: Option<&'a RawValue>,
-    /// A petname or fingerprint.
-    #[serde(borrow)]
-    pub peer: Option<&'a RawValue>,
-}
 
 /// A checked `relay` request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -340,7 +304,7 @@ pub struct Unpaired {
 
 /// Request `pair_offer`: opens a window. The answer's data is [`Offer`]; `paired` or `pair_failed`
 /// follows as an event with the request's id. The window closes with the connection.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PairOffer {
     /// How long it stays open; default 600.
@@ -352,7 +316,7 @@ pub struct PairOffer {
 }
 
 /// Request `pair_join`: answers with [`Paired`] once both have stored the other's pin.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PairJoin {
     /// The offerer's ticket.
     pub ticket: String,
@@ -365,7 +329,7 @@ pub struct PairJoin {
 }
 
 /// What the user decides about the other device before pairing.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PairTerms {
     /// Petname for the other device; default what it suggests, made unique.
     #[serde(rename = "as", default, skip_serializing_if = "Option::is_none")]

@@ -6,6 +6,7 @@ pub mod frames;
 pub mod ids;
 pub mod lines;
 pub mod link;
+pub mod request;
 pub mod session;
 
 pub use error::{Code, Failure};

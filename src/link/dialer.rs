@@ -1,0 +1,299 @@
+//! Makes links: to every pinned peer, at all addresses known of it, again and again, for ever.
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::net::{TcpStream, lookup_host};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::tls::{Alpn, Authenticated, Expect, RefusedBy, TlsError};
+use super::{Context, session};
+use crate::identity::{Fingerprint, random};
+use crate::relay::Dialling;
+use crate::wire::error::{Code, Failure};
+
+/// First pause between two attempts.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// Longest pause between two attempts.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Pause after a peer has said that it does not trust this device.
+const REFUSED_PAUSE: Duration = Duration::from_secs(600);
+/// A link that lived this long was a good one: the next attempt follows at once.
+const GOOD_LIFE: Duration = Duration::from_secs(10);
+/// An address that has not answered for this long gets company by the next.
+const NEXT_ADDRESS: Duration = Duration::from_millis(300);
+/// How long a name may take to resolve.
+const RESOLVING: Duration = Duration::from_secs(5);
+/// How long an address may take to answer.
+const CONNECTING: Duration = Duration::from_secs(5);
+
+/// Keeps links to all pinned peers, one task each.
+#[derive(Clone)]
+pub struct Dialer {
+    context: Context,
+    kicks: Arc<Mutex<HashMap<Fingerprint, Arc<Notify>>>>,
+}
+
+impl Dialer {
+    /// A dialler that dials nobody yet.
+    pub fn new(context: Context) -> Self {
+        Self { context, kicks: Arc::default() }
+    }
+
+    /// Has a peer dialled at once: a new one, or one for which something has changed.
+    pub fn kick(&self, peer: Fingerprint) {
+        let mut kicks = self.kicks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kick) = kicks.get(&peer) {
+            return kick.notify_one();
+        }
+        let kick = Arc::new(Notify::new());
+        kicks.insert(peer, Arc::clone(&kick));
+        let dialer = self.clone();
+        tokio::spawn(async move {
+            dialer.keep_linked(peer, &kick).await;
+            dialer.kicks.lock().unwrap_or_else(PoisonError::into_inner).remove(&peer);
+        });
+    }
+
+    async fn keep_linked(&self, peer: Fingerprint, kick: &Notify) {
+        let relay = &self.context.relay;
+        let mut failed = 0;
+        loop {
+            poll_fn(|cx| relay.lock().poll_unlinked(peer, cx)).await;
+            let dialling = relay.lock().dialling(peer);
+            let pause = match dialling {
+                Dialling::Gone => return,
+                Dialling::Removed => {
+                    kick.notified().await;
+                    continue;
+                }
+                Dialling::Refused => REFUSED_PAUSE,
+                Dialling::Wanted => pause_after(failed),
+            };
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = kick.notified() => failed = 0,
+                () = poll_fn(|cx| relay.lock().poll_linked(peer, cx)) => {
+                    failed = 0;
+                    continue;
+                }
+            }
+            let addresses = self.context.keeper.addresses(peer);
+            match dial(&self.context, &addresses, Expect::Exactly(peer), Alpn::Link).await {
+                Ok((link, _)) => {
+                    let begun = self.context.clock.now();
+                    session::run(link, true, &self.context).await;
+                    let good = self.context.clock.now().saturating_sub(begun) >= GOOD_LIFE;
+                    failed = if good { 0 } else { failed + 1 };
+                }
+                Err(why) => {
+                    failed += 1;
+                    tracing::debug!(%peer, error = %why, failed, "could not reach a peer");
+                    relay.lock().set_why(peer, Some(why.into_failure()));
+                }
+            }
+        }
+    }
+}
+
+/// 0, then 1, 2, 4 ... up to 60 s, each a little longer or shorter, so that machines that lost each
+/// other together do not come back in step.
+fn pause_after(failed: u32) -> Duration {
+    if failed == 0 {
+        return Duration::ZERO;
+    }
+    let full = FIRST_PAUSE.saturating_mul(1 << (failed - 1).min(6)).min(LONGEST_PAUSE);
+    let jitter = random::<1>().map_or(0, |byte| u32::from(byte[0]));
+    (full + full * jitter / 1024).min(LONGEST_PAUSE)
+}
+
+/// Why no address gave an authenticated connection.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// No address is known.
+    #[error("no address of it is known")]
+    NoAddress,
+    /// A name does not resolve.
+    #[error("getaddrinfo {} {host}", if *.temporary { "EAI_AGAIN" } else { "ENOTFOUND" })]
+    Resolve {
+        /// The name.
+        host: String,
+        /// Whether the resolver may say otherwise later.
+        temporary: bool,
+    },
+    /// Nothing answers at an address.
+    #[error("connect {} {address}", errno_name(.source))]
+    Connect {
+        /// The address.
+        address: String,
+        /// The system's word.
+        source: io::Error,
+    },
+    /// Something answers, but not the peer.
+    #[error("{address}: {source}")]
+    Tls {
+        /// The address.
+        address: String,
+        /// What was wrong with it.
+        source: TlsError,
+    },
+}
+
+impl DialError {
+    /// The failure as a user sees it.
+    pub fn into_failure(self) -> Failure {
+        let message = self.to_string();
+        let failure = match &self {
+            Self::NoAddress => Failure::new(Code::Unreachable, message).hint("`pi-remote peers address PEER --add HOST:PORT` gives one"),
+            Self::Resolve { .. } => Failure::new(Code::Unreachable, message).hint("the name is not known to this machine's resolver"),
+            Self::Connect { source, .. } if source.kind() == io::ErrorKind::ConnectionRefused => {
+                Failure::new(Code::Unreachable, message).hint("the machine is up, but no daemon listens there")
+            }
+            Self::Connect { .. } => {
+                Failure::new(Code::Unreachable, message).hint("the machine is off, elsewhere, or behind a firewall")
+            }
+            Self::Tls { source, .. } => {
+                let failure = Failure { message, ..Failure::from(source) };
+                match source {
+                    TlsError::FingerprintMismatch { .. } => failure.hint(
+                        "if that machine really has a new key: pair again with --replace PEER; if not, somebody answers in its place",
+                    ),
+                    TlsError::OwnKey => failure.hint("that address is this machine itself"),
+                    TlsError::PeerRefusedUs(RefusedBy::Trust) | TlsError::NotPinned { .. } => {
+                        failure.hint("pair the two: `pi-remote pair --ticket` on one, `pi-remote pair --ticket -` on the other")
+                    }
+                    TlsError::PeerRefusedUs(_)
+                    | TlsError::Timeout
+                    | TlsError::BadCertificate(_)
+                    | TlsError::NoAlpn
+                    | TlsError::WrongAlpn
+                    | TlsError::Io(_)
+                    | TlsError::Protocol(_) => failure,
+                }
+            }
+        };
+        failure.delivered(false)
+    }
+
+    /// How much an error tells: that of several addresses which got furthest is shown.
+    fn weight(&self) -> u8 {
+        match self {
+            Self::NoAddress => 0,
+            Self::Resolve { .. } => 1,
+            Self::Connect { .. } => 2,
+            Self::Tls { source: TlsError::FingerprintMismatch { .. }, .. } => 5,
+            Self::Tls { source: TlsError::PeerRefusedUs(_) | TlsError::NotPinned { .. }, .. } => 4,
+            Self::Tls { .. } => 3,
+        }
+    }
+}
+
+/// The name by which programs know this error, as the original's clients read it.
+fn errno_name(error: &io::Error) -> String {
+    error.raw_os_error().map_or_else(
+        || match error.kind() {
+            io::ErrorKind::TimedOut => "ETIMEDOUT".to_owned(),
+            kind => kind.to_string(),
+        },
+        |code| format!("{:?}", nix::errno::Errno::from_raw(code)),
+    )
+}
+
+/// The first of these addresses at which who is expected answers, and the connection.
+///
+/// # Errors
+/// The error of the address that got furthest.
+pub async fn dial(
+    context: &Context,
+    addresses: &[String],
+    expect: Expect,
+    alpn: Alpn,
+) -> Result<(Authenticated<TcpStream>, String), DialError> {
+    let mut waiting = addresses.iter().cloned();
+    let mut trying = JoinSet::new();
+    let mut worst = DialError::NoAddress;
+    loop {
+        if let Some(address) = waiting.next() {
+            let (context, expect) = (context.clone(), expect.clone());
+            trying.spawn(async move { dial_one(&context, &address, expect, alpn).await.map(|link| (link, address)) });
+        } else if trying.is_empty() {
+            return Err(worst);
+        }
+        // The next address is tried when this one has failed or taken its time.
+        let pause = if waiting.len() > 0 { NEXT_ADDRESS } else { Duration::MAX };
+        if let Ok(Some(Ok(ended))) = timeout(pause, trying.join_next()).await {
+            match ended {
+                Ok(won) => return Ok(won),
+                Err(error) if error.weight() >= worst.weight() => worst = error,
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+async fn dial_one(context: &Context, address: &str, expect: Expect, alpn: Alpn) -> Result<Authenticated<TcpStream>, DialError> {
+    let mut failed = None;
+    for resolved in resolve(address).await? {
+        let shown = shown(address, resolved);
+        let tcp = match timeout(CONNECTING, TcpStream::connect(resolved)).await {
+            Ok(Ok(tcp)) => tcp,
+            Ok(Err(source)) => {
+                failed = Some(DialError::Connect { address: shown, source });
+                continue;
+            }
+            Err(_) => {
+                failed = Some(DialError::Connect { address: shown, source: io::ErrorKind::TimedOut.into() });
+                continue;
+            }
+        };
+        // Without it a small frame may wait for the acknowledgement of the one before.
+        let _ = tcp.set_nodelay(true);
+        match context.tls.connect(tcp, expect.clone(), alpn).await {
+            Ok(link) => return Ok(link),
+            Err(source) => failed = Some(DialError::Tls { address: shown, source }),
+        }
+    }
+    Err(failed.unwrap_or(DialError::NoAddress))
+}
+
+fn shown(address: &str, resolved: SocketAddr) -> String {
+    if address == resolved.to_string() { address.to_owned() } else { resolved.to_string() }
+}
+
+async fn resolve(address: &str) -> Result<Vec<SocketAddr>, DialError> {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host).to_owned();
+    match timeout(RESOLVING, lookup_host(address)).await {
+        Ok(Ok(found)) => Ok(found.collect()),
+        Ok(Err(error)) => Err(DialError::Resolve { host, temporary: error.to_string().contains("Temporary") }),
+        Err(_) => Err(DialError::Resolve { host, temporary: true }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_from_one_second_to_sixty_and_never_end() {
+        assert_eq!(pause_after(0), Duration::ZERO);
+        for (failed, least, most) in [(1, 1.0, 1.25), (2, 2.0, 2.5), (4, 8.0, 10.0), (7, 60.0, 60.0), (u32::MAX, 60.0, 60.0)] {
+            let pause = pause_after(failed).as_secs_f64();
+            assert!((least..=most).contains(&pause), "after {failed}: {pause}");
+        }
+    }
+
+    #[test]
+    fn connect_errors_have_the_names_that_the_originals_clients_know() {
+        let refused = io::Error::from_raw_os_error(nix::errno::Errno::ECONNREFUSED as i32);
+        let error = DialError::Connect { address: "192.0.2.1:7433".into(), source: refused };
+        assert_eq!(error.to_string(), "connect ECONNREFUSED 192.0.2.1:7433");
+        let late = DialError::Connect { address: "[::1]:1".into(), source: io::ErrorKind::TimedOut.into() };
+        assert_eq!(late.to_string(), "connect ETIMEDOUT [::1]:1");
+    }
+}

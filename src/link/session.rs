@@ -1,0 +1,172 @@
+//! A live link: an authenticated connection between its frames and the relay.
+
+use std::future::{pending, poll_fn};
+use std::io;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsStream;
+
+use super::Context;
+use super::tls::{Authenticated, refused_by_peer};
+use crate::identity::Fingerprint;
+use crate::relay::{LinkEnd, LinkFacts, LinkId};
+use crate::wire::frames::{FrameDecoder, Limits};
+use crate::wire::link::LinkMessage;
+
+/// Bytes of frames taken from the outbox at a time: few, so that what is small gets its turn.
+const WRITE_SIZE: usize = 64 * 1024;
+/// Room for a message's own members around the payload.
+const ENVELOPE: usize = 64 * 1024;
+/// How long a connection that ends may take to say so.
+const CLOSING: Duration = Duration::from_secs(1);
+
+type Read = ReadHalf<TlsStream<TcpStream>>;
+type Write = WriteHalf<TlsStream<TcpStream>>;
+
+/// Runs a link until it ends.
+pub async fn run(link: Authenticated<TcpStream>, dialled: bool, context: &Context) {
+    let peer = link.peer;
+    let Some(facts) = facts_of(&link, context) else { return };
+    let Some(id) = context.relay.lock().open_link(peer, dialled, facts.clone(), context.clock.now()) else { return };
+    // However this task ends, the relay hears of it.
+    let closing = Closing { id, peer, context };
+    tracing::debug!(%peer, address = %facts.address, dialled, "link authenticated");
+    let (mut read, mut write) = tokio::io::split(link.stream);
+    let end = {
+        let mut reader = std::pin::pin!(read_messages(&mut read, id, peer, dialled, &facts, context));
+        let end = tokio::select! {
+            end = &mut reader => end,
+            end = write_messages(&mut write, id, context) => match end {
+                // The first sign of a refusal is often a failed write; the alert that explains it is
+                // still to be read.
+                WriteEnd::Broken(how) => match timeout(CLOSING, &mut reader).await {
+                    Ok(LinkEnd::Refused) => LinkEnd::Refused,
+                    Ok(_) | Err(_) => LinkEnd::Lost(how),
+                },
+                WriteEnd::Done => LinkEnd::Lost("it was closed".into()),
+            },
+            () = poll_fn(|cx| context.relay.lock().poll_dropped(id, cx)) => LinkEnd::Lost("it was dropped".into()),
+        };
+        end
+    };
+    context.relay.lock().link_closed(id, end, context.clock.now());
+    drop(closing);
+    // What the peer still sends is read and thrown away, or the kernel would throw away our bye.
+    let _ = timeout(CLOSING, async {
+        write.shutdown().await?;
+        tokio::io::copy(&mut read, &mut tokio::io::sink()).await
+    })
+    .await;
+}
+
+struct Closing<'a> {
+    id: LinkId,
+    peer: Fingerprint,
+    context: &'a Context,
+}
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        let end = LinkEnd::Lost("it was closed".into());
+        self.context.relay.lock().link_closed(self.id, end, self.context.clock.now());
+        self.context.keeper.ended(self.peer);
+    }
+}
+
+fn facts_of(link: &Authenticated<TcpStream>, context: &Context) -> Option<LinkFacts> {
+    let tcp = link.stream.get_ref().0;
+    let canonical = |mut address: std::net::SocketAddr| {
+        address.set_ip(address.ip().to_canonical());
+        address
+    };
+    Some(LinkFacts {
+        address: canonical(tcp.peer_addr().ok()?),
+        local_address: canonical(tcp.local_addr().ok()?),
+        tls: link.tls_version.to_owned(),
+        group: link.group.to_owned(),
+        since: context.clock.wall(),
+    })
+}
+
+async fn read_messages(
+    read: &mut Read,
+    id: LinkId,
+    peer: Fingerprint,
+    dialled: bool,
+    facts: &LinkFacts,
+    context: &Context,
+) -> LinkEnd {
+    let limit = context.relay.lock().limits().message + ENVELOPE;
+    let mut frames = FrameDecoder::new(Limits::for_messages_of(limit));
+    loop {
+        match read.read_buf(frames.buffer()).await {
+            Ok(1..) => {}
+            Ok(0) => return LinkEnd::Lost("the other side closed the connection".into()),
+            Err(error) => return read_failed(&error),
+        }
+        let mut whole = false;
+        loop {
+            let message = match frames.next_message() {
+                Ok(Some(bytes)) => LinkMessage::decode(&bytes).map_err(|error| error.to_string()),
+                Ok(None) => break,
+                Err(error) => Err(error.to_string()),
+            };
+            let message = match message {
+                Ok(message) => message,
+                Err(how) => {
+                    tracing::warn!(%peer, how, "a peer broke the protocol");
+                    context.relay.lock().break_off(id, &how, context.clock.now());
+                    // The writer says bye and ends the link.
+                    return pending().await;
+                }
+            };
+            whole = true;
+            let hello = context.relay.lock().link_message(id, message, context.clock.now());
+            if let Some(hello) = hello {
+                context.keeper.greeted(peer, &hello, facts, dialled);
+            }
+        }
+        if !whole {
+            context.relay.lock().link_heard(id, context.clock.now());
+        }
+    }
+}
+
+fn read_failed(error: &io::Error) -> LinkEnd {
+    if refused_by_peer(error).is_some() {
+        LinkEnd::Refused
+    } else if error.kind() == io::ErrorKind::UnexpectedEof {
+        LinkEnd::Lost("the other side vanished".into())
+    } else {
+        LinkEnd::Lost(error.to_string())
+    }
+}
+
+enum WriteEnd {
+    Done,
+    Broken(String),
+}
+
+async fn write_messages(write: &mut Write, id: LinkId, context: &Context) -> WriteEnd {
+    let mut frames = BytesMut::with_capacity(WRITE_SIZE);
+    loop {
+        frames.clear();
+        if poll_fn(|cx| context.relay.lock().poll_link(id, &mut frames, WRITE_SIZE, cx)).await.is_none() {
+            return WriteEnd::Done;
+        }
+        let deadline = context.relay.lock().write_deadline(id);
+        let written = timeout(deadline, async {
+            write.write_all(&frames).await?;
+            write.flush().await
+        });
+        match written.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return WriteEnd::Broken(error.to_string()),
+            Err(_) => return WriteEnd::Broken("the other side stopped reading".into()),
+        }
+    }
+}

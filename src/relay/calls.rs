@@ -1,0 +1,408 @@
+//! Calls: from a client or a peer, to a session here or on a peer, and the outcome back.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::json;
+
+use super::pending::{Call, CallId, Destination, Origin};
+use super::queue::{Lane, wake};
+use super::sessions::SessionWork;
+use super::{ClientId, LinkId, Peer, Relay};
+use crate::identity::Fingerprint;
+use crate::trust::Verdict;
+use crate::wire::control::{self, ReplyTo};
+use crate::wire::error::{Code, Failure};
+use crate::wire::ids::SessionId;
+use crate::wire::link::{LinkMessage, Outcome, Rpc, SessionInfo, WaitUntil, join};
+use crate::wire::session::{CommandHead, Verb, default_timeout};
+
+/// Longest time that a caller may ask to wait.
+const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
+/// Longest text of a peer's failure that is passed on, in characters.
+const MAX_FAR_TEXT: usize = 500;
+
+/// A session's answer and the event that was waited for, or why there is none.
+type Answer = Result<(Bytes, Option<Bytes>), Failure>;
+
+/// What is to be asked of a session.
+struct Question {
+    command: Bytes,
+    command_type: Option<String>,
+    wait_until: Option<WaitUntil>,
+    timeout: Duration,
+}
+
+impl Question {
+    fn new(command: Bytes, head: &CommandHead, wait_until: Option<WaitUntil>, timeout_ms: Option<u64>) -> Self {
+        let command_type = head.command_type.clone();
+        let timeout = timeout_ms.map_or_else(
+            || default_timeout(command_type.as_deref().unwrap_or_default()),
+            |ms| Duration::from_millis(ms).clamp(Duration::from_millis(1), MAX_TIMEOUT),
+        );
+        Self { command, command_type, wait_until, timeout }
+    }
+
+    fn is_send(&self) -> bool {
+        self.command_type.as_deref() == Some("send")
+    }
+
+    fn waits_for_turn_end(&self) -> bool {
+        self.wait_until == Some(WaitUntil::TurnEnd)
+    }
+}
+
+impl Relay {
+    /// A client's `relay`. Its answer is queued at once or when the outcome is there.
+    pub fn relay(&mut self, client: ClientId, reply: ReplyTo, request: control::Relay, now: Duration) {
+        let origin = if request.fire_and_forget {
+            Origin::Nobody { request_id: request.request_id.clone() }
+        } else {
+            Origin::Client { client, reply: reply.clone(), request_id: request.request_id.clone() }
+        };
+        let begun = self.route(&request.target, request.peer.as_deref()).and_then(|destination| {
+            let head = std::str::from_utf8(&request.command).ok().and_then(|json| CommandHead::read(json).ok());
+            let question =
+                Question::new(request.command, &head.unwrap_or_default(), request.wait_until, request.timeout_ms);
+            if question.waits_for_turn_end() && !question.is_send() {
+                return Err(Failure::new(Code::InvalidRequest, "waitUntil turn_end goes with a send alone"));
+            }
+            self.begin(origin, destination, question, now)
+        });
+        match begun {
+            Err(failure) => self.answer(client, &reply, Err(&failure)),
+            Ok(_) if request.fire_and_forget => {
+                let data = relay_data(request.request_id.as_ref(), &[br#""queued":true"#]);
+                self.answer(client, &reply, Ok(&data));
+            }
+            Ok(_) => {}
+        }
+    }
+
+    /// Whether a peer may do `verb` to a session of this machine: the one place where the policy is
+    /// asked. A peer that is not pinned may do nothing.
+    pub(super) fn verdict(&self, peer: Fingerprint, verb: Option<Verb>, session: &SessionInfo) -> Verdict {
+        self.peers.get(&peer).map_or(Verdict::Deny, |peer| peer.grant.verdict(verb, session))
+    }
+
+    /// A peer's call to a session of this machine.
+    pub(super) fn rpc(&mut self, link: LinkId, rpc: Rpc, now: Duration) {
+        let id = rpc.id;
+        if let Err(failure) = self.begin_for_peer(link, rpc, now) {
+            let refusal = LinkMessage::RpcResponse { id, outcome: Outcome::Failed(failure) };
+            self.push_or_drop(link, Lane::Answer(id), refusal.encode());
+        }
+    }
+
+    fn begin_for_peer(&mut self, link: LinkId, rpc: Rpc, now: Duration) -> Result<(), Failure> {
+        let Some(asking) = self.links.get(&link) else { return Ok(()) };
+        let peer = asking.peer;
+        let hidden = || Failure::new(Code::SessionNotFound, format!("Session {} not found", rpc.target)).delivered(false);
+        let entry = self.local.get(rpc.target.as_str()).ok_or_else(hidden)?;
+        if self.verdict(peer, Some(Verb::List), &entry.info) == Verdict::Deny {
+            return Err(hidden());
+        }
+        if asking.calls.len() >= self.limits.link_calls || asking.call_bytes + rpc.command.len() > self.limits.outbox {
+            let message = format!("More than {} calls or too many bytes of this peer are in flight", self.limits.link_calls);
+            return Err(Failure::new(Code::Overloaded, message).delivered(false));
+        }
+        let head = checked_head(&rpc.command)?;
+        let verb = head.command_type.as_deref().and_then(Verb::of_command);
+        let question = Question::new(rpc.command, &head, rpc.wait_until, rpc.timeout_ms);
+        let mut verbs = vec![verb];
+        if question.waits_for_turn_end() {
+            verbs.push(Some(Verb::Events));
+            if !question.is_send() {
+                return Err(Failure::new(Code::InvalidRequest, "waitUntil turn_end goes with a send alone").delivered(false));
+            }
+        }
+        if verbs.into_iter().any(|verb| self.verdict(peer, verb, &entry.info) == Verdict::Deny) {
+            let what = head.command_type.as_deref().unwrap_or("a command without a type");
+            let message = format!("{what} is not open to this device on session {}", rpc.target);
+            return Err(Failure::new(Code::Forbidden, message).delivered(false));
+        }
+        let destination = Destination::Session(entry.info.session_id.clone());
+        let bytes = question.command.len();
+        let call = self.begin(Origin::Link { link, id: rpc.id }, destination, question, now)?;
+        if let Some(asking) = self.links.get_mut(&link) {
+            asking.calls.insert(rpc.id, call);
+            asking.call_bytes += bytes;
+        }
+        Ok(())
+    }
+
+    /// A peer's word about a call; one that was not sent over this link, or has ended, is dropped.
+    pub(super) fn rpc_answered(&mut self, link: LinkId, id: u64, outcome: Outcome, now: Duration) {
+        let call = CallId(id);
+        if !self.was_sent_over(link, call) {
+            tracing::warn!(id, "a peer answered a call that it was not asked, or too late");
+            return;
+        }
+        let answer = match outcome {
+            Outcome::Answer { response, event } => Ok((response, event)),
+            Outcome::Failed(failure) => Err(self.far_failure(link, failure)),
+        };
+        self.complete(call, answer, now);
+    }
+
+    /// A peer says that a call takes longer.
+    pub(super) fn rpc_progress(&mut self, link: LinkId, id: u64, extend_ms: u64) {
+        if self.was_sent_over(link, CallId(id)) {
+            let by = Duration::from_millis(extend_ms).min(Duration::from_secs(120));
+            self.pending.extend(CallId(id), by);
+        }
+    }
+
+    /// A peer does not want the answer of its call any more.
+    pub(super) fn rpc_cancelled(&mut self, link: LinkId, id: u64, now: Duration) {
+        let call = self.links.get(&link).and_then(|link| link.calls.get(&id)).copied();
+        if let Some(call) = call {
+            self.abandon(call, now);
+            self.forget(call);
+        }
+    }
+
+    /// Gives a call its one outcome.
+    pub(super) fn complete(&mut self, id: CallId, answer: Answer, _now: Duration) {
+        let Some(call) = self.forget(id) else { return };
+        match call.origin {
+            Origin::Client { client, reply, request_id } => match answer {
+                Ok((response, event)) => {
+                    let event = event.map(|event| join(&[br#","event":"#, &event])).unwrap_or_default();
+                    let data = relay_data(request_id.as_ref(), &[br#""response":"#, &response, &event]);
+                    drop(response);
+                    self.answer(client, &reply, Ok(&data));
+                }
+                Err(failure) => self.answer(client, &reply, Err(&failure)),
+            },
+            Origin::Nobody { request_id } => {
+                if let Err(failure) = answer {
+                    self.emit("message_status", &message_status(&call.destination, request_id.as_ref(), &failure));
+                }
+            }
+            Origin::Link { link, id } => {
+                let outcome = match answer {
+                    Ok((response, event)) => Outcome::Answer { response, event },
+                    Err(failure) => Outcome::Failed(failure),
+                };
+                self.push_answer(link, id, outcome);
+            }
+        }
+    }
+
+    /// Tells whoever works on a call that its answer is not wanted.
+    pub(super) fn abandon(&mut self, id: CallId, _now: Duration) {
+        let Some(call) = self.pending.get(id) else { return };
+        match call.destination.clone() {
+            Destination::Session(_) => self.push_work(SessionWork::Drop(id)),
+            Destination::Link { link, session } => {
+                self.push_or_drop(link, Lane::Calls(session), LinkMessage::Cancel(id.0).encode());
+            }
+        }
+    }
+
+    /// In words, for messages.
+    pub(super) fn target_words(&self, destination: &Destination) -> String {
+        match destination {
+            Destination::Session(id) => format!("session {id} on this machine"),
+            Destination::Link { link, session } => match self.links.get(link).and_then(|l| self.peers.get(&l.peer)) {
+                Some(peer) => format!("session {session} on {}", peer.name),
+                None => format!("session {session}"),
+            },
+        }
+    }
+
+    /// A peer by petname or fingerprint.
+    pub fn find_peer(&self, text: &str) -> Option<Fingerprint> {
+        match text.parse::<Fingerprint>() {
+            Ok(fingerprint) => self.peers.contains_key(&fingerprint).then_some(fingerprint),
+            Err(_) => self.peers.iter().find(|(_, peer)| peer.name.as_str() == text).map(|(fingerprint, _)| *fingerprint),
+        }
+    }
+
+    fn route(&self, target: &str, peer: Option<&str>) -> Result<Destination, Failure> {
+        let not_found = || Failure::new(Code::SessionNotFound, format!("Session {target} not found")).delivered(false);
+        if let Some(text) = peer {
+            if text == self.me.host || text == self.me.fingerprint.to_string() {
+                let entry = self.local.get(target).ok_or_else(not_found)?;
+                return Ok(Destination::Session(entry.info.session_id.clone()));
+            }
+            let unknown = || {
+                Failure::new(Code::PeerNotFound, format!("Peer {text} not found")).delivered(false).hint("`pi-remote peers` lists them")
+            };
+            return self.route_to(self.find_peer(text).ok_or_else(unknown)?, target);
+        }
+        if let Some(entry) = self.local.get(target) {
+            return Ok(Destination::Session(entry.info.session_id.clone()));
+        }
+        match self.remote.peers(target) {
+            [peer] => self.route_to(*peer, target),
+            [] => match self.peers.values().find(|peer| peer.last_sessions.contains(target)) {
+                Some(peer) => Err(disconnected(peer, target)),
+                None => Err(not_found()),
+            },
+            several => {
+                let names: Vec<_> = several.iter().filter_map(|p| Some(self.peers.get(p)?.name.as_str())).collect();
+                let message = format!("Session {target} is on several peers: {}", names.join(", "));
+                Err(Failure::new(Code::SessionAmbiguous, message).delivered(false).hint("name the peer: PEER/SESSION"))
+            }
+        }
+    }
+
+    fn route_to(&self, peer: Fingerprint, target: &str) -> Result<Destination, Failure> {
+        let Some(peer) = self.peers.get(&peer) else {
+            return Err(Failure::new(Code::PeerNotFound, "No such peer").delivered(false));
+        };
+        let Some((id, link)) = peer.current.and_then(|id| Some((id, self.links.get(&id)?))) else {
+            return Err(disconnected(peer, target));
+        };
+        match link.sessions.get(target) {
+            Some(entry) => Ok(Destination::Link { link: id, session: entry.info.session_id.clone() }),
+            None => {
+                let message = format!("Session {target} not found on {}", peer.name);
+                Err(Failure::new(Code::SessionNotFound, message).delivered(false))
+            }
+        }
+    }
+
+    fn begin(&mut self, origin: Origin, destination: Destination, question: Question, now: Duration) -> Result<CallId, Failure> {
+        let bytes = question.command.len();
+        if self.pending.len() >= self.limits.calls || self.pending.bytes() + bytes > self.limits.budget {
+            return Err(Failure::new(Code::Overloaded, "Too many calls are in flight").delivered(false));
+        }
+        let timeout = question.timeout;
+        let client = match &origin {
+            Origin::Client { client, .. } => Some(*client),
+            Origin::Nobody { .. } | Origin::Link { .. } => None,
+        };
+        let call = Call { origin, destination: destination.clone(), deadline: now + timeout, timeout, bytes };
+        let id = self.pending.insert(call);
+        self.due(now + timeout);
+        let is_send = question.is_send();
+        let wait_turn_end = question.waits_for_turn_end();
+        match destination {
+            Destination::Session(session) => {
+                self.push_work(SessionWork::Call { call: id, session, command: question.command, is_send, wait_turn_end });
+            }
+            Destination::Link { link, session } => {
+                let rpc = LinkMessage::Rpc(Rpc {
+                    id: id.0,
+                    target: session.as_str().to_owned(),
+                    command: question.command,
+                    wait_until: question.wait_until,
+                    timeout_ms: Some(timeout.as_millis().try_into().unwrap_or(u64::MAX)),
+                });
+                if !self.push_to_link(link, Lane::Calls(session), rpc.encode()) {
+                    self.pending.remove(id);
+                    return Err(Failure::new(Code::Overloaded, "Too much waits for this peer already").delivered(false));
+                }
+            }
+        }
+        if let Some(client) = client.and_then(|client| self.clients.get_mut(&client)) {
+            client.calls.insert(id);
+            client.call_bytes += bytes;
+        }
+        Ok(id)
+    }
+
+    fn forget(&mut self, id: CallId) -> Option<Call> {
+        let call = self.pending.remove(id)?;
+        match &call.origin {
+            Origin::Client { client, .. } => {
+                if let Some(client) = self.clients.get_mut(client) {
+                    client.calls.remove(&id);
+                    client.call_bytes -= call.bytes;
+                    wake(&mut client.reader);
+                }
+            }
+            Origin::Link { link, id } => {
+                if let Some(link) = self.links.get_mut(link) {
+                    link.calls.remove(id);
+                    link.call_bytes -= call.bytes;
+                }
+            }
+            Origin::Nobody { .. } => {}
+        }
+        Some(call)
+    }
+
+    fn push_answer(&mut self, link: LinkId, id: u64, outcome: Outcome) {
+        let message = LinkMessage::RpcResponse { id, outcome }.encode();
+        if !self.push_to_link(link, Lane::Answer(id), message) {
+            let full = Failure::new(Code::Overloaded, "The answer has no room: earlier ones wait to be read").delivered(true);
+            let message = LinkMessage::RpcResponse { id, outcome: Outcome::Failed(full) }.encode();
+            self.push_or_drop(link, Lane::Answer(id), message);
+        }
+    }
+
+    fn was_sent_over(&self, over: LinkId, call: CallId) -> bool {
+        match self.pending.get(call).map(|call| &call.destination) {
+            Some(Destination::Link { link, .. }) => *link == over,
+            Some(Destination::Session(_)) | None => false,
+        }
+    }
+
+    /// A peer's failure as it is passed on: who said it, cut to length, and without a hint, since a
+    /// hint is a command that somebody may paste.
+    fn far_failure(&self, link: LinkId, failure: Failure) -> Failure {
+        let peer = self.links.get(&link).and_then(|link| self.peers.get(&link.peer));
+        let name = peer.map_or("the peer", |peer| peer.name.as_str());
+        let text: String = failure.message.chars().take(MAX_FAR_TEXT).collect();
+        Failure { message: format!("{name}: {text}"), hint: None, ..failure }
+    }
+}
+
+/// The failure of a call whose deadline has passed; its first words are the original's.
+pub(super) fn timed_out(call: &Call, target: &str) -> Failure {
+    Failure::new(Code::Timeout, format!("Error: Relay timeout after {}ms", call.timeout.as_millis()))
+        .hint(format!("{target} did not answer in time; it may still do what it was told"))
+        .delivered(true)
+}
+
+fn checked_head(command: &[u8]) -> Result<CommandHead, Failure> {
+    let invalid = |message: String| Failure::new(Code::InvalidRequest, message).delivered(false);
+    let text = std::str::from_utf8(command).map_err(|_| invalid("A command that is not UTF-8".into()))?;
+    let head = CommandHead::read(text).map_err(|error| invalid(format!("A command that is not JSON: {error}")))?;
+    if !head.is_object {
+        return Err(invalid("A command is a JSON object".into()));
+    }
+    if let Some(member) = &head.repeated {
+        return Err(invalid(format!("A command with the member {member} twice")));
+    }
+    if head.has_from {
+        return Err(invalid("A command may not bring a `from`".into()));
+    }
+    Ok(head)
+}
+
+fn disconnected(peer: &Peer, target: &str) -> Failure {
+    let failure = Failure::new(Code::PeerDisconnected, format!("Session {target} is on a disconnected peer")).delivered(false);
+    match &peer.why {
+        Some(why) => {
+            let hint = why.hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
+            failure.hint(format!("{}: {}{hint}", peer.name, why.message))
+        }
+        None => failure.hint(format!("`pi-remote peers show {}` tells more", peer.name)),
+    }
+}
+
+fn relay_data(request_id: Option<&Bytes>, members: &[&[u8]]) -> Bytes {
+    let mut parts: Vec<&[u8]> = vec![b"{"];
+    if let Some(id) = request_id {
+        parts.extend([br#""requestId":"#.as_slice(), id, b","]);
+    }
+    parts.extend(members);
+    parts.push(b"}");
+    join(&parts)
+}
+
+fn message_status(destination: &Destination, request_id: Option<&Bytes>, failure: &Failure) -> serde_json::Value {
+    let session: &SessionId = match destination {
+        Destination::Session(session) | Destination::Link { session, .. } => session,
+    };
+    let request_id: serde_json::Value = request_id.and_then(|id| serde_json::from_slice(id).ok()).unwrap_or_default();
+    json!({
+        "requestId": request_id, "sessionId": session, "status": "failed",
+        "code": failure.code, "error": failure.message, "delivered": failure.delivered,
+    })
+}

@@ -1,0 +1,137 @@
+//! Pinned peers: who there is, and what the dialler waits for.
+
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use super::roster::Entry;
+use super::{Peer, Relay};
+use crate::identity::Fingerprint;
+use crate::trust::Grant;
+use crate::wire::error::{Code, Failure};
+use crate::wire::ids::PeerName;
+use crate::wire::link::ByeReason;
+use crate::wire::session::Verb;
+
+/// What the relay knows of a peer beside its link.
+#[derive(Debug, Clone)]
+pub struct PeerFacts {
+    /// Why no link is up, where that is known.
+    pub why: Option<Failure>,
+    /// Its version, once it was seen.
+    pub version: Option<String>,
+    /// What this device may do there, as the peer said.
+    pub may_there: Vec<Verb>,
+}
+
+/// Whether the dialler is to try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dialling {
+    /// Yes, at the usual pace.
+    Wanted,
+    /// The peer refuses this device: seldom.
+    Refused,
+    /// The user cut the link: not until it is taken up again.
+    Removed,
+    /// The peer is not pinned any more.
+    Gone,
+}
+
+impl Relay {
+    /// A peer is pinned, or what is kept of it has changed.
+    pub fn set_peer(&mut self, fingerprint: Fingerprint, name: PeerName, grant: Grant, removed: bool) {
+        let host = name.to_string();
+        let fresh = || Peer {
+            name: name.clone(),
+            grant,
+            removed,
+            current: None,
+            why: None,
+            last_sessions: Default::default(),
+            version: None,
+            may_there: Vec::new(),
+            unlinked: None,
+            linked: Vec::new(),
+        };
+        let peer = self.peers.entry(fingerprint).or_insert_with(fresh);
+        (peer.grant, peer.removed) = (grant, removed);
+        if peer.name != name {
+            peer.name = name;
+            for link in self.links.values_mut().filter(|link| link.peer == fingerprint) {
+                for entry in link.sessions.values_mut() {
+                    *entry = Entry::new(entry.info.clone(), &host, true);
+                }
+            }
+        }
+    }
+
+    /// A peer is not trusted any more: its links are told and cut. Whether one was live.
+    pub fn unpin(&mut self, fingerprint: Fingerprint, now: Duration) -> bool {
+        let was_live = self.end_links_of(fingerprint, ByeReason::Unpaired, now);
+        if let Some(mut peer) = self.peers.remove(&fingerprint) {
+            super::queue::wake(&mut peer.unlinked);
+            peer.linked.into_iter().for_each(std::task::Waker::wake);
+        }
+        was_live
+    }
+
+    /// Cuts the links to a peer whose pin stays.
+    pub fn end_links_of(&mut self, fingerprint: Fingerprint, reason: ByeReason, now: Duration) -> bool {
+        let was_live = self.is_linked(fingerprint);
+        let ids: Vec<_> = self.links.iter().filter(|(_, link)| link.peer == fingerprint).map(|(id, _)| *id).collect();
+        for id in ids {
+            self.end_link(id, reason, now);
+        }
+        was_live
+    }
+
+    /// Whether a link to this peer is live.
+    pub fn is_linked(&self, fingerprint: Fingerprint) -> bool {
+        self.peers.get(&fingerprint).is_some_and(|peer| peer.current.is_some())
+    }
+
+    /// Whether the dialler is to try.
+    pub fn dialling(&self, fingerprint: Fingerprint) -> Dialling {
+        match self.peers.get(&fingerprint) {
+            None => Dialling::Gone,
+            Some(peer) if peer.removed => Dialling::Removed,
+            Some(peer) if peer.why.as_ref().is_some_and(|why| why.code == Code::NotPaired) => Dialling::Refused,
+            Some(_) => Dialling::Wanted,
+        }
+    }
+
+    /// An attempt to reach a peer failed.
+    pub fn set_why(&mut self, fingerprint: Fingerprint, why: Option<Failure>) {
+        if let Some(peer) = self.peers.get_mut(&fingerprint).filter(|peer| peer.current.is_none()) {
+            peer.why = why;
+        }
+    }
+
+    /// Ready while no link to this peer is live. For the one task that dials it.
+    pub fn poll_unlinked(&mut self, fingerprint: Fingerprint, cx: &mut Context<'_>) -> Poll<()> {
+        match self.peers.get_mut(&fingerprint).filter(|peer| peer.current.is_some()) {
+            Some(peer) => {
+                peer.unlinked = Some(cx.waker().clone());
+                Poll::Pending
+            }
+            None => Poll::Ready(()),
+        }
+    }
+
+    /// Ready once a link to this peer is live, or the peer is gone.
+    pub fn poll_linked(&mut self, fingerprint: Fingerprint, cx: &mut Context<'_>) -> Poll<()> {
+        match self.peers.get_mut(&fingerprint).filter(|peer| peer.current.is_none()) {
+            Some(peer) => {
+                peer.linked.retain(|waker| !waker.will_wake(cx.waker()));
+                peer.linked.push(cx.waker().clone());
+                Poll::Pending
+            }
+            None => Poll::Ready(()),
+        }
+    }
+
+    /// What is known of a peer beside its link.
+    pub fn peer_facts(&self, fingerprint: Fingerprint) -> Option<PeerFacts> {
+        let peer = self.peers.get(&fingerprint)?;
+        Some(PeerFacts { why: peer.why.clone(), version: peer.version.clone(), may_there: peer.may_there.clone() })
+    }
+}

@@ -1,0 +1,129 @@
+//! The machine's own sessions as the relay sees them, and what it wants of them.
+
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::json;
+
+use super::pending::{CallId, Destination};
+use super::queue::{Lane, wake};
+use super::roster::{self, Entry};
+use super::{LinkId, Relay};
+use crate::trust::Verdict;
+use crate::wire::control::event_line;
+use crate::wire::error::{Code, Failure};
+use crate::wire::ids::SessionId;
+use crate::wire::link::{LinkMessage, SessionInfo};
+use crate::wire::session::Verb;
+
+/// What the session wing is to do next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionWork {
+    /// Ask a session.
+    Call {
+        /// Names the call in [`Relay::session_answered`].
+        call: CallId,
+        /// Which session.
+        session: SessionId,
+        /// The command, byte for byte.
+        command: Bytes,
+        /// Whether it is a `send`, whose order counts.
+        is_send: bool,
+        /// Whether the end of the turn is waited for.
+        wait_turn_end: bool,
+    },
+    /// Nobody wants this call's answer any more: let go of its connection.
+    Drop(CallId),
+}
+
+impl Relay {
+    /// A session of this machine appeared.
+    pub fn session_added(&mut self, info: SessionInfo) {
+        let entry = Entry::new(info, &self.me.host, false);
+        self.emit_line(event_line("session_added", &entry.view));
+        self.tell_links(&entry.info, &LinkMessage::SessionAdded(entry.info.clone()));
+        self.local.insert(entry.info.session_id.clone(), entry);
+    }
+
+    /// A session of this machine has another name or other aliases.
+    pub fn session_renamed(&mut self, info: SessionInfo) {
+        if !self.local.contains_key(&info.session_id) {
+            return self.session_added(info);
+        }
+        let entry = Entry::new(info, &self.me.host, false);
+        self.emit_line(event_line("session_renamed", &entry.view));
+        self.tell_links(&entry.info, &LinkMessage::SessionRenamed(entry.info.clone()));
+        self.local.insert(entry.info.session_id.clone(), entry);
+    }
+
+    /// A session of this machine is gone; what it was asked fails, and its connections are let go.
+    pub fn session_removed(&mut self, id: &SessionId, now: Duration) {
+        let Some(entry) = self.local.remove(id) else { return };
+        self.emit("session_removed", &json!({"sessionId": id, "host": self.me.host, "isRemote": false}));
+        self.tell_links(&entry.info, &LinkMessage::SessionRemoved(id.clone()));
+        let asked = Destination::Session(id.clone());
+        for call in self.pending.matching(|call| call.destination == asked) {
+            self.abandon(call, now);
+            let gone = Failure::new(Code::SessionRefused, format!("Session {id} ended before it answered")).delivered(true);
+            self.complete(call, Err(gone), now);
+        }
+    }
+
+    /// How many sessions this machine has.
+    pub fn local_session_count(&self) -> usize {
+        self.local.len()
+    }
+
+    /// Data of `list_sessions`: local ones first, then those of connected peers by petname.
+    pub fn list_sessions(&self) -> Vec<u8> {
+        let mut linked: Vec<_> = self.peers.values().filter_map(|p| Some((&p.name, p.current?))).collect();
+        linked.sort_unstable();
+        let remote = linked.iter().filter_map(|(_, link)| self.links.get(link)).map(|link| &link.sessions);
+        roster::list(&self.local, remote)
+    }
+
+    /// The next thing for the session wing to do.
+    pub fn poll_work(&mut self, cx: &mut Context<'_>) -> Poll<SessionWork> {
+        match self.work.pop_front() {
+            Some(work) => Poll::Ready(work),
+            None => {
+                self.work_waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    /// A session has answered a call, or could not be asked.
+    pub fn session_answered(&mut self, call: CallId, answer: Result<(Bytes, Option<Bytes>), Failure>, now: Duration) {
+        let asked = self.pending.get(call).map(|c| &c.destination);
+        if matches!(asked, Some(Destination::Session(_))) {
+            self.complete(call, answer, now);
+        }
+    }
+
+    pub(super) fn push_work(&mut self, work: SessionWork) {
+        self.work.push_back(work);
+        wake(&mut self.work_waker);
+    }
+
+    /// The sessions that the peer of a link may list.
+    pub(super) fn visible_sessions(&self, link: LinkId) -> Vec<SessionInfo> {
+        let Some(link) = self.links.get(&link) else { return Vec::new() };
+        let visible = |entry: &&Entry| self.verdict(link.peer, Some(Verb::List), &entry.info) == Verdict::Allow;
+        self.local.values().filter(visible).map(|entry| entry.info.clone()).collect()
+    }
+
+    fn tell_links(&mut self, session: &SessionInfo, message: &LinkMessage) {
+        let greeted: Vec<_> = self.links.iter().filter(|(_, l)| l.greeted).map(|(id, l)| (*id, l.peer)).collect();
+        if greeted.is_empty() {
+            return;
+        }
+        let message = message.encode();
+        for (id, peer) in greeted {
+            if self.verdict(peer, Some(Verb::List), session) == Verdict::Allow {
+                self.push_or_drop(id, Lane::State, message.clone());
+            }
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! `peers.json`: the pinned peers. What is on disk and what is in memory never differ: a change is
+//! written first and believed afterwards.
+
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use super::policy::Grant;
+use crate::clock::rfc3339;
+use crate::identity::Fingerprint;
+use crate::state_dir::StateDir;
+use crate::wire::error::{Code, Failure};
+use crate::wire::ids::PeerName;
+use crate::wire::link::MAX_ADDRESSES;
+
+const FILE: &str = "peers.json";
+const MAX_FILE: usize = 4 * 1024 * 1024;
+/// Most peers that a device pins.
+pub const MAX_PEERS: usize = 1000;
+
+/// Where an address of a peer comes from; what is more certain is forgotten later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AddressSource {
+    /// The peer said so on an authenticated link.
+    Hello,
+    /// The peer was seen there.
+    Seen,
+    /// It was in the ticket that paired the two.
+    Ticket,
+    /// The user gave it.
+    User,
+}
+
+/// An address at which a peer may be reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Address {
+    /// `host:port`, IPv6 in brackets.
+    pub address: String,
+    /// Where it comes from.
+    pub source: AddressSource,
+}
+
+/// A pinned peer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Peer {
+    /// What this device calls it.
+    pub name: PeerName,
+    /// Who it is.
+    pub fingerprint: Fingerprint,
+    /// Where it is dialled.
+    pub addresses: Vec<Address>,
+    /// What it may do here.
+    #[serde(default)]
+    pub grant: Grant,
+    /// When it was paired, RFC 3339.
+    pub paired_at: String,
+    /// How: `ticket`, or `code` in time.
+    pub paired_via: String,
+    /// When a link was last up, RFC 3339.
+    #[serde(default)]
+    pub last_seen: Option<String>,
+    /// Its version, once it was seen.
+    #[serde(default)]
+    pub version: Option<String>,
+    /// The user cut the link (`remove_peer`); none is dialled or taken until `add_peer`.
+    #[serde(default)]
+    pub removed: bool,
+}
+
+/// What pairing has found out about a peer.
+#[derive(Debug, Clone)]
+pub struct NewPeer {
+    /// Who it is; proven.
+    pub fingerprint: Fingerprint,
+    /// The petname that the user gave.
+    pub petname: Option<PeerName>,
+    /// What it calls itself.
+    pub suggested: PeerName,
+    /// The peer whose petname, grant and addresses it takes over.
+    pub replaces: Option<Fingerprint>,
+    /// Where it can be reached.
+    pub addresses: Vec<Address>,
+    /// What it may do here.
+    pub grant: Grant,
+    /// How it was paired.
+    pub via: &'static str,
+}
+
+/// The pinned peers, on disk and in memory.
+#[derive(Debug)]
+pub struct Store {
+    dir: StateDir,
+    peers: Vec<Peer>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct File {
+    version: u32,
+    peers: Vec<Peer>,
+}
+
+impl Store {
+    /// Reads the pins.
+    ///
+    /// # Errors
+    /// When the file is open to others, unreadable, or not what this program wrote.
+    pub fn load(dir: StateDir) -> Result<Self, Failure> {
+        let Some(bytes) = dir.read_secret(FILE, MAX_FILE)? else { return Ok(Self { dir, peers: Vec::new() }) };
+        let path = dir.join(FILE);
+        let broken = |what: String| {
+            Failure::new(Code::Io, format!("{}: {what}", path.display()))
+                .hint("restore the file from a backup, or move it away and pair again")
+        };
+        let file: File = serde_json::from_slice(&bytes).map_err(|error| broken(error.to_string()))?;
+        if file.version != 1 {
+            return Err(broken(format!("version {} is not known to this program", file.version)));
+        }
+        for (n, peer) in file.peers.iter().enumerate() {
+            if file.peers.iter().skip(n + 1).any(|other| other.fingerprint == peer.fingerprint || other.name == peer.name) {
+                return Err(broken(format!("{} stands there twice", peer.name)));
+            }
+        }
+        Ok(Self { dir, peers: file.peers })
+    }
+
+    /// Every pinned peer, by name.
+    pub fn peers(&self) -> &[Peer] {
+        &self.peers
+    }
+
+    /// A peer by fingerprint.
+    pub fn get(&self, fingerprint: Fingerprint) -> Option<&Peer> {
+        self.peers.iter().find(|peer| peer.fingerprint == fingerprint)
+    }
+
+    /// A peer by petname or full fingerprint.
+    ///
+    /// # Errors
+    /// `peer_not_found`.
+    pub fn find(&self, text: &str) -> Result<&Peer, Failure> {
+        let wanted = text.parse::<Fingerprint>().ok();
+        self.peers.iter().find(|peer| Some(peer.fingerprint) == wanted || peer.name.as_str() == text).ok_or_else(|| {
+            Failure::new(Code::PeerNotFound, format!("Peer {text} not found")).hint("`pi-remote peers` lists them")
+        })
+    }
+
+    /// The petname under which a new peer would be pinned.
+    ///
+    /// # Errors
+    /// `name_taken` when the user gave a petname that another peer has.
+    pub fn petname_for(&self, new: &NewPeer) -> Result<PeerName, Failure> {
+        let own = |peer: &&Peer| peer.fingerprint == new.fingerprint || Some(peer.fingerprint) == new.replaces;
+        let kept = self.peers.iter().find(|peer| Some(peer.fingerprint) == new.replaces);
+        let kept = kept.or_else(|| self.get(new.fingerprint)).map(|peer| peer.name.clone());
+        let is_taken = |name: &PeerName| self.peers.iter().any(|peer| peer.name == *name && !own(&peer));
+        match new.petname.clone().or(kept) {
+            Some(name) if is_taken(&name) => Err(name_taken(&name)),
+            Some(name) => Ok(name),
+            None => {
+                let numbered = (2..).map(|number| new.suggested.numbered(number));
+                let free = std::iter::once(new.suggested.clone()).chain(numbered).find(|name| !is_taken(name));
+                free.ok_or_else(|| name_taken(&new.suggested))
+            }
+        }
+    }
+
+    /// Pins a peer whose key was proven. Pairing again keeps what is there and never widens it.
+    ///
+    /// # Errors
+    /// `name_taken`, `overloaded` with too many peers, or the disk's; nothing is pinned then.
+    pub fn pin(&mut self, new: NewPeer, at: SystemTime) -> Result<Peer, Failure> {
+        let name = self.petname_for(&new)?;
+        let before = self.get(new.replaces.unwrap_or(new.fingerprint)).or_else(|| self.get(new.fingerprint));
+        let mut peer = Peer {
+            name,
+            fingerprint: new.fingerprint,
+            addresses: new.addresses,
+            grant: before.map_or(new.grant, |before| before.grant),
+            paired_at: rfc3339(at),
+            paired_via: new.via.to_owned(),
+            last_seen: None,
+            version: None,
+            removed: false,
+        };
+        for address in before.map(|before| before.addresses.as_slice()).unwrap_or_default() {
+            add_address(&mut peer.addresses, address.clone());
+        }
+        let mut peers = self.peers.clone();
+        peers.retain(|p| p.fingerprint != new.fingerprint && Some(p.fingerprint) != new.replaces);
+        if peers.len() >= MAX_PEERS {
+            return Err(Failure::new(Code::Overloaded, format!("More than {MAX_PEERS} peers")).hint("`pi-remote unpair` those you do not use"));
+        }
+        peers.push(peer.clone());
+        self.save(peers)?;
+        Ok(peer)
+    }
+
+    /// Takes a pin away.
+    ///
+    /// # Errors
+    /// The disk's; the pin stays then.
+    pub fn unpin(&mut self, fingerprint: Fingerprint) -> Result<(), Failure> {
+        let mut peers = self.peers.clone();
+        peers.retain(|peer| peer.fingerprint != fingerprint);
+        self.save(peers)
+    }
+
+    /// Changes what is kept of a peer.
+    ///
+    /// # Errors
+    /// `peer_not_found`, `name_taken`, or the disk's; nothing is changed then.
+    pub fn update(&mut self, fingerprint: Fingerprint, change: impl FnOnce(&mut Peer)) -> Result<Peer, Failure> {
+        let mut peers = self.peers.clone();
+        let Some(peer) = peers.iter_mut().find(|peer| peer.fingerprint == fingerprint) else {
+            return Err(Failure::new(Code::PeerNotFound, format!("Peer {fingerprint} not found")));
+        };
+        change(peer);
+        let changed = peer.clone();
+        if peers.iter().any(|peer| peer.name == changed.name && peer.fingerprint != fingerprint) {
+            return Err(name_taken(&changed.name));
+        }
+        if self.get(fingerprint) != Some(&changed) {
+            self.save(peers)?;
+        }
+        Ok(changed)
+    }
+
+    fn save(&mut self, mut peers: Vec<Peer>) -> Result<(), Failure> {
+        peers.sort_by(|a, b| a.name.cmp(&b.name));
+        let file = File { version: 1, peers };
+        let mut json = serde_json::to_vec_pretty(&file).map_err(|e| Failure::new(Code::Internal, e.to_string()))?;
+        json.push(b'\n');
+        self.dir.write_atomic(FILE, &json)?;
+        self.peers = file.peers;
+        Ok(())
+    }
+}
+
+/// Puts an address in front, or notes its better source; the least certain of too many goes.
+pub fn add_address(addresses: &mut Vec<Address>, new: Address) {
+    if let Some(known) = addresses.iter_mut().find(|known| known.address == new.address) {
+        known.source = known.source.max(new.source);
+        return;
+    }
+    if addresses.len() >= MAX_ADDRESSES {
+        let least = addresses.iter().map(|a| a.source).min().unwrap_or(AddressSource::User);
+        if least > new.source {
+            return;
+        }
+        if let Some(at) = addresses.iter().position(|a| a.source == least) {
+            addresses.remove(at);
+        }
+    }
+    addresses.push(new);
+}
+
+fn name_taken(name: &PeerName) -> Failure {
+    Failure::new(Code::NameTaken, format!("Another peer is called {name}"))
+        .hint(format!("choose another with --as, or rename that one: `pi-remote peers rename {name} NEW`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(&dir.path().join("s")).unwrap();
+        (dir, Store::load(state).unwrap())
+    }
+
+    fn new(byte: u8, suggested: &str) -> NewPeer {
+        NewPeer {
+            fingerprint: Fingerprint::from_bytes([byte; 32]),
+            petname: None,
+            suggested: PeerName::suggested(suggested),
+            replaces: None,
+            addresses: vec![],
+            grant: Grant::Full,
+            via: "ticket",
+        }
+    }
+
+    #[test]
+    fn what_was_pinned_is_there_after_a_restart() {
+        let (_dir, mut store) = store();
+        let peer = store.pin(new(1, "desktop"), SystemTime::UNIX_EPOCH).unwrap();
+        let again = Store::load(store.dir.clone()).unwrap();
+        assert_eq!(again.peers(), [peer]);
+        let mode = std::fs::metadata(store.dir.join(FILE)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_suggested_name_that_is_taken_gets_a_number_and_a_given_one_is_refused() {
+        let (_dir, mut store) = store();
+        store.pin(new(1, "pi"), SystemTime::UNIX_EPOCH).unwrap();
+        assert_eq!(store.pin(new(2, "pi"), SystemTime::UNIX_EPOCH).unwrap().name.as_str(), "pi-2");
+        let given = NewPeer { petname: Some("pi".parse().unwrap()), ..new(3, "x") };
+        assert_eq!(store.pin(given, SystemTime::UNIX_EPOCH).unwrap_err().code, Code::NameTaken);
+        assert_eq!(store.peers().len(), 2);
+    }
+
+    #[test]
+    fn pairing_again_keeps_the_name_and_replacing_moves_it_to_the_new_key() {
+        let (_dir, mut store) = store();
+        store.pin(new(1, "pi"), SystemTime::UNIX_EPOCH).unwrap();
+        assert_eq!(store.pin(new(1, "other"), SystemTime::UNIX_EPOCH).unwrap().name.as_str(), "pi");
+        let replacing = NewPeer { replaces: Some(Fingerprint::from_bytes([1; 32])), ..new(2, "other") };
+        assert_eq!(store.pin(replacing, SystemTime::UNIX_EPOCH).unwrap().name.as_str(), "pi");
+        assert!(store.get(Fingerprint::from_bytes([1; 32])).is_none(), "the old pin is dropped");
+    }
+
+    #[test]
+    fn addresses_are_bounded_and_the_least_certain_goes_first() {
+        let mut addresses = Vec::new();
+        let address = |n: usize, source| Address { address: format!("192.0.2.{n}:7433"), source };
+        add_address(&mut addresses, address(0, AddressSource::User));
+        for n in 1..20 {
+            add_address(&mut addresses, address(n, AddressSource::Hello));
+        }
+        assert_eq!(addresses.len(), MAX_ADDRESSES);
+        assert_eq!(addresses[0].address, "192.0.2.0:7433");
+        assert_eq!(addresses[7].address, "192.0.2.19:7433");
+    }
+
+    #[test]
+    fn a_broken_file_is_named_and_left_alone() {
+        let (_dir, mut store) = store();
+        store.pin(new(1, "a"), SystemTime::UNIX_EPOCH).unwrap();
+        store.dir.write_atomic(FILE, b"{\"version\":1,\"peers\":[{}]}").unwrap();
+        let failure = Store::load(store.dir.clone()).unwrap_err();
+        assert!(failure.message.contains("peers.json") && failure.hint.is_some(), "{failure:?}");
+    }
+}

@@ -1,0 +1,292 @@
+//! Requests of the control socket, read with an answer of its own for each fault.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::control::{PairJoin, PairOffer, Relay, ReplyTo};
+use super::error::{Code, Failure};
+use super::link::WaitUntil;
+
+/// What a client of the control socket asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// How the daemon is.
+    Status,
+    /// Every session, here and on connected peers.
+    ListSessions,
+    /// A command for a session.
+    Relay(Relay),
+    /// Events, for as long as the connection lives.
+    Subscribe,
+    /// Link to the pinned peer at an address.
+    AddPeer {
+        /// A petname, a host, or `host:port`.
+        host: String,
+        /// The port, where `host` has none.
+        port: Option<u64>,
+    },
+    /// Cut the link to a peer and take none until it is added again.
+    RemovePeer {
+        /// A petname, a host, or `host:port`.
+        host: String,
+    },
+    /// Machines on the tailnet.
+    ListTailscale,
+    /// The original's way to start the daemon.
+    StartDaemon,
+    /// Stop the daemon.
+    Kill,
+    /// Look at sessions and peers anew.
+    Refresh,
+    /// This device's name and fingerprint; with a name, the new one.
+    Identity {
+        /// What it suggests that others call it.
+        name: Option<String>,
+    },
+    /// Every pinned peer.
+    Peers,
+    /// Another petname.
+    PeerRename {
+        /// Petname or fingerprint.
+        peer: String,
+        /// The new petname.
+        name: String,
+    },
+    /// Addresses that the user gives or takes.
+    PeerAddress {
+        /// Petname or fingerprint.
+        peer: String,
+        /// To add, each `host:port`.
+        add: Vec<String>,
+        /// To take away.
+        remove: Vec<String>,
+    },
+    /// Trust a peer no more.
+    Unpair {
+        /// Petname or fingerprint.
+        peer: String,
+    },
+    /// Check pins, files and live links.
+    VerifyPeers,
+    /// Open a pairing window.
+    PairOffer(PairOffer),
+    /// Pair with who offers.
+    PairJoin(PairJoin),
+    /// Close the window that this connection opened.
+    PairCancel,
+}
+
+/// The members of all requests, as they stand on the wire.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Wire<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Option<&'a RawValue>,
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    target_session_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    rpc_command: Option<&'a RawValue>,
+    #[serde(borrow)]
+    request_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    fire_and_forget: Option<&'a RawValue>,
+    #[serde(borrow)]
+    wait_until: Option<&'a RawValue>,
+    #[serde(borrow)]
+    timeout_ms: Option<&'a RawValue>,
+    #[serde(borrow)]
+    peer: Option<&'a RawValue>,
+    #[serde(borrow)]
+    host: Option<&'a RawValue>,
+    #[serde(borrow)]
+    port: Option<&'a RawValue>,
+    #[serde(borrow)]
+    name: Option<&'a RawValue>,
+    #[serde(borrow)]
+    add: Option<&'a RawValue>,
+    #[serde(borrow)]
+    remove: Option<&'a RawValue>,
+}
+
+impl Request {
+    /// Reads a line. What can be echoed of it comes back even when the rest makes no sense.
+    pub fn read(line: &Bytes) -> (ReplyTo, Result<Self, Failure>) {
+        let text = match std::str::from_utf8(line) {
+            Ok(text) => text.trim(),
+            Err(_) => return (unknown_reply(), Err(Failure::new(Code::InvalidRequest, "Invalid JSON"))),
+        };
+        // Only an object can carry a type; other JSON is answered as the original does.
+        if !text.starts_with('{') {
+            return match serde_json::from_str::<serde::de::IgnoredAny>(text) {
+                Ok(_) => (ReplyTo::default(), Err(unknown_command())),
+                Err(_) => (unknown_reply(), Err(Failure::new(Code::InvalidRequest, "Invalid JSON"))),
+            };
+        }
+        match serde_json::from_str::<Wire<'_>>(text) {
+            Ok(wire) => {
+                let kind: Option<Cow<'_, str>> = wire.kind.and_then(|raw| serde_json::from_str(raw.get()).ok());
+                let id = wire.id.filter(|raw| raw.get().starts_with('"')).map(|raw| slice(line, raw));
+                let reply = ReplyTo { command: kind.as_deref().map(str::to_owned), id };
+                (reply, Self::of_kind(kind.as_deref(), &wire, line, text))
+            }
+            Err(error) if error.is_data() => {
+                let failure = Failure::new(Code::InvalidRequest, format!("Invalid request: {error}"));
+                (unknown_reply(), Err(failure))
+            }
+            Err(_) => (unknown_reply(), Err(Failure::new(Code::InvalidRequest, "Invalid JSON"))),
+        }
+    }
+
+    fn of_kind(kind: Option<&str>, wire: &Wire<'_>, line: &Bytes, text: &str) -> Result<Self, Failure> {
+        Ok(match kind {
+            Some("status") => Self::Status,
+            Some("list_sessions") => Self::ListSessions,
+            Some("relay") => Self::Relay(relay(wire, line)?),
+            Some("subscribe") => Self::Subscribe,
+            Some("add_peer") => Self::AddPeer { host: required(wire.host, "host")?, port: optional(wire.port, "port")? },
+            Some("remove_peer") => Self::RemovePeer { host: required(wire.host, "host")? },
+            Some("list_tailscale") => Self::ListTailscale,
+            Some("/start-daemon") => Self::StartDaemon,
+            Some("/kill-daemon" | "kill") => Self::Kill,
+            Some("/refresh-daemon") => Self::Refresh,
+            Some("identity") => Self::Identity { name: optional(wire.name, "name")? },
+            Some("peers") => Self::Peers,
+            Some("peer_rename") => {
+                Self::PeerRename { peer: required(wire.peer, "peer")?, name: required(wire.name, "name")? }
+            }
+            Some("peer_address") => Self::PeerAddress {
+                peer: required(wire.peer, "peer")?,
+                add: optional(wire.add, "add")?.unwrap_or_default(),
+                remove: optional(wire.remove, "remove")?.unwrap_or_default(),
+            },
+            Some("unpair") => Self::Unpair { peer: required(wire.peer, "peer")? },
+            Some("verify_peers") => Self::VerifyPeers,
+            Some("pair_offer") => Self::PairOffer(whole(text)?),
+            Some("pair_join") => Self::PairJoin(whole(text)?),
+            Some("pair_cancel") => Self::PairCancel,
+            Some(_) | None => return Err(unknown_command()),
+        })
+    }
+}
+
+fn relay(wire: &Wire<'_>, line: &Bytes) -> Result<Relay, Failure> {
+    // The original names the missing or odd target in the words of its own language.
+    let target = match wire.target_session_id {
+        None => return Err(Failure::new(Code::InvalidRequest, "Session undefined not found").hint("relay needs targetSessionId")),
+        Some(raw) => serde_json::from_str(raw.get()).unwrap_or_else(|_| raw.get().to_owned()),
+    };
+    let command = wire.rpc_command.ok_or_else(|| missing("rpcCommand"))?;
+    Ok(Relay {
+        target,
+        command: slice(line, command),
+        request_id: wire.request_id.map(|raw| slice(line, raw)),
+        fire_and_forget: wire.fire_and_forget.is_some_and(|raw| raw.get() == "true"),
+        peer: optional(wire.peer, "peer")?,
+        wait_until: optional::<WaitUntil>(wire.wait_until, "waitUntil")?,
+        timeout_ms: optional::<u64>(wire.timeout_ms, "timeoutMs")?,
+    })
+}
+
+fn slice(line: &Bytes, raw: &RawValue) -> Bytes {
+    line.slice_ref(raw.get().as_bytes())
+}
+
+fn required<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>, member: &str) -> Result<T, Failure> {
+    optional(raw, member)?.ok_or_else(|| missing(member))
+}
+
+fn optional<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>, member: &str) -> Result<Option<T>, Failure> {
+    let Some(raw) = raw.filter(|raw| raw.get() != "null") else { return Ok(None) };
+    serde_json::from_str(raw.get())
+        .map(Some)
+        .map_err(|error| Failure::new(Code::InvalidRequest, format!("{member} is not what it should be: {error}")))
+}
+
+fn whole<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Failure> {
+    // The text is not repeated in the failure: it may hold a secret.
+    serde_json::from_str(text).map_err(|_| Failure::new(Code::InvalidRequest, "A member is missing or of the wrong type"))
+}
+
+fn missing(member: &str) -> Failure {
+    Failure::new(Code::InvalidRequest, format!("{member} is missing"))
+}
+
+fn unknown_command() -> Failure {
+    Failure::new(Code::UnknownCommand, "Unknown command")
+}
+
+fn unknown_reply() -> ReplyTo {
+    ReplyTo { command: Some("unknown".into()), id: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read(text: &str) -> (ReplyTo, Result<Request, Failure>) {
+        Request::read(&Bytes::from(text.to_owned()))
+    }
+
+    #[test]
+    fn what_is_no_request_is_answered_in_the_originals_words() {
+        for (text, command, error) in [
+            ("not json", Some("unknown"), "Invalid JSON"),
+            ("{\"type\":", Some("unknown"), "Invalid JSON"),
+            ("[]", None, "Unknown command"),
+            ("null", None, "Unknown command"),
+            (r#"{"notype":1}"#, None, "Unknown command"),
+            (r#"{"type":5}"#, None, "Unknown command"),
+            (r#"{"type":"bogus"}"#, Some("bogus"), "Unknown command"),
+            (r#"{"type":"relay"}"#, Some("relay"), "Session undefined not found"),
+        ] {
+            let (reply, request) = read(text);
+            assert_eq!((reply.command.as_deref(), request.unwrap_err().message.as_str()), (command, error), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_relay_keeps_its_command_and_ids_byte_for_byte() {
+        let (reply, request) = read(r#"{"type":"relay","id":"a","targetSessionId":"s","requestId": 1.0 ,"rpcCommand":{ "type" : "x" }}"#);
+        assert_eq!(reply.id.unwrap(), "\"a\"");
+        let Request::Relay(relay) = request.unwrap() else { panic!("not a relay") };
+        assert_eq!((relay.command, relay.request_id.unwrap()), (r#"{ "type" : "x" }"#.into(), "1.0".into()));
+    }
+
+    #[test]
+    fn only_a_string_id_is_echoed() {
+        assert_eq!(read(r#"{"type":"status","id":5}"#).0.id, None);
+    }
+
+    #[test]
+    fn members_of_the_wrong_type_are_named() {
+        for (text, member) in [
+            (r#"{"type":"add_peer"}"#, "host"),
+            (r#"{"type":"add_peer","host":5}"#, "host"),
+            (r#"{"type":"relay","targetSessionId":"s"}"#, "rpcCommand"),
+            (r#"{"type":"relay","targetSessionId":"s","rpcCommand":{},"waitUntil":"later"}"#, "waitUntil"),
+            (r#"{"type":"relay","targetSessionId":"s","rpcCommand":{},"timeoutMs":-1}"#, "timeoutMs"),
+        ] {
+            let failure = read(text).1.unwrap_err();
+            assert!(failure.code == Code::InvalidRequest && failure.message.contains(member), "{text}: {failure}");
+        }
+    }
+
+    #[test]
+    fn a_ticket_is_never_repeated_in_a_failure() {
+        let failure = read(r#"{"type":"pair_join","ticket":["pir1secret"]}"#).1.unwrap_err();
+        assert!(!failure.message.contains("secret"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_line_makes_it_panic(text in "\\PC{0,80}") {
+            let _ = read(&text);
+        }
+    }
+}
