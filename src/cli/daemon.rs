@@ -18,6 +18,7 @@ use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use super::output::Output;
 use super::{Context, Error};
+use crate::clock::Clock;
 use crate::config::{Flags, ListenAddr, Settings};
 use crate::control::client::Client;
 use crate::daemon::{self, Options, Ready};
@@ -78,6 +79,7 @@ pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
     let options = Options {
         dir,
         settings,
+        clock: Clock::system(),
         shutdown: Box::pin(async {
             let _ = first.await;
         }),

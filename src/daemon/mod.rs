@@ -1,11 +1,48 @@
 //! Wires the wings together.
 
-use std::future::Future;
-use std::pin::Pin;
+mod addresses;
+mod book;
+mod office;
+mod offers;
+mod sessions;
+mod views;
 
-use crate::config::Settings;
+use std::future::{Future, poll_fn};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use tokio::net::UnixListener;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::clock::Clock;
+use crate::config::{ListenAddr, Settings};
+use crate::control::server as control;
+use crate::identity::{DeviceKey, random};
+use crate::link::admission::{Admission, Bounds};
+use crate::link::dialer::Dialer;
+use crate::link::listener::{Door, Port, serve};
+use crate::link::tls::{Expect, Gate, Pins, TlsIdentity};
+use crate::link::{self};
+use crate::relay::{Limits, Me, Relay, Shared};
+use crate::session::names::Names;
+use crate::session::watch::{RESCAN_EVERY, Watch};
 use crate::state_dir::StateDir;
+use crate::trust::Store;
 use crate::wire::Failure;
+use crate::wire::link::Hello;
+use book::Book;
+use office::Office;
+use offers::Offers;
+
+/// How long links and clients may take to end when the daemon does.
+const STOPPING: Duration = Duration::from_millis(1500);
+/// How often this machine's own addresses are looked at.
+const ADDRESSES_EVERY: Duration = Duration::from_secs(60);
 
 /// What a daemon is started with.
 pub struct Options {
@@ -13,6 +50,8 @@ pub struct Options {
     pub dir: StateDir,
     /// How it is set.
     pub settings: Settings,
+    /// Its time.
+    pub clock: Clock,
     /// Resolves when it is to stop.
     pub shutdown: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// Called once it answers.
@@ -26,15 +65,196 @@ pub struct Ready {
     pub fingerprint: String,
     /// The path of the control socket.
     pub socket: String,
-    /// Addresses for peers, `addr:port`.
+    /// Addresses for peers, `addr:port`; taken from the start, listened on once something is paired.
     pub listen: Vec<String>,
 }
 
-/// Runs a daemon until `shutdown` resolves.
+/// Runs a daemon until `shutdown` resolves or a client stops it.
 ///
 /// # Errors
-/// When it cannot start.
+/// When it cannot start: another runs, the state directory is not closed, a port is taken.
 pub async fn run(options: Options) -> Result<(), Failure> {
-    options.shutdown.await;
+    let Options { dir, settings, clock, shutdown, on_ready } = options;
+    let _lock = dir.lock()?;
+    let key = DeviceKey::load_or_create(&dir)?;
+    let store = Store::load(dir.clone())?;
+    let ports = reserve(&settings)?;
+    let control_socket = control_listener(&dir)?;
+    dir.write_pid()?;
+
+    let bound: Vec<SocketAddr> = ports.iter().map(Port::address).collect();
+    let relay = Shared::new(Relay::new(me(&key, &settings, &bound)?, Limits::for_messages_of(settings.message_limit.value)));
+    let pins = Pins::default();
+    let (wanted, is_wanted) = watch::channel(false);
+    let book = Arc::new(Book::new(store, pins.clone(), relay.clone(), clock.clone(), wanted));
+    book.publish();
+    let context =
+        link::Context { relay: relay.clone(), clock: clock.clone(), tls: TlsIdentity::new(&key)?, keeper: book.clone() };
+    let dialer = Dialer::new(context.clone());
+    let admission = Admission::new(Bounds::default());
+    let listening = Arc::new(AtomicUsize::new(0));
+    let own_spki: Arc<[u8]> = key.spki().into();
+    let offers = Arc::new(Offers::new(Arc::clone(&book), context.clone(), dialer.clone(), key.fingerprint(), bound.clone()));
+    let gate = Gate {
+        pins,
+        window: {
+            let offers = Arc::clone(&offers);
+            Arc::new(move || offers.is_open().then_some(Expect::AnyoneElse))
+        },
+    };
+    let door = Door {
+        context: context.clone(),
+        gate,
+        admission: admission.clone(),
+        desk: offers.clone(),
+        own_spki: Arc::clone(&own_spki),
+        listening: Arc::clone(&listening),
+    };
+    let (session_watch, watched) =
+        Watch::new(dir.path().to_path_buf(), Names::new(sessions::NameDir(dir.clone())), RESCAN_EVERY);
+    let stop = Arc::new(Notify::new());
+    let office = Arc::new(Office {
+        dir: dir.clone(),
+        key,
+        settings,
+        context: context.clone(),
+        book: Arc::clone(&book),
+        offers,
+        dialer: dialer.clone(),
+        admission,
+        listening,
+        ports: bound.clone(),
+        watched: watched.clone(),
+        stop: Arc::clone(&stop),
+        started: clock.now(),
+    });
+
+    let mut wings = JoinSet::new();
+    wings.spawn(keep_time(relay.clone(), clock.clone()));
+    wings.spawn(sessions::work(relay.clone(), clock.clone(), dir.clone(), watched.clone()));
+    wings.spawn(session_watch.run(sessions::report(relay.clone(), clock.clone())));
+    for port in ports {
+        wings.spawn(serve(port, is_wanted.clone(), door.clone()));
+    }
+    wings.spawn(keep_addresses(relay.clone(), bound.clone()));
+    let server = control::Context { relay: relay.clone(), clock: clock.clone(), admin: office.clone() };
+    wings.spawn(control::serve(control_socket, server));
+    wings.spawn(Arc::clone(&office).shut_down_when_idle());
+    for peer in book.fingerprints() {
+        dialer.kick(peer);
+    }
+    office.try_configured_peers(&mut wings);
+
+    watched.ready().await;
+    on_ready(Ready {
+        fingerprint: office.key.fingerprint().to_string(),
+        socket: dir.control_socket().display().to_string(),
+        listen: bound.iter().map(ToString::to_string).collect(),
+    });
+    tokio::select! {
+        () = shutdown => {}
+        () = stop.notified() => {}
+    }
+    tracing::info!("going down");
+    go_down(&relay, &clock).await;
+    wings.shutdown().await;
+    // Leftovers mean nothing without the lock, but a client would try them.
+    let _ = dir.remove("daemon.sock");
+    let _ = dir.remove("daemon.pid");
     Ok(())
+}
+
+/// Says bye on every link, and lets clients read what waits for them.
+async fn go_down(relay: &Shared, clock: &Clock) {
+    {
+        let mut relay = relay.lock();
+        relay.end_all_links(clock.now());
+        relay.end_all_clients();
+    }
+    let quiet = async {
+        while !relay.lock().is_quiet() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    // Who does not read by then is cut off.
+    let _ = timeout(STOPPING, quiet).await;
+}
+
+async fn keep_time(relay: Shared, clock: Clock) {
+    loop {
+        let next = relay.lock().tick(clock.now());
+        let pause = next.map_or(Duration::from_secs(3600), |at| at.saturating_sub(clock.now()));
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = poll_fn(|cx| relay.lock().poll_due_earlier(cx)) => {}
+        }
+    }
+}
+
+async fn keep_addresses(relay: Shared, ports: Vec<SocketAddr>) {
+    loop {
+        sleep(ADDRESSES_EVERY).await;
+        let own = addresses::own(&ports);
+        relay.lock().set_hello(|hello| hello.addresses = own);
+    }
+}
+
+fn me(key: &DeviceKey, settings: &Settings, ports: &[SocketAddr]) -> Result<Me, Failure> {
+    let hello = Hello {
+        instance: u64::from_be_bytes(random()?),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        name: settings.name.value.to_string(),
+        port: ports.first().map_or(0, SocketAddr::port),
+        addresses: addresses::own(ports),
+        heartbeat_interval: settings.heartbeat_interval.value.as_secs(),
+        features: Vec::new(),
+        allows: Vec::new(),
+        contested: false,
+        sessions: Vec::new(),
+    };
+    Ok(Me { fingerprint: key.fingerprint(), host: settings.name.value.to_string(), hello })
+}
+
+fn reserve(settings: &Settings) -> Result<Vec<Port>, Failure> {
+    let port = settings.port.value;
+    let mut ports = Vec::new();
+    for listen in &settings.listen.value {
+        match listen {
+            ListenAddr::All => {
+                // Without IPv6 on this machine, IPv4 alone.
+                let all = Port::reserve((Ipv6Addr::UNSPECIFIED, port).into());
+                let all = match all {
+                    Err(failure) if !addresses::has_ipv6() => {
+                        tracing::debug!(%failure, "no IPv6");
+                        Port::reserve((Ipv4Addr::UNSPECIFIED, port).into())
+                    }
+                    all => all,
+                };
+                ports.push(all?);
+            }
+            ListenAddr::Loopback => ports.push(Port::reserve((Ipv4Addr::LOCALHOST, port).into())?),
+            ListenAddr::Tailscale => {
+                for ip in addresses::tailnet()? {
+                    ports.push(Port::reserve((ip, port).into())?);
+                }
+            }
+            ListenAddr::Ip(ip, own) => ports.push(Port::reserve((*ip, own.unwrap_or(port)).into())?),
+        }
+    }
+    Ok(ports)
+}
+
+fn control_listener(dir: &StateDir) -> Result<UnixListener, Failure> {
+    let listener = dir.bind_control_socket()?;
+    let unusable = |error: std::io::Error| Failure::new(crate::wire::Code::Io, format!("cannot use the control socket: {error}"));
+    listener.set_nonblocking(true).map_err(unusable)?;
+    UnixListener::from_std(listener).map_err(unusable)
+}
+
+/// Whether an address is one of this machine's own, so that only it can be reached there.
+fn is_near(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local(),
+    }
 }
