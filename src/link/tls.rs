@@ -4,31 +4,33 @@
 //! no two connections share state that a session could be resumed from, and so that the verifier
 //! can say afterwards whom it saw.
 
-use std::collections::HashSet;
 use std::fmt;
-use std::io;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustls::client::Resumption;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls13_signature};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{Acceptor, NoServerSessionStorage, ParsedCertificate};
+use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{Acceptor, NoServerSessionStorage};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS13;
-use rustls::{
-    AlertDescription, CertificateError, ClientConfig, CommonState, DigitallySignedStruct, DistinguishedName,
-    NamedGroup, PeerIncompatible, ProtocolVersion, ServerConfig, SignatureScheme,
-};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, CommonState, NamedGroup, PeerIncompatible, ProtocolVersion, ServerConfig, SignatureScheme};
+use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector, TlsStream};
 
-use crate::identity::key::{is_ed25519_spki, is_published};
 use crate::identity::{DeviceKey, Fingerprint};
 use crate::wire::{Code, Failure};
+
+mod error;
+mod verifier;
+
+use error::explain;
+pub use error::{RefusedBy, TlsError, refused_by_peer};
+pub use verifier::{Expect, Pins};
+use verifier::{PinVerifier, Verdict, spki};
 
 /// RFC 9266: what both ends of one TLS connection know, and nobody in between.
 const CHANNEL_BINDING: &[u8] = b"EXPORTER-Channel-Binding";
@@ -52,39 +54,6 @@ impl Alpn {
             Self::Pair => b"pi-remote-pair/1",
         }
     }
-}
-
-/// The fingerprints of all paired devices. Clones share one set; a change counts from the next handshake on.
-#[derive(Debug, Clone, Default)]
-pub struct Pins(Arc<RwLock<HashSet<Fingerprint>>>);
-
-impl Pins {
-    /// Replaces the whole set.
-    pub fn replace(&self, pins: impl IntoIterator<Item = Fingerprint>) {
-        let pins = pins.into_iter().collect();
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = pins;
-    }
-
-    /// Whether this device is paired.
-    pub fn contains(&self, fingerprint: &Fingerprint) -> bool {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).contains(fingerprint)
-    }
-
-    /// Whether no device is paired.
-    pub fn is_empty(&self) -> bool {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).is_empty()
-    }
-}
-
-/// Which key the other side must prove. This device's own key and published ones never do.
-#[derive(Debug, Clone)]
-pub enum Expect {
-    /// This one.
-    Exactly(Fingerprint),
-    /// Any that is paired at the moment of the handshake.
-    AnyPinned(Pins),
-    /// Any Ed25519 key: pairing, where the proof follows inside the connection.
-    AnyoneElse,
 }
 
 /// What an accepting side lets in.
@@ -172,117 +141,6 @@ impl<S> Authenticated<S> {
             TlsStream::Server(stream) => stream.get_ref().1.export_keying_material([0; 32], CHANNEL_BINDING, None),
         };
         exported.map_err(|e| Failure::new(Code::Internal, format!("no channel binding: {e}")))
-    }
-}
-
-/// Why no authenticated connection came about.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    /// A deadline of [`Limits`] passed.
-    #[error("the TLS handshake took too long")]
-    Timeout,
-    /// The other side sent an alert that judges this device.
-    #[error("{0}")]
-    PeerRefusedUs(RefusedBy),
-    /// Another device answered than the one that was dialled.
-    #[error("expected the device {expected}, but {seen} answered")]
-    FingerprintMismatch {
-        /// Who was dialled.
-        expected: Fingerprint,
-        /// Who answered.
-        seen: Fingerprint,
-    },
-    /// The other side is not paired with this device.
-    #[error("the device {seen} is not paired with this one")]
-    NotPinned {
-        /// Its fingerprint.
-        seen: Fingerprint,
-    },
-    /// The other side has this device's own key.
-    #[error("the other side is this device itself, or has a copy of its key")]
-    OwnKey,
-    /// No device of ours shows such a certificate.
-    #[error("the other side {0}")]
-    BadCertificate(&'static str),
-    /// The other side finished the handshake without naming a protocol.
-    #[error("the other side named no application protocol")]
-    NoAlpn,
-    /// Nothing that the other side offered is open to it now.
-    #[error("the other side asked for a protocol that is not open to it")]
-    WrongAlpn,
-    /// The connection broke.
-    #[error("the connection broke: {0}")]
-    Io(io::Error),
-    /// What came is not TLS 1.3 as it must be.
-    #[error("the TLS handshake failed: {0}")]
-    Protocol(String),
-}
-
-/// What an alert from the other side says about this device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum RefusedBy {
-    /// `access_denied`: this device's key is not pinned there (any more).
-    #[error("the other device does not trust this one, or not any more")]
-    Trust,
-    /// Another alert about this device's certificate.
-    #[error("the other device refused this one's certificate")]
-    Certificate,
-    /// `no_application_protocol`: another version, or no pairing window is open there.
-    #[error("the other device does not take such a connection now: no pairing window is open, or its version differs")]
-    Protocol,
-    /// `protocol_version`, `handshake_failure`: nothing in common with what answered.
-    #[error("what answered speaks no TLS that this device takes")]
-    Version,
-}
-
-impl From<&TlsError> for Failure {
-    fn from(error: &TlsError) -> Self {
-        let code = match error {
-            TlsError::Timeout => Code::Timeout,
-            TlsError::PeerRefusedUs(RefusedBy::Trust | RefusedBy::Certificate)
-            | TlsError::NotPinned { .. }
-            | TlsError::OwnKey
-            | TlsError::BadCertificate(_) => Code::NotPaired,
-            TlsError::FingerprintMismatch { .. } => Code::FingerprintMismatch,
-            TlsError::PeerRefusedUs(RefusedBy::Protocol | RefusedBy::Version)
-            | TlsError::NoAlpn
-            | TlsError::WrongAlpn
-            | TlsError::Protocol(_) => Code::IncompatibleVersion,
-            TlsError::Io(_) => Code::Unreachable,
-        };
-        Self::new(code, error.to_string())
-    }
-}
-
-/// What a failed read says about this device, where the other side has refused it. The first sign is
-/// often a failed write: read before asking.
-pub fn refused_by_peer(error: &io::Error) -> Option<RefusedBy> {
-    let rustls::Error::AlertReceived(alert) = error.get_ref()?.downcast_ref()? else { return None };
-    judgement(*alert)
-}
-
-fn judgement(alert: AlertDescription) -> Option<RefusedBy> {
-    type A = AlertDescription;
-    const CERTIFICATE: [A; 8] = [
-        A::BadCertificate,
-        A::UnsupportedCertificate,
-        A::CertificateRevoked,
-        A::CertificateExpired,
-        A::CertificateUnknown,
-        A::UnknownCA,
-        A::CertificateRequired,
-        A::DecryptError,
-    ];
-    if alert == A::AccessDenied {
-        Some(RefusedBy::Trust)
-    } else if CERTIFICATE.contains(&alert) {
-        Some(RefusedBy::Certificate)
-    } else if alert == A::NoApplicationProtocol {
-        Some(RefusedBy::Protocol)
-    } else if alert == A::ProtocolVersion || alert == A::HandshakeFailure {
-        Some(RefusedBy::Version)
-    } else {
-        None
     }
 }
 
@@ -489,180 +347,6 @@ fn check(connection: &CommonState, verifier: &PinVerifier, alpn: Alpn) -> Result
         _ => return Err(TlsError::Protocol("a key exchange that was not offered".into())),
     };
     Ok(Checked { peer, peer_spki, group })
-}
-
-fn spki(certificate: &CertificateDer<'_>) -> Result<Vec<u8>, rustls::Error> {
-    Ok(ParsedCertificate::try_from(certificate)?.subject_public_key_info().to_vec())
-}
-
-/// Judges the other side's certificate, for both directions and for one connection.
-#[derive(Debug)]
-struct PinVerifier {
-    own: Fingerprint,
-    expect: Expect,
-    algorithms: WebPkiSupportedAlgorithms,
-    verdict: OnceLock<Verdict>,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Verdict {
-    Accepted(Fingerprint),
-    Mismatch { expected: Fingerprint, seen: Fingerprint },
-    NotPinned(Fingerprint),
-    OwnKey,
-    Unfit(&'static str),
-}
-
-impl PinVerifier {
-    fn judge(&self, certificate: &CertificateDer<'_>, chain: &[CertificateDer<'_>]) -> Result<(), rustls::Error> {
-        let spki = spki(certificate)?;
-        let seen = Fingerprint::of_spki(&spki);
-        let verdict = if !chain.is_empty() {
-            Verdict::Unfit("showed a chain of certificates")
-        } else if !is_ed25519_spki(&spki) {
-            Verdict::Unfit("showed a certificate whose key is not Ed25519")
-        } else if seen == self.own {
-            Verdict::OwnKey
-        } else if is_published(&seen) {
-            Verdict::Unfit("showed a published key")
-        } else {
-            self.meets_expectation(seen)
-        };
-        let accepted = verdict == Verdict::Accepted(seen);
-        // A second certificate on one connection is no part of TLS 1.3; the first verdict stands.
-        if self.verdict.set(verdict).is_ok() && accepted {
-            return Ok(());
-        }
-        // Sent as access_denied: the one alert that tells the other side to look at its pairing.
-        Err(CertificateError::ApplicationVerificationFailure.into())
-    }
-
-    fn meets_expectation(&self, seen: Fingerprint) -> Verdict {
-        match &self.expect {
-            Expect::Exactly(expected) if *expected == seen => Verdict::Accepted(seen),
-            Expect::Exactly(expected) => Verdict::Mismatch { expected: *expected, seen },
-            Expect::AnyPinned(pins) if pins.contains(&seen) => Verdict::Accepted(seen),
-            Expect::AnyPinned(_) => Verdict::NotPinned(seen),
-            Expect::AnyoneElse => Verdict::Accepted(seen),
-        }
-    }
-
-    fn verify_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.algorithms)
-    }
-
-    /// The handshake's failure, told by the verdict where that is the reason.
-    fn explain(&self, error: io::Error) -> TlsError {
-        match self.verdict.get() {
-            Some(Verdict::Mismatch { expected, seen }) => {
-                TlsError::FingerprintMismatch { expected: *expected, seen: *seen }
-            }
-            Some(Verdict::NotPinned(seen)) => TlsError::NotPinned { seen: *seen },
-            Some(Verdict::OwnKey) => TlsError::OwnKey,
-            Some(Verdict::Unfit(why)) => TlsError::BadCertificate(why),
-            Some(Verdict::Accepted(_)) | None => explain(error),
-        }
-    }
-}
-
-fn explain(error: io::Error) -> TlsError {
-    if let Some(refused) = refused_by_peer(&error) {
-        return TlsError::PeerRefusedUs(refused);
-    }
-    match error.get_ref().and_then(|inner| inner.downcast_ref()) {
-        Some(rustls::Error::NoApplicationProtocol) => TlsError::WrongAlpn,
-        Some(rustls::Error::NoCertificatesPresented) => TlsError::BadCertificate("showed no certificate"),
-        Some(rustls::Error::InvalidCertificate(CertificateError::BadSignature)) => {
-            TlsError::BadCertificate("did not prove that it has its certificate's key")
-        }
-        Some(other) => TlsError::Protocol(other.to_string()),
-        None => TlsError::Io(error),
-    }
-}
-
-fn tls12() -> rustls::Error {
-    PeerIncompatible::ServerDoesNotSupportTls12Or13.into()
-}
-
-impl ServerCertVerifier for PinVerifier {
-    fn verify_server_cert(
-        &self,
-        certificate: &CertificateDer<'_>,
-        chain: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        self.judge(certificate, chain).map(|()| ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(tls12())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.verify_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
-}
-
-impl ClientCertVerifier for PinVerifier {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn client_auth_mandatory(&self) -> bool {
-        true
-    }
-
-    fn verify_client_cert(
-        &self,
-        certificate: &CertificateDer<'_>,
-        chain: &[CertificateDer<'_>],
-        _now: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        self.judge(certificate, chain).map(|()| ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(tls12())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.verify_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
 }
 
 #[cfg(test)]

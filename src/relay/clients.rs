@@ -151,6 +151,19 @@ impl Relay {
         wake(&mut client.reader);
     }
 
+    /// Lets every client read what waits for it, then closes it, as the daemon goes down.
+    pub fn end_all_clients(&mut self) {
+        let ids: Vec<_> = self.clients.keys().copied().collect();
+        for id in ids {
+            self.end_client(id, None);
+        }
+    }
+
+    /// Whether every client and every link has been let go.
+    pub fn is_quiet(&self) -> bool {
+        self.clients.is_empty() && self.links.is_empty()
+    }
+
     /// From now on this client is sent every event.
     pub fn subscribe(&mut self, id: ClientId) {
         if self.clients.contains_key(&id) {

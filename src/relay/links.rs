@@ -229,12 +229,9 @@ impl Relay {
         if matches!(link.state, State::Ending { .. }) {
             return;
         }
-        link.state = State::Ending { at: now + BYE_DEADLINE };
         // Without room for the bye the connection simply ends.
         let _ = link.outbox.push(Lane::State, LinkMessage::Bye(reason).encode());
-        link.outbox.wake();
-        self.due(now + BYE_DEADLINE);
-        self.retire(id, LinkEnd::Here(reason), now);
+        self.retire_saying(id, LinkEnd::Here(reason), now);
     }
 
     /// Ends every link, as the daemon goes down.
@@ -243,11 +240,6 @@ impl Relay {
         for id in ids {
             self.end_link(id, ByeReason::Shutdown, now);
         }
-    }
-
-    /// Whether no link's connection is left.
-    pub fn has_no_links(&self) -> bool {
-        self.links.is_empty()
     }
 
     /// The live link of a peer.
@@ -348,11 +340,18 @@ impl Relay {
         if let Some(link) = self.links.get_mut(&id) {
             // Without room for the bye the connection simply ends.
             let _ = link.outbox.push(Lane::State, LinkMessage::Bye(ByeReason::ProtocolError).encode());
-            link.outbox.wake();
+        }
+        self.retire_saying(id, LinkEnd::Protocol(how.to_owned()), now);
+    }
+
+    /// Takes a link out of use and gives its last words a moment to leave.
+    fn retire_saying(&mut self, id: LinkId, end: LinkEnd, now: Duration) {
+        self.retire(id, end, now);
+        if let Some(link) = self.links.get_mut(&id) {
             link.state = State::Ending { at: now + BYE_DEADLINE };
+            link.outbox.wake();
         }
         self.due(now + BYE_DEADLINE);
-        self.retire(id, LinkEnd::Protocol(how.to_owned()), now);
     }
 
     fn greet(&mut self, id: LinkId) {
@@ -470,7 +469,7 @@ impl Relay {
     /// Takes a link out of use: its calls fail, and its peer goes over to another link or none.
     fn retire(&mut self, id: LinkId, end: LinkEnd, now: Duration) {
         let Some(link) = self.links.get_mut(&id) else { return };
-        let fingerprint = link.peer;
+        let (fingerprint, state) = (link.peer, link.state);
         let asked_here: Vec<_> = link.calls.drain().map(|(_, call)| call).collect();
         for call in asked_here {
             self.abandon(call, now);
@@ -484,8 +483,13 @@ impl Relay {
         }
         let waiting = self.contests.iter().position(|c| c.old == id || c.new == id);
         let heir = waiting.map(|at| self.contests.swap_remove(at)).filter(|c| c.old == id).map(|c| c.new);
-        let Some(peer) = self.peers.get(&fingerprint).filter(|peer| peer.current == Some(id)) else { return };
-        debug_assert_eq!(peer.name.as_str(), host);
+        let Some(peer) = self.peers.get_mut(&fingerprint) else { return };
+        if peer.current.is_none() && state == State::Greeting {
+            peer.why = end.why(&host);
+        }
+        if peer.current != Some(id) {
+            return;
+        }
         match heir.or_else(|| self.standby(fingerprint, id)) {
             Some(heir) => self.make_current(heir, now),
             None => self.unlinked(fingerprint, id, &end),

@@ -1,14 +1,17 @@
 //! Real TLS over real sockets, against rustls clients that do not keep the rules and against openssl.
 
+use std::io;
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::Mutex;
 
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified};
 use rustls::client::{ClientConnection, ResolvesClientCert};
+use rustls::crypto::verify_tls13_signature;
 use rustls::sign::{Signer, SigningKey};
-use rustls::{HandshakeKind, SignatureAlgorithm};
+use rustls::{AlertDescription, DigitallySignedStruct, HandshakeKind, SignatureAlgorithm};
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{PrivateKeyDer, SubjectPublicKeyInfoDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, SubjectPublicKeyInfoDer, UnixTime};
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -150,7 +153,7 @@ impl ServerCertVerifier for Trusting {
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(tls12())
+        Err(PeerIncompatible::Tls12NotOffered.into())
     }
     fn verify_tls13_signature(
         &self,
@@ -549,6 +552,23 @@ async fn plaintext_gets_an_alert_and_the_end_however_much_of_it_comes() {
         drop(stream);
         assert!(matches!(server.outcome().await.unwrap_err(), TlsError::Protocol(_)));
     }
+}
+
+#[tokio::test]
+async fn a_stranger_still_writing_when_it_is_refused_is_heard_out_and_reads_its_alert() {
+    // A buffer smaller than what is written: closing on it early would fail the write, as a reset does.
+    let (mut near, far) = tokio::io::duplex(4096);
+    let stranger = async {
+        near.write_all(&[b'{'; 50_000]).await.expect("it was cut off while writing");
+        near.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        near.read_to_end(&mut answer).await.unwrap();
+        answer
+    };
+    let (server, gate) = (device(), gate([]));
+    let (answer, outcome) = tokio::join!(stranger, server.tls.accept(far, &gate));
+    assert_eq!(answer.first(), Some(&21), "no alert: {answer:?}");
+    assert!(matches!(outcome.unwrap_err(), TlsError::Protocol(_)));
 }
 
 fn client_hello() -> Vec<u8> {

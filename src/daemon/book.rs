@@ -1,0 +1,141 @@
+//! The pinned peers of a running daemon: on disk, in the verifier, in the relay, all alike.
+
+use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use super::addresses;
+use crate::clock::{Clock, rfc3339};
+use crate::identity::Fingerprint;
+use crate::link::Keeper;
+use crate::link::tls::Pins;
+use crate::relay::{LinkFacts, Shared};
+use crate::trust::store::{Address, AddressSource, NewPeer, add_address};
+use crate::trust::{Peer, Store};
+use crate::wire::error::Failure;
+use crate::wire::link::Hello;
+
+/// Where pins change, and with them who is let in and who is dialled.
+pub(super) struct Book {
+    store: Mutex<Store>,
+    pins: Pins,
+    relay: Shared,
+    clock: Clock,
+    listen: watch::Sender<bool>,
+}
+
+impl Book {
+    pub(super) fn new(store: Store, pins: Pins, relay: Shared, clock: Clock, listen: watch::Sender<bool>) -> Self {
+        Self { store: Mutex::new(store), pins, relay, clock, listen }
+    }
+
+    /// The pins, for a look or a change; after a change, [`Book::publish`].
+    pub(super) fn store(&self) -> MutexGuard<'_, Store> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes verifier and relay believe what is stored.
+    pub(super) fn publish(&self) {
+        let store = self.store();
+        self.pins.replace(store.peers().iter().map(|peer| peer.fingerprint));
+        let mut relay = self.relay.lock();
+        for peer in store.peers() {
+            relay.set_peer(peer.fingerprint, peer.name.clone(), peer.grant, peer.removed);
+        }
+        drop(relay);
+        self.set_listening(false, &store);
+    }
+
+    /// Has the ports listen while anyone is pinned, or a pairing window is open.
+    pub(super) fn window_is(&self, open: bool) {
+        self.set_listening(open, &self.store());
+    }
+
+    pub(super) fn fingerprints(&self) -> Vec<Fingerprint> {
+        self.store().peers().iter().map(|peer| peer.fingerprint).collect()
+    }
+
+    /// Pins a peer that has proven its key.
+    ///
+    /// # Errors
+    /// The store's; nothing has changed then.
+    pub(super) fn pin(&self, new: NewPeer) -> Result<Peer, Failure> {
+        let replaced = new.replaces.filter(|old| *old != new.fingerprint);
+        let peer = self.store().pin(new, self.clock.wall())?;
+        self.publish();
+        let mut relay = self.relay.lock();
+        // A reason from before the two were paired (again) says nothing any more.
+        relay.set_why(peer.fingerprint, None);
+        if let Some(old) = replaced {
+            relay.unpin(old, self.clock.now());
+        }
+        Ok(peer)
+    }
+
+    /// Takes a pin away, tells the peer so on a live link and cuts it. Whether there was one.
+    ///
+    /// # Errors
+    /// The disk's; the pin stays then.
+    pub(super) fn unpin(&self, fingerprint: Fingerprint) -> Result<bool, Failure> {
+        self.store().unpin(fingerprint)?;
+        let cut = self.relay.lock().unpin(fingerprint, self.clock.now());
+        self.publish();
+        Ok(cut)
+    }
+
+    /// Changes what is kept of a peer.
+    ///
+    /// # Errors
+    /// The store's; nothing has changed then.
+    pub(super) fn update(&self, fingerprint: Fingerprint, change: impl FnOnce(&mut Peer)) -> Result<Peer, Failure> {
+        let peer = self.store().update(fingerprint, change)?;
+        self.publish();
+        Ok(peer)
+    }
+
+    fn set_listening(&self, window_open: bool, store: &Store) {
+        let wanted = window_open || !store.peers().is_empty();
+        self.listen.send_if_modified(|listen| std::mem::replace(listen, wanted) != wanted);
+    }
+
+    /// Notes what a link told. That it cannot be written changes nothing about the link.
+    fn note(&self, fingerprint: Fingerprint, change: impl FnOnce(&mut Peer)) {
+        if let Err(error) = self.store().update(fingerprint, change) {
+            tracing::warn!(%error, "could not note what was seen of a peer");
+        }
+    }
+}
+
+impl Keeper for Book {
+    fn addresses(&self, peer: Fingerprint) -> Vec<String> {
+        let store = self.store();
+        let mut addresses = store.get(peer).map(|peer| peer.addresses.clone()).unwrap_or_default();
+        addresses.sort_by_key(|address| std::cmp::Reverse(address.source));
+        addresses.into_iter().map(|address| address.address).collect()
+    }
+
+    fn greeted(&self, peer: Fingerprint, hello: &Hello, facts: &LinkFacts, dialled: bool) {
+        let now = rfc3339(self.clock.wall());
+        let from = facts.address.ip();
+        self.note(peer, |peer| {
+            for told in addresses::of_peer(&hello.addresses, from) {
+                add_address(&mut peer.addresses, Address { address: told, source: AddressSource::Hello });
+            }
+            // Whoever dialled in from there and listens may be reachable there.
+            let seen = if dialled { facts.address } else { SocketAddr::new(from, hello.port) };
+            if seen.port() != 0 {
+                add_address(&mut peer.addresses, Address { address: seen.to_string(), source: AddressSource::Seen });
+            }
+            peer.version = Some(hello.version.chars().take(32).collect());
+            peer.last_seen = Some(now);
+        });
+    }
+
+    fn ended(&self, peer: Fingerprint) {
+        let now = rfc3339(self.clock.wall());
+        if self.store().get(peer).is_some() {
+            self.note(peer, |peer| peer.last_seen = Some(now));
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! What is shown of peers, links and this device.
+
+use std::time::Duration;
+
+use crate::clock::rfc3339;
+use crate::relay::{LinkView, Relay};
+use crate::trust::Peer;
+use crate::wire::DEFAULT_PORT;
+use crate::wire::control::{GrantView, LinkStatus, PeerRef, PeerStatus, PeerView};
+use crate::wire::session::Verb;
+
+/// A peer as `peers` shows it.
+pub(super) fn peer_view(peer: &Peer, relay: &Relay) -> PeerView {
+    let facts = relay.peer_facts(peer.fingerprint);
+    let connected = relay.is_linked(peer.fingerprint);
+    let may_there = facts.as_ref().map(|facts| facts.may_there.as_slice()).unwrap_or_default();
+    PeerView {
+        name: peer.name.to_string(),
+        fingerprint: peer.fingerprint.to_string(),
+        addresses: peer.addresses.iter().map(|address| address.address.clone()).collect(),
+        connected,
+        last_seen: peer.last_seen.clone(),
+        why: why(relay, peer),
+        version: facts.as_ref().and_then(|facts| facts.version.clone()).or_else(|| peer.version.clone()),
+        grants: vec![grant_view(peer)],
+        may_there: may_there.iter().map(Verb::to_string).collect(),
+        paired_at: peer.paired_at.clone(),
+        paired_via: peer.paired_via.clone(),
+    }
+}
+
+/// A peer as `status` shows it.
+pub(super) fn peer_status(peer: &Peer, relay: &Relay) -> PeerStatus {
+    let link = relay.link_of(peer.fingerprint);
+    let known = peer.addresses.first().and_then(|address| address.address.rsplit_once(':'));
+    let known = known.and_then(|(_, port)| port.parse().ok());
+    let dialled = link.as_ref().filter(|link| link.dialled).map(|link| link.facts.address.port());
+    PeerStatus {
+        host: peer.name.to_string(),
+        port: dialled.or(known).unwrap_or(DEFAULT_PORT),
+        connected: link.is_some(),
+        session_count: link.as_ref().map_or(0, |link| link.sessions),
+        name: peer.name.to_string(),
+        fingerprint: peer.fingerprint.to_string(),
+        last_seen: peer.last_seen.clone(),
+        why: why(relay, peer),
+        link: link.map(|link| link_status(&link)),
+    }
+}
+
+/// A peer by name and fingerprint.
+pub(super) fn peer_ref(peer: &Peer) -> PeerRef {
+    PeerRef { name: peer.name.to_string(), fingerprint: peer.fingerprint.to_string() }
+}
+
+fn link_status(link: &LinkView) -> LinkStatus {
+    LinkStatus {
+        address: link.facts.address.to_string(),
+        local_address: link.facts.local_address.to_string(),
+        dialled: link.dialled,
+        tls: link.facts.tls.clone(),
+        group: link.facts.group.clone(),
+        round_trip_ms: link.round_trip.map(milliseconds),
+        since: rfc3339(link.facts.since),
+    }
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_micros() as f64 / 1000.0
+}
+
+fn why(relay: &Relay, peer: &Peer) -> Option<String> {
+    if relay.is_linked(peer.fingerprint) {
+        return None;
+    }
+    if peer.removed {
+        return Some("the link was cut here (remove_peer); add_peer takes it up again".into());
+    }
+    let why = relay.peer_facts(peer.fingerprint)?.why?;
+    Some(match why.hint {
+        Some(hint) => format!("{}; {hint}", why.message),
+        None => why.message,
+    })
+}
+
+fn grant_view(peer: &Peer) -> GrantView {
+    GrantView {
+        id: peer.fingerprint.short(),
+        peer: peer.name.to_string(),
+        preset: peer.grant.to_string(),
+        allow: peer.grant.verbs().iter().map(Verb::to_string).collect(),
+        ask: Vec::new(),
+        deny: Vec::new(),
+        sessions: Vec::new(),
+        from: Vec::new(),
+        expires: None,
+    }
+}

@@ -1,0 +1,185 @@
+//! Takes connections from peers: authenticates each in a task of its own and hands it on.
+//!
+//! While nobody is pinned and no pairing window is open there is no listener: the port is only
+//! reserved (bound, not listening), so that it cannot be lost and a connection is refused.
+
+use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::time::sleep;
+
+use super::admission::Admission;
+use super::pairing::{Desk, offer};
+use super::tls::{Alpn, Gate};
+use super::{Context, session};
+use crate::wire::error::{Code, Failure};
+
+/// Connections that the kernel keeps while none is taken.
+const BACKLOG: i32 = 1024;
+/// Pause after a failure that time may heal.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// A port that is this daemon's, listening or not.
+#[derive(Debug)]
+pub struct Port {
+    address: SocketAddr,
+    reserved: Option<Socket>,
+}
+
+impl Port {
+    /// Reserves an address; port 0 lets the system choose. The unspecified IPv6 address stands for
+    /// IPv4 too.
+    ///
+    /// # Errors
+    /// When the address is not this machine's, or another program listens there.
+    pub fn reserve(address: SocketAddr) -> Result<Self, Failure> {
+        let taken = |error: std::io::Error| {
+            let failure = Failure::new(Code::Io, format!("cannot listen at {address}: {error}"));
+            match error.kind() {
+                std::io::ErrorKind::AddrInUse => failure.hint(
+                    "another program has this port (the original daemon uses 7433 too): stop it, or choose another with --port",
+                ),
+                std::io::ErrorKind::AddrNotAvailable => failure.hint("no interface of this machine has this address now"),
+                _ => failure,
+            }
+        };
+        let probe = bind(address).map_err(taken)?;
+        // Binding alone does not tell: two may bind a port on which neither listens.
+        probe.listen(1).map_err(taken)?;
+        let bound = probe.local_addr().ok().and_then(|a| a.as_socket()).unwrap_or(address);
+        drop(probe);
+        let reserved = bind(bound).map_err(taken)?;
+        Ok(Self { address: bound, reserved: Some(reserved) })
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    fn listen(&mut self) -> std::io::Result<TcpListener> {
+        let socket = match self.reserved.take() {
+            Some(socket) => socket,
+            None => bind(self.address)?,
+        };
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        TcpListener::from_std(socket.into())
+    }
+}
+
+fn bind(address: SocketAddr) -> std::io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // Connections of an earlier daemon that are still winding down do not keep the port.
+    socket.set_reuse_address(true)?;
+    if address.ip() == Ipv6Addr::UNSPECIFIED {
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// What the ports share.
+#[derive(Clone)]
+pub struct Door {
+    /// What links work with.
+    pub context: Context,
+    /// Who is let in.
+    pub gate: Gate,
+    /// Who may wait for that.
+    pub admission: Admission,
+    /// Where pairing ends up.
+    pub desk: Arc<dyn Desk>,
+    /// This device's public key, for pairing.
+    pub own_spki: Arc<[u8]>,
+    /// How many ports listen.
+    pub listening: Arc<AtomicUsize>,
+}
+
+/// Listens on a port whenever `wanted` says so, until it is dropped.
+pub async fn serve(mut port: Port, mut wanted: watch::Receiver<bool>, door: Door) {
+    loop {
+        if wanted.wait_for(|wanted| *wanted).await.is_err() {
+            return;
+        }
+        let listener = match port.listen() {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::warn!(address = %port.address, %error, "cannot listen");
+                sleep(RETRY).await;
+                continue;
+            }
+        };
+        let counted = Counted::new(&door.listening);
+        tokio::select! {
+            () = accept(&listener, &door) => {}
+            unwanted = wanted.wait_for(|wanted| !*wanted) => if unwanted.is_err() { return },
+        }
+        drop(counted);
+        drop(listener);
+        port.reserved = bind(port.address).ok();
+    }
+}
+
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Release);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Release);
+    }
+}
+
+async fn accept(listener: &TcpListener, door: &Door) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, from)) => {
+                tokio::spawn(authenticate(stream, from, door.clone()));
+            }
+            Err(error) => {
+                // Out of descriptors, most likely: they come back, the listener stays.
+                tracing::warn!(%error, "could not take a connection");
+                sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+async fn authenticate(stream: TcpStream, mut from: SocketAddr, door: Door) {
+    from.set_ip(from.ip().to_canonical());
+    let begun = door.context.clock.now();
+    let mut place = door.admission.enter(from.ip());
+    // Without it a small frame may wait for the acknowledgement of the one before.
+    let _ = stream.set_nodelay(true);
+    let refused = || door.admission.count_refused(from.ip(), door.context.clock.wall());
+    let accepted = tokio::select! {
+        accepted = door.context.tls.accept(stream, &door.gate) => accepted,
+        () = place.evicted() => return refused(),
+    };
+    match accepted {
+        Ok(link) if link.alpn == Alpn::Link => {
+            drop(place);
+            session::run(link, false, &door.context).await;
+        }
+        Ok(exchange) => tokio::select! {
+            () = offer(exchange, from, begun, &door.own_spki, &*door.desk) => {}
+            () = place.evicted() => refused(),
+        },
+        Err(error) => {
+            // Nothing that a stranger sent is logged; how many there were is counted.
+            tracing::debug!(%error, "a connection was refused");
+            refused();
+        }
+    }
+}
