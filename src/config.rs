@@ -92,13 +92,9 @@ impl Settings {
     /// # Errors
     /// [`Code::Io`] when `config.json` cannot be read or is broken: the message names file, line
     /// and what is wrong. [`Code::Usage`] when an environment variable does not parse.
-    pub fn load(
-        dir: &StateDir,
-        flags: &Flags,
-        environment: impl Fn(&str) -> Option<String>,
-    ) -> Result<Self, Failure> {
+    pub fn load(dir: &StateDir, flags: &Flags, environment: impl Fn(&str) -> Option<String>) -> Result<Self, Failure> {
         let file: File = match dir.read(FILE, MAX_FILE)? {
-            Some(bytes) => serde_json::from_slice(&bytes).map_err(|e| broken(dir, &e))?,
+            Some(bytes) => read(&bytes).map_err(|e| broken(dir, &e))?,
             None => File::default(),
         };
         let port = from_environment(&environment, "PI_REMOTE_PORT")?;
@@ -148,6 +144,12 @@ pub fn set_name(dir: &StateDir, name: &PeerName) -> Result<(), Failure> {
     let mut text = serde_json::to_vec_pretty(&members).map_err(|e| broken(dir, &e))?;
     text.push(b'\n');
     dir.write_atomic(FILE, &text)
+}
+
+fn read(bytes: &[u8]) -> serde_json::Result<File> {
+    // A list would be taken for the members' values in their order.
+    serde_json::from_slice::<Map<String, Value>>(bytes)?;
+    serde_json::from_slice(bytes)
 }
 
 /// What this device is called before anyone said otherwise: the first label of its host name.
@@ -233,7 +235,10 @@ impl<'de> Deserialize<'de> for PeerAddresses {
         let all = Vec::<String>::deserialize(from)?;
         let all: Vec<String> = all.iter().map(|a| a.trim().to_owned()).filter(|a| !a.is_empty()).collect();
         if all.len() > MAX_PEERS {
-            return Err(de::Error::custom(format!("peers: {} addresses, but at most {MAX_PEERS} are taken", all.len())));
+            return Err(de::Error::custom(format!(
+                "peers: {} addresses, but at most {MAX_PEERS} are taken",
+                all.len()
+            )));
         }
         if let Some(long) = all.iter().find(|a| a.len() > 262) {
             return Err(de::Error::custom(format!("peers: an address of {} characters", long.len())));

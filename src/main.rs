@@ -1,1 +1,34 @@
-fn main() {}
+//! `pi-remote`: parses the command line, runs it, and ends with its exit code.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use pi_remote::cli::{self, Error, Invocation, Output};
+use tokio::runtime::Builder;
+
+fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let output = Output::new(cli::wants_json(&arguments));
+    let ended = match cli::parse(&arguments, output) {
+        Ok(Some(invocation)) => run(invocation),
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output.failure(&error);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(invocation: Invocation) -> Result<(), Error> {
+    // Only a daemon has work for several cores.
+    let mut builder = if invocation.is_daemon() { Builder::new_multi_thread() } else { Builder::new_current_thread() };
+    let runtime = builder.enable_all().build().map_err(Error::no_runtime)?;
+    let ended = runtime.block_on(invocation.run());
+    // A thread that still waits for stdin must not hold up the end.
+    runtime.shutdown_background();
+    ended
+}

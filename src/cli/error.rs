@@ -34,6 +34,11 @@ impl Error {
         Self::Reported(Failure::new(Code::Interrupted, "interrupted"))
     }
 
+    /// The system gave no event loop.
+    pub fn no_runtime(error: std::io::Error) -> Self {
+        Self::caused(Failure::new(Code::Io, "starting the event loop failed"), error)
+    }
+
     /// The status that the process ends with.
     pub fn exit_code(&self) -> u8 {
         match self {

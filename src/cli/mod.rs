@@ -1,1 +1,371 @@
-//! (room not furnished yet)
+//! The command line: one file a command. Here are the tree of commands and the one dispatch;
+//! `output` alone prints.
+
+mod abort;
+mod clear;
+mod completions;
+mod daemon;
+mod demo;
+mod error;
+mod events;
+mod id;
+mod input;
+mod man;
+mod output;
+mod pair;
+mod peers;
+mod read;
+mod relay;
+mod send;
+mod sessions;
+mod ssh;
+mod status;
+mod stop;
+mod summary;
+mod target;
+mod unpair;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Parser, Subcommand};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use tokio::signal::unix::{SignalKind, signal};
+
+pub use error::{Error, exit_code};
+pub use output::Output;
+
+use crate::control::client::{Client, OWN_DEADLINE};
+use crate::state_dir::StateDir;
+use crate::wire::{Code, Failure};
+
+const EXAMPLES: &str = "\
+Examples:
+  Pair two machines, at both ends (the ticket is a secret, so it is pasted, never typed as an argument):
+    laptop$  pi-remote pair --ticket --grant full
+    desktop$ pi-remote pair --ticket - --grant full
+  Send from a script and wait for the reply:
+    pi-remote send desktop/work 'run the tests' --wait --timeout 10m
+  A message on stdin, where no other user sees it in `ps`:
+    pi-remote send desktop/work - < message.txt
+  Cut off a stolen laptop:
+    pi-remote unpair laptop
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 daemon not running, 4 no such session or peer, or ambiguous,
+5 refused, 6 timed out, 7 verification failed, 8 unreachable and nothing delivered, 130 interrupted.";
+
+/// Relays commands between coding-agent sessions on several machines, every link in mutual TLS 1.3.
+#[derive(Debug, Parser)]
+#[command(name = "pi-remote", version, after_help = EXAMPLES)]
+struct Cli {
+    /// State directory [default: PI_REMOTE_DIR, else ~/.pi/remote-control]
+    #[arg(long, global = true, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Print JSON alone on stdout, failures too
+    #[arg(long, global = true)]
+    json: bool,
+    /// Say more: every setting in `status`, debug lines in the log
+    #[arg(short, long, global = true)]
+    verbose: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon: identity, control socket, sessions, links to all paired peers
+    Daemon(daemon::Args),
+    /// Stop the daemon
+    Stop,
+    /// Show two paired machines at work, on this machine, in a temporary directory
+    Demo,
+    /// Pair with another machine
+    Pair(pair::Args),
+    /// List the paired peers, and what they may do
+    Peers(peers::Args),
+    /// Trust a peer no more, and cut its link
+    Unpair(unpair::Args),
+    /// Show this device's name and fingerprint
+    Id(id::Args),
+    /// Show the daemon, its listener, its links
+    Status,
+    /// List all sessions, local and remote
+    Sessions,
+    /// Send a message to a session
+    Send(send::Args),
+    /// Show a session's last message
+    Read(read::Args),
+    /// Ask a session for a summary
+    Summary(summary::Args),
+    /// Abort what a session is doing
+    Abort(abort::Args),
+    /// Clear a session's conversation
+    Clear(clear::Args),
+    /// Show events as they happen, one a line
+    Events,
+    /// Print a completion script for a shell
+    Completions(completions::Args),
+    /// Print the manual page, of all or of one command
+    Man(man::Args),
+}
+
+/// A command line that was understood.
+#[derive(Debug)]
+pub struct Invocation {
+    cli: Cli,
+    output: Output,
+}
+
+/// What every command knows.
+#[derive(Debug, Clone)]
+pub(crate) struct Context {
+    /// How to print.
+    pub(crate) out: Output,
+    /// Whether `-v` was given.
+    pub(crate) verbose: bool,
+    dir: Option<PathBuf>,
+}
+
+/// Whether stdout is to be JSON alone: asked before parsing, so that usage errors are JSON too.
+pub fn wants_json(arguments: &[OsString]) -> bool {
+    arguments.iter().skip(1).any(|argument| argument == "--json")
+}
+
+/// Reads a command line; `None` when it asked for the help or the version, which are then printed.
+///
+/// # Errors
+/// [`Code::Usage`] for a command line that is not understood.
+pub fn parse(arguments: &[OsString], output: Output) -> Result<Option<Invocation>, Error> {
+    let error = match Cli::try_parse_from(arguments) {
+        Ok(cli) => return Ok(Some(Invocation { cli, output })),
+        Err(error) => error,
+    };
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        output.own(error.render().to_string().as_bytes())?;
+        return Ok(None);
+    }
+    let failure = usage_failure(&error, arguments);
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand && !output.json {
+        output.note(error.render().to_string().trim_end());
+        return Err(Error::Reported(failure));
+    }
+    Err(failure.into())
+}
+
+impl Invocation {
+    /// Whether this runs the daemon in this process.
+    pub fn is_daemon(&self) -> bool {
+        matches!(self.cli.command, Command::Daemon(_))
+    }
+
+    /// Carries the command out.
+    ///
+    /// # Errors
+    /// Whatever kept it from being done.
+    pub async fn run(self) -> Result<(), Error> {
+        let Cli { dir, json: _, verbose, command } = self.cli;
+        let cx = Context { out: self.output, verbose, dir };
+        if matches!(command, Command::Daemon(_)) {
+            return dispatch(cx, command).await;
+        }
+        // For `status`, -v is about what it shows.
+        if verbose && !matches!(command, Command::Status) {
+            daemon::log_to(cx.out.log_writer(), daemon::LogFormat::Text, true, cx.out.colours_stderr());
+        }
+        // Dropping a command closes its connection, and so cancels what it asked for.
+        tokio::select! {
+            ended = dispatch(cx, command) => ended,
+            () = interruption() => Err(Error::interrupted()),
+        }
+    }
+}
+
+async fn dispatch(cx: Context, command: Command) -> Result<(), Error> {
+    match command {
+        Command::Daemon(args) => daemon::run(cx, args).await,
+        Command::Stop => stop::run(cx).await,
+        Command::Demo => demo::run(cx).await,
+        Command::Pair(args) => pair::run(cx, args).await,
+        Command::Peers(args) => peers::run(cx, args).await,
+        Command::Unpair(args) => unpair::run(cx, args).await,
+        Command::Id(args) => id::run(cx, args).await,
+        Command::Status => status::run(cx).await,
+        Command::Sessions => sessions::run(cx).await,
+        Command::Send(args) => send::run(cx, args).await,
+        Command::Read(args) => read::run(cx, args).await,
+        Command::Summary(args) => summary::run(cx, args).await,
+        Command::Abort(args) => abort::run(cx, args).await,
+        Command::Clear(args) => clear::run(cx, args).await,
+        Command::Events => events::run(cx).await,
+        Command::Completions(args) => completions::run(cx, args),
+        Command::Man(args) => man::run(cx, args),
+    }
+}
+
+impl Context {
+    /// The state directory: `--dir`, else `PI_REMOTE_DIR`, else the default.
+    pub(crate) fn dir(&self) -> Result<PathBuf, Error> {
+        let named = self.dir.clone().or_else(|| std::env::var_os("PI_REMOTE_DIR").map(PathBuf::from));
+        let path = match named.filter(|path| !path.as_os_str().is_empty()) {
+            Some(path) => path,
+            None => StateDir::default_path()?,
+        };
+        std::path::absolute(&path).map_err(|e| Error::caused(Failure::new(Code::Io, "finding the state directory"), e))
+    }
+
+    /// A connection to the daemon.
+    pub(crate) async fn connect(&self) -> Result<Client, Error> {
+        Ok(Client::connect(&self.dir()?).await?)
+    }
+
+    /// Asks the daemon one thing that it answers by itself.
+    pub(crate) async fn ask<T: DeserializeOwned>(&self, kind: &str, members: Map<String, Value>) -> Result<T, Error> {
+        Ok(self.connect().await?.ask(kind, members, OWN_DEADLINE).await?)
+    }
+
+    /// Asks the daemon one thing, and prints the data of its answer as JSON or as `text` does.
+    pub(crate) async fn show<T: DeserializeOwned>(
+        &self,
+        kind: &str,
+        members: Map<String, Value>,
+        text: impl FnOnce(Output, &T) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let data = self.connect().await?.ask_raw(kind, members, OWN_DEADLINE).await?;
+        let value = serde_json::from_slice(&data).map_err(|e| {
+            Error::caused(
+                Failure::new(Code::IncompatibleVersion, format!("the answer to `{kind}` is not understood")),
+                e,
+            )
+        })?;
+        if self.out.json { self.out.json_text(&String::from_utf8_lossy(&data)) } else { text(self.out, &value) }
+    }
+}
+
+/// The members of a request, from a JSON object.
+pub(crate) fn members(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(members) => members,
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => Map::new(),
+    }
+}
+
+/// Resolves when the user or the system asks this command to end.
+async fn interruption() {
+    let wait = |kind| async move {
+        match signal(kind) {
+            Ok(mut signals) => {
+                signals.recv().await;
+            }
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = wait(SignalKind::interrupt()) => {}
+        () = wait(SignalKind::terminate()) => {}
+        () = wait(SignalKind::hangup()) => {}
+    }
+}
+
+/// clap's words in this program's form. A ticket or code that was typed in the wrong place is left out.
+fn usage_failure(error: &clap::Error, arguments: &[OsString]) -> Failure {
+    let text = error.render().to_string();
+    let first = text.split("\n\n").next().unwrap_or_default();
+    let words: Vec<&str> = first.strip_prefix("error: ").unwrap_or(first).split_whitespace().collect();
+    let mut message = words.join(" ");
+    if matches!(error.kind(), ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand) {
+        message = "a command is missing".into();
+    }
+    for argument in arguments.iter().skip(1).filter_map(|a| a.to_str()) {
+        for part in argument.split('=').filter(|part| pair::looks_like_secret(part)) {
+            message = message.replace(part, "(not shown)");
+        }
+    }
+    let usage = match error.get(ContextKind::Usage) {
+        Some(ContextValue::StyledStr(usage)) => usage.to_string(),
+        _ => String::new(),
+    };
+    let usage =
+        usage.trim().strip_prefix("Usage: ").map(|usage| usage.split_whitespace().collect::<Vec<_>>().join(" "));
+    let hint = match usage {
+        Some(usage) => format!("{usage} (see also: pi-remote --help)"),
+        None => "pi-remote --help".to_owned(),
+    };
+    Failure::new(Code::Usage, message).hint(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parsed(words: &str) -> Result<Option<Invocation>, Error> {
+        let arguments: Vec<OsString> = words.split(' ').map(OsString::from).collect();
+        parse(&arguments, Output::new(true))
+    }
+
+    fn usage_error(words: &str) -> Failure {
+        match parsed(words) {
+            Err(Error::Failed { failure, .. }) => failure,
+            other => panic!("{words}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_tree_of_commands_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_has_the_examples_and_every_command() {
+        let help = Cli::command().render_long_help().to_string();
+        for part in ["pair --ticket -", "--wait --timeout", "< message.txt", "unpair laptop", "130 interrupted"] {
+            assert!(help.contains(part), "{part}");
+        }
+        for command in Cli::command().get_subcommands() {
+            assert!(help.contains(command.get_name()));
+        }
+    }
+
+    #[test]
+    fn a_usage_error_is_a_failure_of_its_own_code() {
+        for words in [
+            "pi-remote",
+            "pi-remote nonsense --json",
+            "pi-remote send --json",
+            "pi-remote send --json a",
+            "pi-remote --json daemon --port 70000",
+            "pi-remote --json daemon --listen nowhere",
+            "pi-remote --json send a b --timeout x",
+            "pi-remote --json peers rename a b/c",
+            "pi-remote --json peers address a",
+            "pi-remote --json completions tcsh",
+        ] {
+            let failure = usage_error(words);
+            assert_eq!((failure.code, exit_code(&failure)), (Code::Usage, 2), "{words}");
+            assert!(!failure.message.is_empty() && !failure.message.starts_with("error"), "{failure}");
+            assert!(failure.hint.is_some_and(|hint| hint.contains("pi-remote")));
+        }
+        assert!(usage_error("pi-remote send a").message.contains("MESSAGE"));
+    }
+
+    #[test]
+    fn json_is_wanted_wherever_it_is_said() {
+        for (words, wanted) in [("p --json x", true), ("p x --json", true), ("p x", false), ("--json x", false)] {
+            let arguments: Vec<OsString> = words.split(' ').map(OsString::from).collect();
+            assert_eq!(wants_json(&arguments), wanted, "{words}");
+        }
+    }
+
+    #[test]
+    fn a_secret_in_the_wrong_place_is_not_echoed() {
+        for words in
+            ["pi-remote K7MQ-2XVT", "pi-remote pir1AbCd", "pi-remote send a b K7MQ-2XVT", "pi-remote stop pir1x"]
+        {
+            let failure = usage_error(words);
+            let shown = format!("{failure} {failure:?}");
+            assert!(!shown.contains("K7MQ") && !shown.contains("pir1"), "{shown}");
+        }
+    }
+}

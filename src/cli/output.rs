@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 use serde_json::{Value, json};
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use super::error::Error;
 use crate::wire::ids::is_unsafe_to_show;
@@ -102,6 +103,11 @@ impl Output {
     /// A question on stderr, the cursor left behind it.
     pub(crate) fn ask(self, text: &str) {
         let _ = io::stderr().write_all(format!("{} ", escape(text)).as_bytes());
+    }
+
+    /// Where log lines go that no file takes.
+    pub(crate) fn log_writer(self) -> BoxMakeWriter {
+        BoxMakeWriter::new(io::stderr)
     }
 
     /// Says why a command failed: the chain on stderr, or JSON on stdout.

@@ -24,11 +24,7 @@ pub(crate) enum Prefix {
 ///
 /// # Errors
 /// [`Code::SessionNotFound`], or [`Code::SessionAmbiguous`] with the candidates.
-pub(crate) fn resolve<'a>(
-    sessions: &'a [SessionView],
-    text: &str,
-    prefix: Prefix,
-) -> Result<&'a SessionView, Failure> {
+pub(crate) fn resolve<'a>(sessions: &'a [SessionView], text: &str, prefix: Prefix) -> Result<&'a SessionView, Failure> {
     let Some((peer, rest)) = text.split_once('/') else {
         return choose(sessions.iter().collect(), text, text, prefix);
     };
@@ -85,11 +81,7 @@ fn ambiguous(several: &[&SessionView], text: &str) -> Failure {
 
 /// What names this session and no other.
 fn address(session: &SessionView) -> String {
-    if session.is_remote {
-        format!("{}/{}", session.host, session.session_id)
-    } else {
-        session.session_id.clone()
-    }
+    if session.is_remote { format!("{}/{}", session.host, session.session_id) } else { session.session_id.clone() }
 }
 
 #[cfg(test)]
@@ -126,25 +118,25 @@ mod tests {
             session("lap", "tests", "x", &[]),
         ];
         for (text, expected) in [
-            ("aaaa1111", "here/aaaa1111"),           // a local id, though a remote name is equal
-            ("sage-star", "session_ambiguous"),      // a local name, and a remote alias
-            ("work", "session_ambiguous"),           // aliases on two machines
-            ("tests", "session_ambiguous"),          // a local alias, and a remote id
+            ("aaaa1111", "here/aaaa1111"),      // a local id, though a remote name is equal
+            ("sage-star", "session_ambiguous"), // a local name, and a remote alias
+            ("work", "session_ambiguous"),      // aliases on two machines
+            ("tests", "session_ambiguous"),     // a local alias, and a remote id
             ("build", "desk/bbbb1111"),
             ("desk/work", "desk/bbbb1111"),
             ("here/work", "here/aaaa1111"),
             ("desk/opal-fox", "desk/bbbb2222"),
-            ("bbbb1111", "session_ambiguous"),       // one id on two machines
-            ("lap/bbbb1111", "lap/bbbb1111"),        // an id before an alias of the same machine
-            ("bbbb2222", "session_ambiguous"),       // an id there, a name elsewhere
+            ("bbbb1111", "session_ambiguous"), // one id on two machines
+            ("lap/bbbb1111", "lap/bbbb1111"),  // an id before an alias of the same machine
+            ("bbbb2222", "session_ambiguous"), // an id there, a name elsewhere
             ("aaaa2", "here/aaaa2222"),
-            ("aaaa", "session_ambiguous"),           // a remote alias, and two local prefixes
-            ("cccc", "lap/bbbb1111"),                // a remote alias before a remote prefix
+            ("aaaa", "session_ambiguous"), // a remote alias, and two local prefixes
+            ("cccc", "lap/bbbb1111"),      // a remote alias before a remote prefix
             ("cccc9", "lap/cccc9999"),
             ("bbbb", "session_ambiguous"),
             ("desk/bbbb", "session_ambiguous"),
             ("desk/bbbb2", "desk/bbbb2222"),
-            ("aaa", "session_not_found"),            // too short
+            ("aaa", "session_not_found"), // too short
             ("desk/sage-star", "session_not_found"),
             ("nobody/work", "session_not_found"),
             ("WORK", "session_not_found"),

@@ -197,7 +197,9 @@ impl Client {
                         Code::IncompatibleVersion,
                         format!("another program answers at {}: it does not know `{kind}`", self.path.display()),
                     )
-                    .hint("if it is the original remote-control daemon, stop it, then: pi-remote daemon --background"));
+                    .hint(
+                        "if it is the original remote-control daemon, stop it, then: pi-remote daemon --background",
+                    ));
                 }
                 _ => {}
             }

@@ -1,0 +1,184 @@
+//! `peers`: who is paired, what they may do, and whether everything about them is as it must be.
+
+use clap::Subcommand;
+use serde_json::{Map, Value, json};
+
+use super::output::{Output, Style, Table, failure_json};
+use super::{Context, Error, members};
+use crate::wire::control::{Checks, PeerList, PeerView};
+use crate::wire::{Code, Failure, PeerName};
+
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Args {
+    /// Check pins, key files, modes and the live links' actual keys; exit 7 on a mismatch
+    #[arg(long)]
+    verify: bool,
+    #[command(subcommand)]
+    command: Option<PeersCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+enum PeersCommand {
+    /// Show all about one peer
+    Show {
+        /// A petname or a full fingerprint
+        peer: String,
+    },
+    /// Call a peer something else
+    Rename {
+        /// A petname or a full fingerprint
+        peer: String,
+        /// Its new petname
+        name: PeerName,
+    },
+    /// Change where a peer is dialled
+    #[command(group(clap::ArgGroup::new("change").required(true).multiple(true)))]
+    Address {
+        /// A petname or a full fingerprint
+        peer: String,
+        /// An address to dial
+        #[arg(long, value_name = "HOST:PORT", group = "change", value_parser = host_port)]
+        add: Vec<String>,
+        /// An address to dial no more
+        #[arg(long, value_name = "HOST:PORT", group = "change", value_parser = host_port)]
+        remove: Vec<String>,
+    },
+}
+
+pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
+    if args.verify {
+        return verify(cx).await;
+    }
+    match args.command {
+        None => cx.show("peers", Map::new(), |out, list: &PeerList| table(out, &list.peers)).await,
+        Some(PeersCommand::Show { peer }) => {
+            let list: PeerList = cx.ask("peers", Map::new()).await?;
+            one(cx.out, find(&list.peers, &peer)?)
+        }
+        Some(PeersCommand::Rename { peer, name }) => {
+            change(cx, "peer_rename", json!({ "peer": peer, "name": name })).await
+        }
+        Some(PeersCommand::Address { peer, add, remove }) => {
+            change(cx, "peer_address", json!({ "peer": peer, "add": add, "remove": remove })).await
+        }
+    }
+}
+
+/// The peer with this petname or full fingerprint.
+pub(crate) fn find<'a>(peers: &'a [PeerView], text: &str) -> Result<&'a PeerView, Failure> {
+    peers
+        .iter()
+        .find(|peer| peer.name == text || peer.fingerprint == text)
+        .ok_or_else(|| Failure::new(Code::PeerNotFound, format!("no peer is called `{text}`")).hint("pi-remote peers"))
+}
+
+/// A peer in lines, as `pair` and `peers show` print it.
+pub(crate) fn details(peer: &PeerView) -> Table {
+    let mut table = Table::new(&[]);
+    let mut row = |name: &str, value: &str| table.row([(Style::Bold, name), (Style::Plain, value)]);
+    row("name", &peer.name);
+    row("fingerprint", &peer.fingerprint);
+    row("addresses", &peer.addresses.join(", "));
+    row("state", &state(peer));
+    row("may here", &may_here(peer));
+    row("may there", &peer.may_there.join(", "));
+    row("version", peer.version.as_deref().unwrap_or("not seen yet"));
+    row("paired", &format!("{} via {}", peer.paired_at, peer.paired_via));
+    table
+}
+
+async fn change(cx: Context, kind: &str, request: Value) -> Result<(), Error> {
+    let answer: Value = cx.ask(kind, members(request)).await?;
+    let peer: PeerView = serde_json::from_value(answer.get("peer").cloned().unwrap_or_default()).map_err(|e| {
+        Error::caused(Failure::new(Code::IncompatibleVersion, "the daemon's answer is not understood"), e)
+    })?;
+    one(cx.out, &peer)
+}
+
+fn one(out: Output, peer: &PeerView) -> Result<(), Error> {
+    if out.json { out.json(&json!({ "peer": peer })) } else { out.table(&details(peer)) }
+}
+
+fn table(out: Output, peers: &[PeerView]) -> Result<(), Error> {
+    if peers.is_empty() {
+        out.note("nothing is paired; see: pi-remote pair --help");
+        return Ok(());
+    }
+    let mut table =
+        Table::new(&["NAME", "STATE", "MAY HERE", "MAY THERE", "VERSION", "PAIRED", "ADDRESSES", "FINGERPRINT"]);
+    for peer in peers {
+        table.row([
+            (Style::Plain, &peer.name),
+            (if peer.connected { Style::Good } else { Style::Bad }, &state(peer)),
+            (Style::Plain, &may_here(peer)),
+            (Style::Plain, &peer.may_there.join(",")),
+            (Style::Plain, peer.version.as_deref().unwrap_or("-")),
+            (Style::Plain, &format!("{} {}", peer.paired_at, peer.paired_via)),
+            (Style::Plain, &peer.addresses.join(",")),
+            (Style::Plain, &peer.fingerprint),
+        ]);
+    }
+    out.table(&table)
+}
+
+fn state(peer: &PeerView) -> String {
+    if peer.connected {
+        return "connected".into();
+    }
+    let seen = peer.last_seen.as_ref().map(|at| format!(", last seen {at}")).unwrap_or_default();
+    let why = peer.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+    format!("not connected{seen}{why}")
+}
+
+fn may_here(peer: &PeerView) -> String {
+    let presets: Vec<&str> = peer.grants.iter().map(|grant| grant.preset.as_str()).collect();
+    if presets.is_empty() { "nothing".into() } else { presets.join(", ") }
+}
+
+async fn verify(cx: Context) -> Result<(), Error> {
+    let checks: Checks = cx.ask("verify_peers", Map::new()).await?;
+    let bad = checks.checks.iter().filter(|check| !check.ok).count();
+    let failure = Failure::new(Code::VerificationFailed, format!("{bad} of {} checks failed", checks.checks.len()));
+    if cx.out.json {
+        // One object, the failure in it, so that stdout stays one JSON value.
+        let mut value = json!({ "checks": checks.checks });
+        if let (true, Some(members)) = (bad > 0, value.as_object_mut()) {
+            members.insert("error".into(), failure_json(&failure));
+        }
+        cx.out.json(&value)?;
+        return if bad > 0 { Err(Error::Reported(failure)) } else { Ok(()) };
+    }
+    let mut table = Table::new(&["", "CHECK", "FOUND", "MEND WITH"]);
+    for check in &checks.checks {
+        let verdict = if check.ok { (Style::Good, "ok") } else { (Style::Bad, "BAD") };
+        let fix = check.fix.as_deref().unwrap_or_default();
+        table.row([verdict, (Style::Plain, &check.name), (Style::Plain, &check.detail), (Style::Plain, fix)]);
+    }
+    cx.out.table(&table)?;
+    if bad > 0 { Err(failure.into()) } else { Ok(()) }
+}
+
+fn host_port(text: &str) -> Result<String, String> {
+    let (host, port) = text.rsplit_once(':').ok_or("an address is HOST:PORT, or [IPv6]:PORT")?;
+    let bare_ipv6 = host.contains(':') && !(host.starts_with('[') && host.ends_with(']'));
+    match port.parse::<u16>() {
+        Ok(1..) if !host.is_empty() && host.len() <= 255 && !bare_ipv6 => Ok(text.to_owned()),
+        _ => Err("an address is HOST:PORT, or [IPv6]:PORT".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_a_host_and_a_port() {
+        for good in ["host:1", "192.0.2.1:7433", "[2001:db8::1]:7433"] {
+            assert_eq!(host_port(good).unwrap(), good);
+        }
+        for bad in ["", "host", ":1", "host:", "host:0", "host:65536", "2001:db8::1", "2001:db8::1:7433"] {
+            assert!(host_port(bad).is_err(), "{bad}");
+        }
+    }
+}

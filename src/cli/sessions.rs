@@ -1,0 +1,27 @@
+//! `sessions`: all of them, local and remote.
+
+use serde_json::Map;
+
+use super::output::{Style, Table};
+use super::{Context, Error};
+use crate::wire::control::SessionList;
+
+pub(crate) async fn run(cx: Context) -> Result<(), Error> {
+    cx.show("list_sessions", Map::new(), |out, list: &SessionList| {
+        if list.sessions.is_empty() {
+            out.note("no sessions: none runs here, and no connected peer shows one");
+            return Ok(());
+        }
+        let mut table = Table::new(&["NAME", "ALIASES", "HOST", "ID"]);
+        for session in &list.sessions {
+            table.row([
+                (Style::Plain, &session.name),
+                (Style::Plain, &session.aliases.join(", ")),
+                (if session.is_remote { Style::Good } else { Style::Plain }, &session.host),
+                (Style::Faint, &session.session_id),
+            ]);
+        }
+        out.table(&table)
+    })
+    .await
+}

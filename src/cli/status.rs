@@ -1,0 +1,75 @@
+//! `status`: the daemon, its listener, its links.
+
+use std::time::Duration;
+
+use serde_json::Map;
+
+use super::output::{Style, Table};
+use super::{Context, Error};
+use crate::wire::control::{PeerStatus, Status};
+
+pub(crate) async fn run(cx: Context) -> Result<(), Error> {
+    let verbose = cx.verbose;
+    cx.show("status", Map::new(), |out, status: &Status| {
+        out.table(&about(status))?;
+        if !status.peers.is_empty() {
+            out.line("")?;
+            out.table(&links(&status.peers))?;
+        }
+        if verbose {
+            out.line("")?;
+            let mut table = Table::new(&["SETTING", "VALUE", "FROM"]);
+            for setting in &status.settings {
+                let cells = [&setting.name, &setting.value, &setting.source];
+                table.row(cells.map(|cell| (Style::Plain, cell.as_str())));
+            }
+            out.table(&table)?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+fn about(status: &Status) -> Table {
+    let mut table = Table::new(&[]);
+    let mut row = |name: &str, value: &str| table.row([(Style::Bold, name), (Style::Plain, value)]);
+    let up = humantime::format_duration(Duration::from_secs(status.uptime));
+    row("daemon", &format!("{} (pid {}), up {up}", status.version, status.pid));
+    row("name", &status.name);
+    row("fingerprint", &status.fingerprint);
+    let listen = status.listen.join(", ");
+    row("listener", &if status.listening { listen } else { format!("closed: nothing is paired ({listen})") });
+    row("sessions", &format!("{} here", status.local_session_count));
+    row("peers", &format!("{} of {} connected", status.remote_peer_count, status.peers.len()));
+    let refused = &status.refused;
+    if refused.count > 0 {
+        let address = refused.last_address.as_deref().unwrap_or("unknown");
+        let at = refused.last_at.as_deref().unwrap_or("unknown");
+        row("strangers", &format!("{} refused, the last one from {address} at {at}", refused.count));
+    }
+    table
+}
+
+fn links(peers: &[PeerStatus]) -> Table {
+    let mut table = Table::new(&["PEER", "STATE", "ADDRESS", "TLS", "ROUND TRIP", "SESSIONS", "SINCE"]);
+    for peer in peers {
+        let sessions = peer.session_count.to_string();
+        if let Some(link) = &peer.link {
+            let round_trip = link.round_trip_ms.map(|ms| format!("{ms:.1} ms")).unwrap_or_default();
+            table.row([
+                (Style::Plain, &peer.name),
+                (Style::Good, "connected"),
+                (Style::Plain, &link.address),
+                (Style::Plain, &format!("{} {}", link.tls, link.group)),
+                (Style::Plain, &round_trip),
+                (Style::Plain, &sessions),
+                (Style::Plain, &link.since),
+            ]);
+        } else {
+            let why = peer.why.as_deref().unwrap_or("not connected");
+            let seen = peer.last_seen.as_ref().map(|at| format!("last seen {at}")).unwrap_or_default();
+            table.row([(Style::Plain, &peer.name), (Style::Bad, why), (Style::Plain, &seen)]);
+        }
+    }
+    table
+}

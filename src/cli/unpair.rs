@@ -1,0 +1,20 @@
+//! `unpair`: trusts a peer no more.
+
+use serde_json::json;
+
+use super::{Context, Error, members};
+use crate::wire::control::Unpaired;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// A petname or a full fingerprint
+    peer: String,
+}
+
+pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
+    cx.show("unpair", members(json!({ "peer": args.peer })), |out, done: &Unpaired| {
+        let link = if done.link_cut { "its link is cut" } else { "no link to it was up" };
+        out.line(&format!("{} ({}) is not trusted any more; {link}", done.peer.name, done.peer.fingerprint))
+    })
+    .await
+}
