@@ -21,6 +21,8 @@ pub(super) struct Known {
     sockets: HashMap<SessionId, SocketFile>,
     aliases: HashMap<String, SessionId>,
     aliases_of: HashMap<SessionId, BTreeSet<String>>,
+    /// The aliases last reported, of live sessions that have some.
+    reported: HashMap<SessionId, Vec<String>>,
     retries: BinaryHeap<Reverse<(Instant, SessionId, usize)>>,
     warned: HashSet<OsString>,
 }
@@ -36,6 +38,9 @@ struct SocketFile {
 const RETRIES: [Duration; 4] =
     [Duration::from_millis(10), Duration::from_millis(50), Duration::from_millis(200), Duration::from_millis(1000)];
 
+/// How many names are written before the next event is looked at: a file takes 0.1 to 1 ms.
+const NAMES_AT_ONCE: usize = 1;
+
 /// How many names are warned of; what comes beyond is ignored without a word.
 const MAX_WARNED: usize = 256;
 
@@ -47,6 +52,7 @@ impl Known {
             sockets: HashMap::new(),
             aliases: HashMap::new(),
             aliases_of: HashMap::new(),
+            reported: HashMap::new(),
             retries: BinaryHeap::new(),
             warned: HashSet::new(),
         }
@@ -105,13 +111,17 @@ impl Known {
             {
                 renamed.remove(&id);
                 let info = self.info(id);
+                self.report(&info);
                 changes.push(SessionChange::Added(info));
             }
         }
         for id in renamed {
             if self.sockets.get(&id).is_some_and(|socket| socket.live) {
                 let info = self.info(id);
-                changes.push(SessionChange::Renamed(info));
+                // The ones beyond the most that are kept do not show.
+                if self.report(&info) {
+                    changes.push(SessionChange::Renamed(info));
+                }
             }
         }
     }
@@ -141,6 +151,11 @@ impl Known {
                 }
             }
         }
+    }
+
+    /// Writes some of the new names down; whether there are more.
+    pub(super) fn write_some_names(&mut self) -> bool {
+        self.names.write_some(NAMES_AT_ONCE)
     }
 
     /// Forgets the names of sessions that ended while nobody watched.
@@ -200,6 +215,7 @@ impl Known {
         };
         if ended && let Some(known) = self.sockets.remove(id) {
             if known.live {
+                self.reported.remove(id);
                 changes.push(SessionChange::Removed(id.clone()));
             }
             if forget {
@@ -210,6 +226,7 @@ impl Known {
             && let Some(known) = self.sockets.get_mut(id)
             && std::mem::take(&mut known.live)
         {
+            self.reported.remove(id);
             changes.push(SessionChange::Removed(id.clone()));
             self.retry_later(id.clone(), 0);
         }
@@ -242,6 +259,15 @@ impl Known {
         self.sockets.get(id).is_some_and(|socket| !socket.live)
     }
 
+    /// Notes what is reported of a session's aliases; whether they are others than before.
+    fn report(&mut self, info: &SessionInfo) -> bool {
+        let before = match info.aliases.is_empty() {
+            true => self.reported.remove(&info.session_id),
+            false => self.reported.insert(info.session_id.clone(), info.aliases.clone()),
+        };
+        before.unwrap_or_default() != info.aliases
+    }
+
     fn info(&mut self, id: SessionId) -> SessionInfo {
         let aliases = self.aliases_of.get(&id).map(|all| all.iter().take(MAX_ALIASES).cloned().collect());
         SessionInfo { name: self.names.name(&id).to_owned(), aliases: aliases.unwrap_or_default(), session_id: id }
@@ -254,4 +280,106 @@ fn socket_name(id: &SessionId) -> OsString {
 
 fn is_alias_name(name: &OsStr) -> bool {
     name.as_encoded_bytes().ends_with(b".alias")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{self, Write};
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Log {
+        fn of(work: impl FnOnce()) -> String {
+            let log = Self::default();
+            let writer = log.clone();
+            let subscriber =
+                tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).without_time().finish();
+            tracing::subscriber::with_default(subscriber, work);
+            let bytes = log.0.lock().unwrap().clone();
+            String::from_utf8(bytes).unwrap()
+        }
+    }
+
+    fn known() -> (tempfile::TempDir, Known) {
+        let dir = tempfile::tempdir().unwrap();
+        let known = Known::new(dir.path().to_owned(), Names::in_memory());
+        (dir, known)
+    }
+
+    fn look(known: &mut Known) -> Vec<SessionChange> {
+        let mut changes = Vec::new();
+        let all = known.everything();
+        known.examine(all, &mut changes);
+        changes
+    }
+
+    #[test]
+    fn what_does_not_belong_there_is_warned_of_once_and_escaped() {
+        let (dir, mut known) = known();
+        for name in ["-bad.sock", "plain.sock", "daemon.sock", "esc\u{1b}[2J.alias", "plain.alias"] {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        symlink("/etc/s.sock", dir.path().join("out.alias")).unwrap();
+        symlink("plain.sock", dir.path().join("link.sock")).unwrap();
+        let log = Log::of(|| {
+            assert!(look(&mut known).is_empty() && look(&mut known).is_empty());
+        });
+        for name in ["-bad.sock", "plain.sock", "esc\\u{1b}[2J.alias", "plain.alias", "out.alias", "link.sock"] {
+            assert_eq!(log.matches(&format!("ignoring {name:?} in").replace("\\\\", "\\")).count(), 1, "{name}: {log}");
+        }
+        assert_eq!(log.lines().count(), 6, "{log}");
+    }
+
+    #[test]
+    fn a_flood_of_bad_names_costs_bounded_memory() {
+        let (dir, mut known) = known();
+        for n in 0..MAX_WARNED + 50 {
+            std::fs::write(dir.path().join(format!("bad {n}.sock")), "").unwrap();
+        }
+        assert!(look(&mut known).is_empty());
+        assert_eq!(known.warned.len(), MAX_WARNED);
+    }
+
+    #[test]
+    fn what_ended_is_told_before_what_began_and_only_so_many_aliases_are_kept() {
+        let (dir, mut known) = known();
+        let a = UnixListener::bind(dir.path().join("a.sock")).unwrap();
+        assert!(matches!(&look(&mut known)[..], [SessionChange::Added(_)]));
+        drop(a);
+        std::fs::remove_file(dir.path().join("a.sock")).unwrap();
+        let _b = UnixListener::bind(dir.path().join("0.sock")).unwrap();
+        for n in 0..MAX_ALIASES + 5 {
+            symlink("0.sock", dir.path().join(format!("{n:03}.alias"))).unwrap();
+        }
+        let changes = look(&mut known);
+        let [SessionChange::Removed(ended), SessionChange::Added(began)] = &changes[..] else { panic!("{changes:?}") };
+        assert_eq!(ended.as_str(), "a");
+        assert_eq!((began.aliases.len(), began.aliases[0].as_str()), (MAX_ALIASES, "000"));
+    }
+
+    #[test]
+    fn an_alias_beyond_those_kept_is_no_change() {
+        let (dir, mut known) = known();
+        let _a = UnixListener::bind(dir.path().join("a.sock")).unwrap();
+        for n in 0..MAX_ALIASES {
+            symlink("a.sock", dir.path().join(format!("{n:03}.alias"))).unwrap();
+        }
+        assert_eq!(look(&mut known).len(), 1);
+        symlink("a.sock", dir.path().join("zzz.alias")).unwrap();
+        assert_eq!(look(&mut known), []);
+    }
 }

@@ -1,6 +1,6 @@
 //! Names for sessions: an adjective and a noun, kept while the session lives.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 
 use sha2::{Digest, Sha256};
@@ -13,6 +13,7 @@ pub struct Names {
     files: Box<dyn NameFiles>,
     by_id: HashMap<SessionId, String>,
     taken: HashSet<String>,
+    unwritten: VecDeque<SessionId>,
 }
 
 /// Where names are kept: `names/<sessionId>` in the state directory, one small file each. A name
@@ -40,7 +41,7 @@ pub trait NameFiles: Send {
 impl Names {
     /// Names that are kept in `files`.
     pub fn new(files: impl NameFiles + 'static) -> Self {
-        Self { files: Box::new(files), by_id: HashMap::new(), taken: HashSet::new() }
+        Self { files: Box::new(files), by_id: HashMap::new(), taken: HashSet::new(), unwritten: VecDeque::new() }
     }
 
     /// Names that live as long as this value.
@@ -62,18 +63,29 @@ impl Names {
         }
     }
 
-    /// The session's name: the one it has, else the one kept for it, else a new one.
+    /// The session's name: the one it has, else the one kept for it, else a new one, which
+    /// [`Names::write_some`] keeps later: creating a file takes longer than all else about a session.
     pub fn name(&mut self, id: &SessionId) -> &str {
         self.recall(id);
         if !self.by_id.contains_key(id) {
             let name = self.new_name(id);
-            if let Err(e) = self.files.write(id, name.as_bytes()) {
-                tracing::debug!(session = %id, "its name is not kept over a restart: {e}");
-            }
             self.taken.insert(name.clone());
             self.by_id.insert(id.clone(), name);
+            self.unwritten.push_back(id.clone());
         }
         self.by_id.get(id).map_or("", String::as_str)
+    }
+
+    /// Keeps up to `most` names that are new; whether there are more.
+    pub fn write_some(&mut self, most: usize) -> bool {
+        for id in self.unwritten.drain(..most.min(self.unwritten.len())) {
+            if let Some(name) = self.by_id.get(&id)
+                && let Err(e) = self.files.write(&id, name.as_bytes())
+            {
+                tracing::debug!(session = %id, "its name is not kept over a restart: {e}");
+            }
+        }
+        !self.unwritten.is_empty()
     }
 
     /// Forgets the name of a session that has ended.
@@ -227,6 +239,7 @@ mod tests {
         kept.write(&id("b"), b"jade-gale").unwrap();
         let mut names = Names::new(kept.clone());
         let (a, b) = (names.name(&id("a")).to_owned(), names.name(&id("b")).to_owned());
+        assert!(!names.write_some(9));
         assert!(a == "jade-gale" && b != a);
         assert_eq!(kept.read(&id("b")).unwrap(), b.as_bytes());
     }
@@ -236,8 +249,12 @@ mod tests {
         let kept = Kept::default();
         let mut names = Names::new(kept.clone());
         let name = names.name(&id("s")).to_owned();
+        names.name(&id("brief"));
+        assert!(names.write_some(1), "one more");
+        assert_eq!(kept.read(&id("s")).unwrap(), name.as_bytes());
         names.forget(&id("s"));
-        assert!(kept.list().is_empty());
+        names.forget(&id("brief"));
+        assert!(!names.write_some(1) && kept.list().is_empty(), "what has ended is not written");
         kept.write(&id("t"), name.as_bytes()).unwrap();
         assert_eq!(names.name(&id("t")), name);
         kept.write(&id("old"), b"jade-gale").unwrap();

@@ -130,7 +130,7 @@ impl Watch {
             self.known.examine(batch, &mut found);
             found.into_iter().for_each(&mut changes);
             self.end_scan_if_done();
-            if idle {
+            if idle && !self.known.write_some_names() {
                 self.wait().await;
             } else {
                 tokio::task::yield_now().await;
