@@ -80,6 +80,9 @@ mod tests {
     fn a_manual_clock_moves_only_when_told() {
         let clock = Clock::manual(SystemTime::UNIX_EPOCH);
         clock.advance(Duration::from_secs(5));
-        assert_eq!((clock.now(), clock.wall()), (Duration::from_secs(5), SystemTime::UNIX_EPOCH + Duration::from_secs(5)));
+        assert_eq!(
+            (clock.now(), clock.wall()),
+            (Duration::from_secs(5), SystemTime::UNIX_EPOCH + Duration::from_secs(5))
+        );
     }
 }

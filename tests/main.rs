@@ -1,1 +1,1 @@
-
+//! Tests from outside.

@@ -2,8 +2,8 @@
 
 mod addresses;
 mod book;
-mod office;
 mod offers;
+mod office;
 mod sessions;
 mod views;
 
@@ -36,8 +36,8 @@ use crate::trust::Store;
 use crate::wire::Failure;
 use crate::wire::link::Hello;
 use book::Book;
-use office::Office;
 use offers::Offers;
+use office::Office;
 
 /// How long links and clients may take to end when the daemon does.
 const STOPPING: Duration = Duration::from_millis(1500);
@@ -83,18 +83,24 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     dir.write_pid()?;
 
     let bound: Vec<SocketAddr> = ports.iter().map(Port::address).collect();
-    let relay = Shared::new(Relay::new(me(&key, &settings, &bound)?, Limits::for_messages_of(settings.message_limit.value)));
+    let relay =
+        Shared::new(Relay::new(me(&key, &settings, &bound)?, Limits::for_messages_of(settings.message_limit.value)));
     let pins = Pins::default();
     let (wanted, is_wanted) = watch::channel(false);
     let book = Arc::new(Book::new(store, pins.clone(), relay.clone(), clock.clone(), wanted));
     book.publish();
-    let context =
-        link::Context { relay: relay.clone(), clock: clock.clone(), tls: TlsIdentity::new(&key)?, keeper: book.clone() };
+    let context = link::Context {
+        relay: relay.clone(),
+        clock: clock.clone(),
+        tls: TlsIdentity::new(&key)?,
+        keeper: book.clone(),
+    };
     let dialer = Dialer::new(context.clone());
     let admission = Admission::new(Bounds::default());
     let listening = Arc::new(AtomicUsize::new(0));
     let own_spki: Arc<[u8]> = key.spki().into();
-    let offers = Arc::new(Offers::new(Arc::clone(&book), context.clone(), dialer.clone(), key.fingerprint(), bound.clone()));
+    let offers =
+        Arc::new(Offers::new(Arc::clone(&book), context.clone(), dialer.clone(), key.fingerprint(), bound.clone()));
     let gate = Gate {
         pins,
         window: {
@@ -246,7 +252,8 @@ fn reserve(settings: &Settings) -> Result<Vec<Port>, Failure> {
 
 fn control_listener(dir: &StateDir) -> Result<UnixListener, Failure> {
     let listener = dir.bind_control_socket()?;
-    let unusable = |error: std::io::Error| Failure::new(crate::wire::Code::Io, format!("cannot use the control socket: {error}"));
+    let unusable =
+        |error: std::io::Error| Failure::new(crate::wire::Code::Io, format!("cannot use the control socket: {error}"));
     listener.set_nonblocking(true).map_err(unusable)?;
     UnixListener::from_std(listener).map_err(unusable)
 }

@@ -23,7 +23,9 @@ use crate::relay::{ClientId, Shared};
 use crate::trust::store::{Address, AddressSource, NewPeer};
 use crate::trust::{Grant, Peer};
 use crate::wire::PeerName;
-use crate::wire::control::{Offer, PairFailed, PairJoin, PairOffer, PairTerms, Paired, PeerView, ReplyTo, request_event_line};
+use crate::wire::control::{
+    Offer, PairFailed, PairJoin, PairOffer, PairTerms, Paired, PeerView, ReplyTo, request_event_line,
+};
 use crate::wire::error::{Code, Failure};
 use crate::wire::link::{MAX_ADDRESSES, to_json};
 
@@ -58,7 +60,13 @@ struct Terms {
 }
 
 impl Offers {
-    pub(super) fn new(book: Arc<Book>, context: Context, dialer: Dialer, own: Fingerprint, ports: Vec<SocketAddr>) -> Self {
+    pub(super) fn new(
+        book: Arc<Book>,
+        context: Context,
+        dialer: Dialer,
+        own: Fingerprint,
+        ports: Vec<SocketAddr>,
+    ) -> Self {
         Self { open: Mutex::new(None), book, context, dialer, own, ports }
     }
 
@@ -72,7 +80,12 @@ impl Offers {
     ///
     /// # Errors
     /// Another is open, or the terms cannot be kept; nothing is opened then.
-    pub(super) fn offer(self: &Arc<Self>, client: ClientId, reply: &ReplyTo, request: &PairOffer) -> Result<Offer, Failure> {
+    pub(super) fn offer(
+        self: &Arc<Self>,
+        client: ClientId,
+        reply: &ReplyTo,
+        request: &PairOffer,
+    ) -> Result<Offer, Failure> {
         let terms = self.terms(&request.terms)?;
         if self.ports.is_empty() {
             return Err(Failure::new(Code::Io, "this daemon has no port to offer at"));
@@ -83,7 +96,8 @@ impl Offers {
         let addresses = addresses::own(&self.ports);
         let invalid = |error: &dyn std::fmt::Display| Failure::new(Code::InvalidRequest, error.to_string());
         let ticket = Ticket::new(self.own, Secret::from_bytes(&secret), addresses.clone()).map_err(|e| invalid(&e))?;
-        let window = Window::open(Offering::Ticket(Secret::from_bytes(&secret)), now, open_for).map_err(|e| invalid(&e))?;
+        let window =
+            Window::open(Offering::Ticket(Secret::from_bytes(&secret)), now, open_for).map_err(|e| invalid(&e))?;
         let mut slot = self.lock();
         if slot.as_ref().is_some_and(|open| open.window.is_open(now)) {
             return Err(Failure::new(Code::PairingBusy, "A pairing window is open already")
@@ -92,7 +106,10 @@ impl Offers {
         let offers = Arc::clone(self);
         let expiry = tokio::spawn(async move {
             sleep(open_for).await;
-            offers.close(&Failure::new(Code::PairingExpired, "Nobody paired before the window closed").hint("run `pi-remote pair --ticket` again"));
+            offers.close(
+                &Failure::new(Code::PairingExpired, "Nobody paired before the window closed")
+                    .hint("run `pi-remote pair --ticket` again"),
+            );
         });
         *slot = Some(Open { window, client, id: reply.id.clone(), terms, expiry: Some(expiry.abort_handle()) });
         drop(slot);
@@ -112,9 +129,11 @@ impl Offers {
     /// Whatever is in the way; nothing is stored then.
     pub(super) async fn join(&self, own_spki: &[u8], request: &PairJoin) -> Result<Paired, Failure> {
         let terms = self.terms(&request.terms)?;
-        let ticket: Ticket = request.ticket.parse().map_err(|error: crate::pairing::ticket::TicketError| Failure::from(error))?;
+        let ticket: Ticket =
+            request.ticket.parse().map_err(|error: crate::pairing::ticket::TicketError| Failure::from(error))?;
         if ticket.offerer() == self.own {
-            return Err(Failure::new(Code::InvalidRequest, "This ticket is of this very machine").hint("use it on the other one"));
+            return Err(Failure::new(Code::InvalidRequest, "This ticket is of this very machine")
+                .hint("use it on the other one"));
         }
         // Refused before anything is sent: the other side would be left with a pin of this one.
         self.book.store().petname_for(&terms.peer(ticket.offerer(), "peer", Vec::new()))?;
@@ -122,7 +141,8 @@ impl Offers {
         addresses.extend(ticket.addresses().iter().cloned());
         let store = |offerer: Fingerprint, info: &Info, reached: &str| {
             let mut known = vec![address(reached, AddressSource::Ticket)];
-            known.extend(ticket.addresses().iter().filter(|a| *a != reached).map(|a| address(a, AddressSource::Ticket)));
+            known
+                .extend(ticket.addresses().iter().filter(|a| *a != reached).map(|a| address(a, AddressSource::Ticket)));
             known.truncate(MAX_ADDRESSES);
             self.book.pin(terms.peer(offerer, &info.name, known))
         };

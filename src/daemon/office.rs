@@ -78,12 +78,16 @@ impl Admin for Office {
                 Request::Unpair { peer } => self.unpair(&peer),
                 Request::VerifyPeers => Ok(to_json(&self.verify())),
                 Request::PairOffer(offer) => self.offers.offer(client, &reply, &offer).map(|offer| to_json(&offer)),
-                Request::PairJoin(join) => self.offers.join(self.key.spki(), &join).await.map(|paired| to_json(&paired)),
+                Request::PairJoin(join) => {
+                    self.offers.join(self.key.spki(), &join).await.map(|paired| to_json(&paired))
+                }
                 Request::PairCancel => Ok(to_json(&json!({ "cancelled": self.offers.cancel(client) }))),
                 // The control server sees to these itself.
-                Request::ListSessions | Request::Relay(_) | Request::Subscribe | Request::StartDaemon | Request::Kill => {
-                    Err(Failure::new(Code::Internal, "A request went astray"))
-                }
+                Request::ListSessions
+                | Request::Relay(_)
+                | Request::Subscribe
+                | Request::StartDaemon
+                | Request::Kill => Err(Failure::new(Code::Internal, "A request went astray")),
             }
         })
     }
@@ -243,7 +247,8 @@ impl Office {
             self.book.update(peer.fingerprint, |peer| peer.removed = false)?;
             self.dialer.kick(peer.fingerprint);
             self.wait_linked(peer.fingerprint).await?;
-            let port = self.context.relay.lock().link_of(peer.fingerprint).map_or(DEFAULT_PORT, |l| l.facts.address.port());
+            let port =
+                self.context.relay.lock().link_of(peer.fingerprint).map_or(DEFAULT_PORT, |l| l.facts.address.port());
             return Ok(to_json(&json!({ "host": host, "port": port })));
         }
         let port = own_port.map(u64::from).or(port).unwrap_or(u64::from(DEFAULT_PORT));
@@ -251,7 +256,8 @@ impl Office {
         if self.is_linked_at(name, exact) {
             return Err(already(name));
         }
-        let port = exact.ok_or_else(|| Failure::new(Code::InvalidRequest, format!("{port} is no TCP port (1 to 65535)")))?;
+        let port =
+            exact.ok_or_else(|| Failure::new(Code::InvalidRequest, format!("{port} is no TCP port (1 to 65535)")))?;
         self.link_at(&join_port(name, port)).await?;
         Ok(to_json(&json!({ "host": name, "port": port })))
     }
@@ -273,11 +279,12 @@ impl Office {
     /// Links to whichever pinned peer answers at an address, and keeps the address for it.
     async fn link_at(&self, address: &str) -> Result<(), Failure> {
         let expect = Expect::AnyPinned(self.book.pins());
-        let (link, reached) = dial(&self.context, &[address.to_owned()], expect, Alpn::Link).await.map_err(|error| {
-            let unpaired = matches!(&error, DialError::Tls { source: TlsError::NotPinned { .. }, .. });
-            let failure = error.into_failure();
-            if unpaired { Failure { code: Code::NotPaired, ..failure } } else { failure }
-        })?;
+        let (link, reached) =
+            dial(&self.context, &[address.to_owned()], expect, Alpn::Link).await.map_err(|error| {
+                let unpaired = matches!(&error, DialError::Tls { source: TlsError::NotPinned { .. }, .. });
+                let failure = error.into_failure();
+                if unpaired { Failure { code: Code::NotPaired, ..failure } } else { failure }
+            })?;
         let fingerprint = link.peer;
         if self.context.relay.lock().is_linked(fingerprint) {
             let name = self.book.store().get(fingerprint).map(|peer| peer.name.to_string()).unwrap_or_default();
@@ -318,7 +325,11 @@ impl Office {
                     known == name && (port.is_none() || known_port == port)
                 })
             };
-            store.find(host).ok().or_else(|| store.peers().iter().filter(|peer| !peer.removed).find(at)).map(|p| p.fingerprint)
+            store
+                .find(host)
+                .ok()
+                .or_else(|| store.peers().iter().filter(|peer| !peer.removed).find(at))
+                .map(|p| p.fingerprint)
         };
         let missing = || Failure::new(Code::PeerNotFound, format!("Peer {host} not found"));
         let fingerprint = found.ok_or_else(missing)?;
@@ -347,20 +358,28 @@ impl Office {
             }
         }));
         let store = self.book.store();
-        check("peers.json", crate::trust::Store::load(self.dir.clone()).and_then(|stored| {
-            if stored.peers() == store.peers() {
-                Ok(format!("{} pinned, as this daemon knows them", stored.peers().len()))
-            } else {
-                Err(Failure::new(Code::VerificationFailed, "the file is not what this daemon has stored: it was changed from outside")
+        check(
+            "peers.json",
+            crate::trust::Store::load(self.dir.clone()).and_then(|stored| {
+                if stored.peers() == store.peers() {
+                    Ok(format!("{} pinned, as this daemon knows them", stored.peers().len()))
+                } else {
+                    Err(Failure::new(
+                        Code::VerificationFailed,
+                        "the file is not what this daemon has stored: it was changed from outside",
+                    )
                     .hint("`pi-remote stop`, look at peers.json, then start the daemon again"))
-            }
-        }));
+                }
+            }),
+        );
         let relay = self.context.relay.lock();
         for peer in store.peers() {
             let pinned = self.book.pins().contains(&peer.fingerprint);
             let found = match relay.link_of(peer.fingerprint) {
                 _ if !pinned => Err(Failure::new(Code::VerificationFailed, "stored, but not known to the verifier")),
-                Some(link) => Ok(format!("the link to {} was authenticated with {}", link.facts.address, peer.fingerprint)),
+                Some(link) => {
+                    Ok(format!("the link to {} was authenticated with {}", link.facts.address, peer.fingerprint))
+                }
                 None => Ok(format!("{}; no link is up to compare with", peer.fingerprint)),
             };
             check(&format!("peer {}", peer.name), found);
@@ -420,7 +439,9 @@ async fn list_tailscale() -> Result<Vec<u8>, Failure> {
         .map_err(|_| Failure::new(Code::Unreachable, "tailscale does not run").hint("`tailscale up` starts it"))?;
     let peers = status.get("Peer").and_then(|peers| peers.as_object()).into_iter().flatten();
     let peers: Vec<_> = peers
-        .filter_map(|(_, peer)| Some(json!({ "hostname": peer.get("HostName")?, "ip": peer.get("TailscaleIPs")?.get(0)? })))
+        .filter_map(|(_, peer)| {
+            Some(json!({ "hostname": peer.get("HostName")?, "ip": peer.get("TailscaleIPs")?.get(0)? }))
+        })
         .collect();
     Ok(to_json(&json!({ "peers": peers })))
 }

@@ -150,8 +150,11 @@ impl DialError {
     pub fn into_failure(self) -> Failure {
         let message = self.to_string();
         let failure = match &self {
-            Self::NoAddress => Failure::new(Code::Unreachable, message).hint("`pi-remote peers address PEER --add HOST:PORT` gives one"),
-            Self::Resolve { .. } => Failure::new(Code::Unreachable, message).hint("the name is not known to this machine's resolver"),
+            Self::NoAddress => Failure::new(Code::Unreachable, message)
+                .hint("`pi-remote peers address PEER --add HOST:PORT` gives one"),
+            Self::Resolve { .. } => {
+                Failure::new(Code::Unreachable, message).hint("the name is not known to this machine's resolver")
+            }
             Self::Connect { source, .. } if source.kind() == io::ErrorKind::ConnectionRefused => {
                 Failure::new(Code::Unreachable, message).hint("the machine is up, but no daemon listens there")
             }
@@ -196,13 +199,11 @@ impl DialError {
 
 /// The name by which programs know this error, as the original's clients read it.
 fn errno_name(error: &io::Error) -> String {
-    error.raw_os_error().map_or_else(
-        || match error.kind() {
-            io::ErrorKind::TimedOut => "ETIMEDOUT".to_owned(),
-            kind => kind.to_string(),
-        },
-        |code| format!("{:?}", nix::errno::Errno::from_raw(code)),
-    )
+    match error.raw_os_error() {
+        Some(code) => format!("{:?}", nix::errno::Errno::from_raw(code)),
+        None if error.kind() == io::ErrorKind::TimedOut => "ETIMEDOUT".to_owned(),
+        None => error.kind().to_string(),
+    }
 }
 
 /// The first of these addresses at which who is expected answers, and the connection.
@@ -237,7 +238,12 @@ pub async fn dial(
     }
 }
 
-async fn dial_one(context: &Context, address: &str, expect: Expect, alpn: Alpn) -> Result<Authenticated<TcpStream>, DialError> {
+async fn dial_one(
+    context: &Context,
+    address: &str,
+    expect: Expect,
+    alpn: Alpn,
+) -> Result<Authenticated<TcpStream>, DialError> {
     let mut failed = None;
     for resolved in resolve(address).await? {
         let shown = shown(address, resolved);
@@ -282,7 +288,9 @@ mod tests {
     #[test]
     fn pauses_double_from_one_second_to_sixty_and_never_end() {
         assert_eq!(pause_after(0), Duration::ZERO);
-        for (failed, least, most) in [(1, 1.0, 1.25), (2, 2.0, 2.5), (4, 8.0, 10.0), (7, 60.0, 60.0), (u32::MAX, 60.0, 60.0)] {
+        for (failed, least, most) in
+            [(1, 1.0, 1.25), (2, 2.0, 2.5), (4, 8.0, 10.0), (7, 60.0, 60.0), (u32::MAX, 60.0, 60.0)]
+        {
             let pause = pause_after(failed).as_secs_f64();
             assert!((least..=most).contains(&pause), "after {failed}: {pause}");
         }

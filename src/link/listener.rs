@@ -3,6 +3,7 @@
 //! While nobody is pinned and no pairing window is open there is no listener: the port is only
 //! reserved (bound, not listening), so that it cannot be lost and a connection is refused.
 
+use std::io::{self, ErrorKind};
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -38,14 +39,15 @@ impl Port {
     /// # Errors
     /// When the address is not this machine's, or another program listens there.
     pub fn reserve(address: SocketAddr) -> Result<Self, Failure> {
-        let taken = |error: std::io::Error| {
+        let taken = |error: io::Error| {
             let failure = Failure::new(Code::Io, format!("cannot listen at {address}: {error}"));
-            match error.kind() {
-                std::io::ErrorKind::AddrInUse => failure.hint(
-                    "another program has this port (the original daemon uses 7433 too): stop it, or choose another with --port",
-                ),
-                std::io::ErrorKind::AddrNotAvailable => failure.hint("no interface of this machine has this address now"),
-                _ => failure,
+            if error.kind() == ErrorKind::AddrInUse {
+                let other = "another program has this port (the original daemon uses 7433 too)";
+                failure.hint(format!("{other}: stop it, or choose another with --port"))
+            } else if error.kind() == ErrorKind::AddrNotAvailable {
+                failure.hint("no interface of this machine has this address now")
+            } else {
+                failure
             }
         };
         let probe = bind(address).map_err(taken)?;
@@ -62,7 +64,7 @@ impl Port {
         self.address
     }
 
-    fn listen(&mut self) -> std::io::Result<TcpListener> {
+    fn listen(&mut self) -> io::Result<TcpListener> {
         let socket = match self.reserved.take() {
             Some(socket) => socket,
             None => bind(self.address)?,
@@ -73,7 +75,7 @@ impl Port {
     }
 }
 
-fn bind(address: SocketAddr) -> std::io::Result<Socket> {
+fn bind(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // Connections of an earlier daemon that are still winding down do not keep the port.
     socket.set_reuse_address(true)?;

@@ -43,7 +43,13 @@ pub trait Desk: Send + Sync {
 }
 
 /// The offerer's side of one exchange, from its ClientHello at `hello`.
-pub async fn offer(connection: Authenticated<TcpStream>, from: SocketAddr, hello: Duration, own_spki: &[u8], desk: &dyn Desk) {
+pub async fn offer(
+    connection: Authenticated<TcpStream>,
+    from: SocketAddr,
+    hello: Duration,
+    own_spki: &[u8],
+    desk: &dyn Desk,
+) {
     let joiner = connection.peer;
     let joiner_spki = connection.peer_spki.clone();
     let Ok(binding) = connection.channel_binding() else { return };
@@ -111,7 +117,8 @@ pub async fn join<T>(
     let parties = Parties { channel_binding: &binding, offerer_spki: &offerer_spki, joiner_spki: own_spki };
     let mut lines = Lines::new(connection.stream);
     let exchange = async {
-        let (joiner, first) = Joiner::by_ticket(ticket, &parties, own).map_err(|rejected| JoinError::Exchange(rejected.reason))?;
+        let (joiner, first) =
+            Joiner::by_ticket(ticket, &parties, own).map_err(|rejected| JoinError::Exchange(rejected.reason))?;
         lines.send(&first).await.map_err(JoinError::Exchange)?;
         let answer = lines.receive().await.map_err(JoinError::Exchange)?;
         let proven = match joiner.receive(&answer) {

@@ -97,13 +97,15 @@ impl Relay {
     fn begin_for_peer(&mut self, link: LinkId, rpc: Rpc, now: Duration) -> Result<(), Failure> {
         let Some(asking) = self.links.get(&link) else { return Ok(()) };
         let peer = asking.peer;
-        let hidden = || Failure::new(Code::SessionNotFound, format!("Session {} not found", rpc.target)).delivered(false);
+        let hidden =
+            || Failure::new(Code::SessionNotFound, format!("Session {} not found", rpc.target)).delivered(false);
         let entry = self.local.get(rpc.target.as_str()).ok_or_else(hidden)?;
         if self.verdict(peer, Some(Verb::List), &entry.info) == Verdict::Deny {
             return Err(hidden());
         }
         if asking.calls.len() >= self.limits.link_calls || asking.call_bytes + rpc.command.len() > self.limits.outbox {
-            let message = format!("More than {} calls or too many bytes of this peer are in flight", self.limits.link_calls);
+            let message =
+                format!("More than {} calls or too many bytes of this peer are in flight", self.limits.link_calls);
             return Err(Failure::new(Code::Overloaded, message).delivered(false));
         }
         let head = checked_head(&rpc.command)?;
@@ -113,7 +115,9 @@ impl Relay {
         if question.waits_for_turn_end() {
             verbs.push(Some(Verb::Events));
             if !question.is_send() {
-                return Err(Failure::new(Code::InvalidRequest, "waitUntil turn_end goes with a send alone").delivered(false));
+                return Err(
+                    Failure::new(Code::InvalidRequest, "waitUntil turn_end goes with a send alone").delivered(false)
+                );
             }
         }
         if verbs.into_iter().any(|verb| self.verdict(peer, verb, &entry.info) == Verdict::Deny) {
@@ -216,7 +220,9 @@ impl Relay {
     pub fn find_peer(&self, text: &str) -> Option<Fingerprint> {
         match text.parse::<Fingerprint>() {
             Ok(fingerprint) => self.peers.contains_key(&fingerprint).then_some(fingerprint),
-            Err(_) => self.peers.iter().find(|(_, peer)| peer.name.as_str() == text).map(|(fingerprint, _)| *fingerprint),
+            Err(_) => {
+                self.peers.iter().find(|(_, peer)| peer.name.as_str() == text).map(|(fingerprint, _)| *fingerprint)
+            }
         }
     }
 
@@ -228,7 +234,9 @@ impl Relay {
                 return Ok(Destination::Session(entry.info.session_id.clone()));
             }
             let unknown = || {
-                Failure::new(Code::PeerNotFound, format!("Peer {text} not found")).delivered(false).hint("`pi-remote peers` lists them")
+                Failure::new(Code::PeerNotFound, format!("Peer {text} not found"))
+                    .delivered(false)
+                    .hint("`pi-remote peers` lists them")
             };
             return self.route_to(self.find_peer(text).ok_or_else(unknown)?, target);
         }
@@ -265,7 +273,13 @@ impl Relay {
         }
     }
 
-    fn begin(&mut self, origin: Origin, destination: Destination, question: Question, now: Duration) -> Result<CallId, Failure> {
+    fn begin(
+        &mut self,
+        origin: Origin,
+        destination: Destination,
+        question: Question,
+        now: Duration,
+    ) -> Result<CallId, Failure> {
         let bytes = question.command.len();
         if self.pending.len() >= self.limits.calls || self.pending.bytes() + bytes > self.limits.budget {
             return Err(Failure::new(Code::Overloaded, "Too many calls are in flight").delivered(false));
@@ -282,7 +296,13 @@ impl Relay {
         let wait_turn_end = question.waits_for_turn_end();
         match destination {
             Destination::Session(session) => {
-                self.push_work(SessionWork::Call { call: id, session, command: question.command, is_send, wait_turn_end });
+                self.push_work(SessionWork::Call {
+                    call: id,
+                    session,
+                    command: question.command,
+                    is_send,
+                    wait_turn_end,
+                });
             }
             Destination::Link { link, session } => {
                 let rpc = LinkMessage::Rpc(Rpc {
@@ -329,7 +349,8 @@ impl Relay {
     fn push_answer(&mut self, link: LinkId, id: u64, outcome: Outcome) {
         let message = LinkMessage::RpcResponse { id, outcome }.encode();
         if !self.push_to_link(link, Lane::Answer(id), message) {
-            let full = Failure::new(Code::Overloaded, "The answer has no room: earlier ones wait to be read").delivered(true);
+            let full =
+                Failure::new(Code::Overloaded, "The answer has no room: earlier ones wait to be read").delivered(true);
             let message = LinkMessage::RpcResponse { id, outcome: Outcome::Failed(full) }.encode();
             self.push_or_drop(link, Lane::Answer(id), message);
         }
@@ -376,14 +397,15 @@ fn checked_head(command: &[u8]) -> Result<CommandHead, Failure> {
 }
 
 fn disconnected(peer: &Peer, target: &str) -> Failure {
-    let failure = Failure::new(Code::PeerDisconnected, format!("Session {target} is on a disconnected peer")).delivered(false);
-    match &peer.why {
-        Some(why) => {
-            let hint = why.hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
-            failure.hint(format!("{}: {}{hint}", peer.name, why.message))
-        }
-        None => failure.hint(format!("`pi-remote peers show {}` tells more", peer.name)),
-    }
+    let message = format!("Session {target} is on a disconnected peer");
+    let hint = format!("`pi-remote peers show {}` tells more", peer.name);
+    let Some(why) = &peer.why else {
+        return Failure::new(Code::PeerDisconnected, message).delivered(false).hint(hint);
+    };
+    // That the two are not paired is for the user to mend; all else mends itself.
+    let code = if why.code == Code::NotPaired { Code::NotPaired } else { Code::PeerDisconnected };
+    let mend = why.hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
+    Failure::new(code, message).delivered(false).hint(format!("{}: {}{mend}", peer.name, why.message))
 }
 
 fn relay_data(request_id: Option<&Bytes>, members: &[&[u8]]) -> Bytes {

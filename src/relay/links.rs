@@ -284,7 +284,9 @@ impl Relay {
                 State::Greeting => {}
                 State::Ending { at } if now >= at => over.push((*id, LinkEnd::Lost("the peer stopped reading".into()))),
                 State::Ending { .. } => {}
-                State::Live { .. } if now >= link.heard + link.interval * SILENT_INTERVALS => over.push((*id, LinkEnd::Silent)),
+                State::Live { .. } if now >= link.heard + link.interval * SILENT_INTERVALS => {
+                    over.push((*id, LinkEnd::Silent))
+                }
                 State::Live { .. } => {
                     if now >= link.next_ping {
                         link.next_ping = now + link.interval;
@@ -380,7 +382,8 @@ impl Relay {
             link.state = State::Live { instance: hello.instance };
             link.interval = Duration::from_secs(interval);
             link.next_ping = now;
-            link.sessions = hello.sessions.iter().map(|s| (s.session_id.clone(), Entry::new(s.clone(), &name, true))).collect();
+            link.sessions =
+                hello.sessions.iter().map(|s| (s.session_id.clone(), Entry::new(s.clone(), &name, true))).collect();
         }
         if let Some(peer) = self.peers.get_mut(&peer) {
             peer.version = Some(hello.version.chars().take(32).collect());
@@ -414,10 +417,10 @@ impl Relay {
     }
 
     fn pong(&mut self, id: LinkId, number: u64, now: Duration) {
-        if let Some(link) = self.links.get_mut(&id) {
-            if let Some((_, sent)) = link.ping.take_if(|(expected, _)| *expected == number) {
-                link.round_trip = Some(now.saturating_sub(sent));
-            }
+        if let Some(link) = self.links.get_mut(&id)
+            && let Some((_, sent)) = link.ping.take_if(|(expected, _)| *expected == number)
+        {
+            link.round_trip = Some(now.saturating_sub(sent));
         }
         if let Some(at) = self.contests.iter().position(|contest| contest.old == id && contest.ping == number) {
             let contest = self.contests.swap_remove(at);
@@ -476,7 +479,8 @@ impl Relay {
             self.pending.remove(call);
         }
         let host = self.peers.get(&fingerprint).map(|peer| peer.name.to_string()).unwrap_or_default();
-        let over = |call: &super::pending::Call| matches!(&call.destination, Destination::Link { link, .. } if *link == id);
+        let over =
+            |call: &super::pending::Call| matches!(&call.destination, Destination::Link { link, .. } if *link == id);
         for call in self.pending.matching(over) {
             let words = format!("The link to {host} dropped before the answer came: {}", end.words());
             self.complete(call, Err(Failure::new(Code::PeerDisconnected, words).delivered(true)), now);
@@ -556,9 +560,13 @@ impl Relay {
 impl LinkEnd {
     fn words(&self) -> String {
         match self {
-            LinkEnd::Bye(ByeReason::Unpaired) | LinkEnd::Refused => "the other side does not trust this device any more".into(),
+            LinkEnd::Bye(ByeReason::Unpaired) | LinkEnd::Refused => {
+                "the other side does not trust this device any more".into()
+            }
             LinkEnd::Bye(ByeReason::Shutdown) => "the other daemon was stopped".into(),
-            LinkEnd::Bye(ByeReason::Duplicate) | LinkEnd::Here(ByeReason::Duplicate) => "another link took its place".into(),
+            LinkEnd::Bye(ByeReason::Duplicate) | LinkEnd::Here(ByeReason::Duplicate) => {
+                "another link took its place".into()
+            }
             LinkEnd::Bye(ByeReason::Removed) => "the other side cut the link".into(),
             LinkEnd::Bye(ByeReason::ProtocolError | ByeReason::Other) => "the other side ended it".into(),
             LinkEnd::Silent => "nothing was heard for three heartbeats".into(),
@@ -592,6 +600,6 @@ impl LinkEnd {
 
 /// What a user reads when a peer refuses this device's key.
 pub(crate) fn not_trusted_by(peer: &str) -> Failure {
-    Failure::new(Code::NotPaired, format!("{peer} does not trust this device any more"))
+    Failure::new(Code::NotPaired, "it does not trust this device any more".to_owned())
         .hint(format!("pair again: `pi-remote pair --ticket` on {peer}, `pi-remote pair --ticket -` here; or `pi-remote unpair {peer}`"))
 }

@@ -18,8 +18,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-pub use peers::{Dialling, PeerFacts};
 pub use links::{LinkEnd, LinkFacts, LinkView};
+pub use peers::{Dialling, PeerFacts};
 pub use sessions::SessionWork;
 
 use crate::identity::Fingerprint;

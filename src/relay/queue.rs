@@ -157,15 +157,7 @@ struct Outgoing {
 impl LinkOutbox {
     /// An outbox for `limit` bytes, within the budget of all.
     pub fn new(limit: usize, budget: Budget) -> Self {
-        Self {
-            lanes: HashMap::new(),
-            turns: VecDeque::new(),
-            next_number: 0,
-            bytes: 0,
-            limit,
-            budget,
-            waker: None,
-        }
+        Self { lanes: HashMap::new(), turns: VecDeque::new(), next_number: 0, bytes: 0, limit, budget, waker: None }
     }
 
     /// Queues a message on its lane.

@@ -65,7 +65,8 @@ impl Relay {
         let asked = Destination::Session(id.clone());
         for call in self.pending.matching(|call| call.destination == asked) {
             self.abandon(call, now);
-            let gone = Failure::new(Code::SessionRefused, format!("Session {id} ended before it answered")).delivered(true);
+            let gone =
+                Failure::new(Code::SessionRefused, format!("Session {id} ended before it answered")).delivered(true);
             self.complete(call, Err(gone), now);
         }
     }

@@ -118,7 +118,12 @@ impl Store {
             return Err(broken(format!("version {} is not known to this program", file.version)));
         }
         for (n, peer) in file.peers.iter().enumerate() {
-            if file.peers.iter().skip(n + 1).any(|other| other.fingerprint == peer.fingerprint || other.name == peer.name) {
+            if file
+                .peers
+                .iter()
+                .skip(n + 1)
+                .any(|other| other.fingerprint == peer.fingerprint || other.name == peer.name)
+            {
                 return Err(broken(format!("{} stands there twice", peer.name)));
             }
         }
@@ -190,7 +195,8 @@ impl Store {
         let mut peers = self.peers.clone();
         peers.retain(|p| p.fingerprint != new.fingerprint && Some(p.fingerprint) != new.replaces);
         if peers.len() >= MAX_PEERS {
-            return Err(Failure::new(Code::Overloaded, format!("More than {MAX_PEERS} peers")).hint("`pi-remote unpair` those you do not use"));
+            return Err(Failure::new(Code::Overloaded, format!("More than {MAX_PEERS} peers"))
+                .hint("`pi-remote unpair` those you do not use"));
         }
         peers.push(peer.clone());
         self.save(peers)?;

@@ -148,7 +148,9 @@ impl Request {
             Some("list_sessions") => Self::ListSessions,
             Some("relay") => Self::Relay(relay(wire, line)?),
             Some("subscribe") => Self::Subscribe,
-            Some("add_peer") => Self::AddPeer { host: required(wire.host, "host")?, port: optional(wire.port, "port")? },
+            Some("add_peer") => {
+                Self::AddPeer { host: required(wire.host, "host")?, port: optional(wire.port, "port")? }
+            }
             Some("remove_peer") => Self::RemovePeer { host: required(wire.host, "host")? },
             Some("list_tailscale") => Self::ListTailscale,
             Some("/start-daemon") => Self::StartDaemon,
@@ -177,7 +179,11 @@ impl Request {
 fn relay(wire: &Wire<'_>, line: &Bytes) -> Result<Relay, Failure> {
     // The original names the missing or odd target in the words of its own language.
     let target = match wire.target_session_id {
-        None => return Err(Failure::new(Code::InvalidRequest, "Session undefined not found").hint("relay needs targetSessionId")),
+        None => {
+            return Err(
+                Failure::new(Code::InvalidRequest, "Session undefined not found").hint("relay needs targetSessionId")
+            );
+        }
         Some(raw) => serde_json::from_str(raw.get()).unwrap_or_else(|_| raw.get().to_owned()),
     };
     let command = wire.rpc_command.ok_or_else(|| missing("rpcCommand"))?;
@@ -209,7 +215,8 @@ fn optional<'a, T: Deserialize<'a>>(raw: Option<&'a RawValue>, member: &str) -> 
 
 fn whole<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Failure> {
     // The text is not repeated in the failure: it may hold a secret.
-    serde_json::from_str(text).map_err(|_| Failure::new(Code::InvalidRequest, "A member is missing or of the wrong type"))
+    serde_json::from_str(text)
+        .map_err(|_| Failure::new(Code::InvalidRequest, "A member is missing or of the wrong type"))
 }
 
 fn missing(member: &str) -> Failure {
@@ -252,7 +259,8 @@ mod tests {
 
     #[test]
     fn a_relay_keeps_its_command_and_ids_byte_for_byte() {
-        let (reply, request) = read(r#"{"type":"relay","id":"a","targetSessionId":"s","requestId": 1.0 ,"rpcCommand":{ "type" : "x" }}"#);
+        let (reply, request) =
+            read(r#"{"type":"relay","id":"a","targetSessionId":"s","requestId": 1.0 ,"rpcCommand":{ "type" : "x" }}"#);
         assert_eq!(reply.id.unwrap(), "\"a\"");
         let Request::Relay(relay) = request.unwrap() else { panic!("not a relay") };
         assert_eq!((relay.command, relay.request_id.unwrap()), (r#"{ "type" : "x" }"#.into(), "1.0".into()));
