@@ -403,9 +403,12 @@ fn disconnected(peer: &Peer, target: &str) -> Failure {
         return Failure::new(Code::PeerDisconnected, message).delivered(false).hint(hint);
     };
     // That the two are not paired is for the user to mend; all else mends itself.
-    let code = if why.code == Code::NotPaired { Code::NotPaired } else { Code::PeerDisconnected };
     let mend = why.hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
-    Failure::new(code, message).delivered(false).hint(format!("{}: {}{mend}", peer.name, why.message))
+    if why.code == Code::NotPaired {
+        return Failure::new(Code::NotPaired, message).delivered(false).hint(format!("{}{mend}", why.message));
+    }
+    let hint = format!("{}: {}{mend}", peer.name, why.message);
+    Failure::new(Code::PeerDisconnected, message).delivered(false).hint(hint)
 }
 
 fn relay_data(request_id: Option<&Bytes>, members: &[&[u8]]) -> Bytes {
