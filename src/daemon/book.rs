@@ -1,8 +1,10 @@
 //! The pinned peers of a running daemon: on disk, in the verifier, in the relay, all alike.
 
+use std::cmp::Reverse;
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::addresses;
@@ -23,11 +25,13 @@ pub(super) struct Book {
     relay: Shared,
     clock: Clock,
     listen: watch::Sender<bool>,
+    /// Where notes are written; kept, since the last come while the runtime ends.
+    runtime: Handle,
 }
 
 impl Book {
     pub(super) fn new(store: Store, pins: Pins, relay: Shared, clock: Clock, listen: watch::Sender<bool>) -> Self {
-        Self { store: Mutex::new(store), pins, relay, clock, listen }
+        Self { store: Mutex::new(store), pins, relay, clock, listen, runtime: Handle::current() }
     }
 
     /// The pins, for a look or a change; after a change, [`Book::publish`].
@@ -104,43 +108,53 @@ impl Book {
         self.listen.send_if_modified(|listen| std::mem::replace(listen, wanted) != wanted);
     }
 
-    /// Notes what a link told. That it cannot be written changes nothing about the link.
-    fn note(&self, fingerprint: Fingerprint, change: impl FnOnce(&mut Peer)) {
-        if let Err(error) = self.store().update(fingerprint, change) {
-            tracing::warn!(%error, "could not note what was seen of a peer");
-        }
+    /// Notes what a link told, off the link's task, which must not wait for the disk. That it cannot
+    /// be written changes nothing about the link.
+    fn note(self: &Arc<Self>, peer: Fingerprint, change: impl FnOnce(&mut Peer) + Send + 'static) {
+        let book = Arc::clone(self);
+        self.runtime.spawn_blocking(move || {
+            if book.store().get(peer).is_none() {
+                return;
+            }
+            if let Err(error) = book.store().update(peer, change) {
+                tracing::warn!(%error, "could not note what was seen of a peer");
+            }
+        });
     }
 }
 
-impl Keeper for Book {
+/// What links tell is kept here.
+pub(super) struct Notes(pub(super) Arc<Book>);
+
+impl Keeper for Notes {
     fn addresses(&self, peer: Fingerprint) -> Vec<String> {
-        let store = self.store();
+        let store = self.0.store();
         let mut addresses = store.get(peer).map(|peer| peer.addresses.clone()).unwrap_or_default();
-        addresses.sort_by_key(|address| std::cmp::Reverse(address.source));
+        addresses.sort_by_key(|address| Reverse(address.source));
         addresses.into_iter().map(|address| address.address).collect()
     }
 
     fn greeted(&self, peer: Fingerprint, hello: &Hello, facts: &LinkFacts, dialled: bool) {
-        let now = rfc3339(self.clock.wall());
+        let now = rfc3339(self.0.clock.wall());
         let from = facts.address.ip();
-        self.note(peer, |peer| {
-            for told in addresses::of_peer(&hello.addresses, from) {
-                add_address(&mut peer.addresses, Address { address: told, source: AddressSource::Hello });
+        let told = addresses::of_peer(&hello.addresses, from);
+        // Whoever dialled in from there and listens may be reachable there.
+        let seen = if dialled { facts.address } else { SocketAddr::new(from, hello.port) };
+        let version: String = hello.version.chars().take(32).collect();
+        self.0.note(peer, move |peer| {
+            for address in told {
+                add_address(&mut peer.addresses, Address { address, source: AddressSource::Hello });
             }
-            // Whoever dialled in from there and listens may be reachable there.
-            let seen = if dialled { facts.address } else { SocketAddr::new(from, hello.port) };
             if seen.port() != 0 {
                 add_address(&mut peer.addresses, Address { address: seen.to_string(), source: AddressSource::Seen });
             }
-            peer.version = Some(hello.version.chars().take(32).collect());
+            peer.version = Some(version);
             peer.last_seen = Some(now);
         });
     }
 
     fn ended(&self, peer: Fingerprint) {
-        let now = rfc3339(self.clock.wall());
-        if self.store().get(peer).is_some() {
-            self.note(peer, |peer| peer.last_seen = Some(now));
-        }
+        let now = rfc3339(self.0.clock.wall());
+        self.0.note(peer, |peer| peer.last_seen = Some(now));
     }
 }

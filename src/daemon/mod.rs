@@ -22,7 +22,7 @@ use tokio::time::{sleep, timeout};
 use crate::clock::Clock;
 use crate::config::{ListenAddr, Settings};
 use crate::control::server as control;
-use crate::identity::{DeviceKey, random};
+use crate::identity::{DeviceKey, random, warm_up};
 use crate::link::admission::{Admission, Bounds};
 use crate::link::dialer::Dialer;
 use crate::link::listener::{Door, Port, serve};
@@ -35,7 +35,7 @@ use crate::state_dir::StateDir;
 use crate::trust::Store;
 use crate::wire::Failure;
 use crate::wire::link::Hello;
-use book::Book;
+use book::{Book, Notes};
 use offers::Offers;
 use office::Office;
 
@@ -93,7 +93,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         relay: relay.clone(),
         clock: clock.clone(),
         tls: TlsIdentity::new(&key)?,
-        keeper: book.clone(),
+        keeper: Arc::new(Notes(Arc::clone(&book))),
     };
     let dialer = Dialer::new(context.clone());
     let admission = Admission::new(Bounds::default());
@@ -136,6 +136,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     });
 
     let mut wings = JoinSet::new();
+    tokio::task::spawn_blocking(warm_up);
     wings.spawn(keep_time(relay.clone(), clock.clone()));
     wings.spawn(sessions::work(relay.clone(), clock.clone(), dir.clone(), watched.clone()));
     wings.spawn(session_watch.run(sessions::report(relay.clone(), clock.clone())));
@@ -215,6 +216,7 @@ fn me(key: &DeviceKey, settings: &Settings, ports: &[SocketAddr]) -> Result<Me, 
         heartbeat_interval: settings.heartbeat_interval.value.as_secs(),
         features: Vec::new(),
         allows: Vec::new(),
+        dial: 0,
         contested: false,
         sessions: Vec::new(),
     };

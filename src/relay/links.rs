@@ -1,7 +1,8 @@
 //! Links to peers: their greeting, heartbeats and end, and which of two links between the same
 //! devices stays.
 //!
-//! Of two links dialled by the same side, or of two starts of the far daemon, the later one stays.
+//! Of two links dialled by the same side the one dialled later stays (the dialler counts them), and
+//! of two starts of the far daemon the later.
 //! Of two dialled from both sides, the device with the lower fingerprint decides alone: it pings the
 //! old one, keeps it if an answer comes within a second, and says `bye duplicate` on the other. The
 //! device with the higher fingerprint follows: a hello marked `contested` waits for that verdict,
@@ -31,6 +32,9 @@ const HELLO_DEADLINE: Duration = Duration::from_secs(10);
 const BYE_DEADLINE: Duration = Duration::from_secs(1);
 /// How long an old link may take to show that it lives.
 const CONTEST_DEADLINE: Duration = Duration::from_secs(1);
+/// The same where the far side says that it holds no other link, so that the old one is most likely
+/// stale; that its hello crossed ours on the way is the exception.
+const STALE_DEADLINE: Duration = Duration::from_millis(250);
 /// A link that was silent for this many heartbeat intervals is dead.
 const SILENT_INTERVALS: u32 = 3;
 
@@ -90,6 +94,8 @@ pub(super) struct Link {
     pub(super) greeted: bool,
     outbox: LinkOutbox,
     dialled: bool,
+    /// Which of its dialler's links this is, counted up.
+    dial: u64,
     facts: LinkFacts,
     state: State,
     opened: Duration,
@@ -135,6 +141,7 @@ impl Relay {
             greeted: false,
             outbox: LinkOutbox::new(self.limits.outbox, self.budget.clone()),
             dialled,
+            dial: id.0,
             facts,
             state: State::Greeting,
             opened: now,
@@ -362,6 +369,7 @@ impl Relay {
             contested: self.peers.get(&peer).and_then(|p| p.current).is_some_and(|current| current != id),
             allows: self.peers.get(&peer).map(|p| p.grant.verbs().to_vec()).unwrap_or_default(),
             sessions: self.visible_sessions(id),
+            dial: self.links.get(&id).filter(|link| link.dialled).map_or(0, |_| id.0),
             ..self.me.hello.clone()
         };
         self.push_or_drop(id, Lane::State, LinkMessage::Hello(hello).encode());
@@ -382,6 +390,9 @@ impl Relay {
             link.state = State::Live { instance: hello.instance };
             link.interval = Duration::from_secs(interval);
             link.next_ping = now;
+            if !dialled {
+                link.dial = hello.dial;
+            }
             link.sessions =
                 hello.sessions.iter().map(|s| (s.session_id.clone(), Entry::new(s.clone(), &name, true))).collect();
         }
@@ -395,13 +406,14 @@ impl Relay {
             return self.make_current(id, now);
         };
         let restarted = rival.state != State::Live { instance: hello.instance };
-        if rival.dialled == dialled || restarted {
+        let rival_is_newer = rival.dial > if dialled { id.0 } else { hello.dial };
+        if rival.dialled == dialled && !restarted && rival_is_newer {
+            self.end_link(id, ByeReason::Duplicate, now);
+        } else if rival.dialled == dialled || restarted {
             self.make_current(id, now);
             self.end_link(old, ByeReason::Duplicate, now);
         } else if self.me.fingerprint < peer {
-            let ping = self.ping(old, now);
-            self.contests.push(Contest { old, new: id, ping, deadline: now + CONTEST_DEADLINE });
-            self.due(now + CONTEST_DEADLINE);
+            self.contest(peer, id, if hello.contested { CONTEST_DEADLINE } else { STALE_DEADLINE }, now);
         } else if !hello.contested {
             self.make_current(id, now);
         }
@@ -485,19 +497,29 @@ impl Relay {
             let words = format!("The link to {host} dropped before the answer came: {}", end.words());
             self.complete(call, Err(Failure::new(Code::PeerDisconnected, words).delivered(true)), now);
         }
-        let waiting = self.contests.iter().position(|c| c.old == id || c.new == id);
-        let heir = waiting.map(|at| self.contests.swap_remove(at)).filter(|c| c.old == id).map(|c| c.new);
+        let touched: Vec<_> = self.contests.extract_if(.., |c| c.old == id || c.new == id).collect();
+        let heirs: Vec<_> = touched.iter().filter(|contest| contest.old == id).map(|contest| contest.new).collect();
         let Some(peer) = self.peers.get_mut(&fingerprint) else { return };
         if peer.current.is_none() && state == State::Greeting {
             peer.why = end.why(&host);
         }
-        if peer.current != Some(id) {
-            return;
+        if peer.current == Some(id) {
+            match heirs.first().copied().or_else(|| self.standby(fingerprint, id)) {
+                Some(heir) => self.make_current(heir, now),
+                None => self.unlinked(fingerprint, id, &end),
+            }
         }
-        match heir.or_else(|| self.standby(fingerprint, id)) {
-            Some(heir) => self.make_current(heir, now),
-            None => self.unlinked(fingerprint, id, &end),
+        for heir in heirs {
+            self.contest(fingerprint, heir, CONTEST_DEADLINE, now);
         }
+    }
+
+    /// Has a peer's current link show that it lives, or make way for `new`.
+    fn contest(&mut self, peer: Fingerprint, new: LinkId, within: Duration, now: Duration) {
+        let Some(old) = self.peers.get(&peer).and_then(|peer| peer.current).filter(|old| *old != new) else { return };
+        let ping = self.ping(old, now);
+        self.contests.push(Contest { old, new, ping, deadline: now + within });
+        self.due(now + within);
     }
 
     fn standby(&self, peer: Fingerprint, except: LinkId) -> Option<LinkId> {
