@@ -6,7 +6,8 @@
 //! Of two dialled from both sides, the device with the lower fingerprint decides alone: it pings the
 //! old one, keeps it if an answer comes within a second, and says `bye duplicate` on the other. The
 //! device with the higher fingerprint follows: a hello marked `contested` waits for that verdict,
-//! one that is not says that the far side holds no other link, so the old one is stale.
+//! one that is not says that the far side holds no other link, so the old one is stale. While it
+//! waits it makes sure that the old one lives, since a stale one would never be decided about.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -32,6 +33,8 @@ const HELLO_DEADLINE: Duration = Duration::from_secs(10);
 const BYE_DEADLINE: Duration = Duration::from_secs(1);
 /// How long an old link may take to show that it lives.
 const CONTEST_DEADLINE: Duration = Duration::from_secs(1);
+/// The same where the verdict is the far side's.
+const WAITING_DEADLINE: Duration = Duration::from_millis(500);
 /// The same where the far side says that it holds no other link, so that the old one is most likely
 /// stale; that its hello crossed ours on the way is the exception.
 const STALE_DEADLINE: Duration = Duration::from_millis(250);
@@ -117,7 +120,8 @@ enum State {
     Ending { at: Duration },
 }
 
-/// Two links to one peer, while the old one has to show that it lives.
+/// Two links to one peer, while the old one has to show that it lives, or else make way. If it does
+/// live, the device that decides ends the new one, and the other goes on waiting for the verdict.
 #[derive(Debug)]
 pub(super) struct Contest {
     old: LinkId,
@@ -414,7 +418,9 @@ impl Relay {
             self.end_link(old, ByeReason::Duplicate, now);
         } else if self.me.fingerprint < peer {
             self.contest(peer, id, if hello.contested { CONTEST_DEADLINE } else { STALE_DEADLINE }, now);
-        } else if !hello.contested {
+        } else if hello.contested {
+            self.contest(peer, id, WAITING_DEADLINE, now);
+        } else {
             self.make_current(id, now);
         }
     }
@@ -436,7 +442,10 @@ impl Relay {
         }
         if let Some(at) = self.contests.iter().position(|contest| contest.old == id && contest.ping == number) {
             let contest = self.contests.swap_remove(at);
-            self.end_link(contest.new, ByeReason::Duplicate, now);
+            let decides = self.links.get(&contest.new).is_some_and(|link| self.me.fingerprint < link.peer);
+            if decides {
+                self.end_link(contest.new, ByeReason::Duplicate, now);
+            }
         }
     }
 
