@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::runtime::Handle;
@@ -25,13 +26,22 @@ pub(super) struct Book {
     relay: Shared,
     clock: Clock,
     listen: watch::Sender<bool>,
+    window_is_open: AtomicBool,
     /// Where notes are written; kept, since the last come while the runtime ends.
     runtime: Handle,
 }
 
 impl Book {
     pub(super) fn new(store: Store, pins: Pins, relay: Shared, clock: Clock, listen: watch::Sender<bool>) -> Self {
-        Self { store: Mutex::new(store), pins, relay, clock, listen, runtime: Handle::current() }
+        Self {
+            store: Mutex::new(store),
+            pins,
+            relay,
+            clock,
+            listen,
+            window_is_open: AtomicBool::new(false),
+            runtime: Handle::current(),
+        }
     }
 
     /// The pins, for a look or a change; after a change, [`Book::publish`].
@@ -53,12 +63,13 @@ impl Book {
             relay.set_peer(peer.fingerprint, peer.name.clone(), peer.grant, peer.removed);
         }
         drop(relay);
-        self.set_listening(false, &store);
+        self.set_listening(&store);
     }
 
     /// Has the ports listen while anyone is pinned, or a pairing window is open.
     pub(super) fn window_is(&self, open: bool) {
-        self.set_listening(open, &self.store());
+        self.window_is_open.store(open, Ordering::Release);
+        self.set_listening(&self.store());
     }
 
     pub(super) fn fingerprints(&self) -> Vec<Fingerprint> {
@@ -103,8 +114,8 @@ impl Book {
         Ok(peer)
     }
 
-    fn set_listening(&self, window_open: bool, store: &Store) {
-        let wanted = window_open || !store.peers().is_empty();
+    fn set_listening(&self, store: &Store) {
+        let wanted = self.window_is_open.load(Ordering::Acquire) || !store.peers().is_empty();
         self.listen.send_if_modified(|listen| std::mem::replace(listen, wanted) != wanted);
     }
 
@@ -124,28 +135,34 @@ impl Book {
 }
 
 /// What links tell is kept here.
-pub(super) struct Notes(pub(super) Arc<Book>);
+pub(super) struct Notes {
+    pub(super) book: Arc<Book>,
+    pub(super) ports: Vec<SocketAddr>,
+}
 
 impl Keeper for Notes {
     fn addresses(&self, peer: Fingerprint) -> Vec<String> {
-        let store = self.0.store();
+        let store = self.book.store();
         let mut addresses = store.get(peer).map(|peer| peer.addresses.clone()).unwrap_or_default();
         addresses.sort_by_key(|address| Reverse(address.source));
         addresses.into_iter().map(|address| address.address).collect()
     }
 
     fn greeted(&self, peer: Fingerprint, hello: &Hello, facts: &LinkFacts, dialled: bool) {
-        let now = rfc3339(self.0.clock.wall());
+        let now = rfc3339(self.book.clock.wall());
         let from = facts.address.ip();
-        let told = addresses::of_peer(&hello.addresses, from);
+        let own = |address: &String| address.parse().is_ok_and(|address| addresses::is_own(address, &self.ports));
+        let mut told = addresses::of_peer(&hello.addresses, from);
+        told.retain(|address| !own(address));
         // Whoever dialled in from there and listens may be reachable there.
         let seen = if dialled { facts.address } else { SocketAddr::new(from, hello.port) };
+        let seen_is_far = seen.port() != 0 && !addresses::is_own(seen, &self.ports);
         let version: String = hello.version.chars().take(32).collect();
-        self.0.note(peer, move |peer| {
+        self.book.note(peer, move |peer| {
             for address in told {
                 add_address(&mut peer.addresses, Address { address, source: AddressSource::Hello });
             }
-            if seen.port() != 0 {
+            if seen_is_far {
                 add_address(&mut peer.addresses, Address { address: seen.to_string(), source: AddressSource::Seen });
             }
             peer.version = Some(version);
@@ -154,7 +171,7 @@ impl Keeper for Notes {
     }
 
     fn ended(&self, peer: Fingerprint) {
-        let now = rfc3339(self.0.clock.wall());
-        self.0.note(peer, |peer| peer.last_seen = Some(now));
+        let now = rfc3339(self.book.clock.wall());
+        self.book.note(peer, |peer| peer.last_seen = Some(now));
     }
 }

@@ -508,11 +508,12 @@ impl Relay {
         }
         let touched: Vec<_> = self.contests.extract_if(.., |c| c.old == id || c.new == id).collect();
         let heirs: Vec<_> = touched.iter().filter(|contest| contest.old == id).map(|contest| contest.new).collect();
-        let Some(peer) = self.peers.get_mut(&fingerprint) else { return };
-        if peer.current.is_none() && state == State::Greeting {
-            peer.why = end.why(&host);
+        let Some(peer) = self.peers.get(&fingerprint) else { return };
+        let current = peer.current;
+        if current.is_none() && state == State::Greeting {
+            self.set_why(fingerprint, end.why(&host));
         }
-        if peer.current == Some(id) {
+        if current == Some(id) {
             match heirs.first().copied().or_else(|| self.standby(fingerprint, id)) {
                 Some(heir) => self.make_current(heir, now),
                 None => self.unlinked(fingerprint, id, &end),
@@ -543,18 +544,14 @@ impl Relay {
         let Some(peer) = self.peers.get_mut(&fingerprint) else { return };
         let host = peer.name.to_string();
         peer.current = None;
-        peer.why = end.why(&host);
         peer.last_sessions = sessions.keys().cloned().collect();
         wake(&mut peer.unlinked);
-        let refused = peer.why.clone().filter(|why| why.code == Code::NotPaired);
         for session in sessions.keys() {
             self.remote.remove(session, fingerprint);
             self.emit("session_removed", &json!({"sessionId": session, "host": host, "isRemote": true}));
         }
         self.emit("peer_disconnected", &json!({"host": host}));
-        if let Some(why) = refused {
-            self.emit("error", &json!({"message": why.message, "hint": why.hint}));
-        }
+        self.set_why(fingerprint, end.why(&host));
     }
 
     fn far_session(&mut self, id: LinkId, info: SessionInfo) {

@@ -150,10 +150,7 @@ fn a_peer_cannot_answer_a_call_that_another_was_asked() {
 }
 
 fn rpc_id(message: LinkMessage) -> Option<u64> {
-    match message {
-        LinkMessage::Rpc(rpc) => Some(rpc.id),
-        _ => None,
-    }
+    if let LinkMessage::Rpc(rpc) = message { Some(rpc.id) } else { None }
 }
 
 #[test]
