@@ -158,13 +158,16 @@ impl Asking {
                 }
             }
         };
-        if matches!(answer, Err(CallError::Refused | CallError::Gone)) {
-            self.watched.probe(&self.session);
-        }
+        let is_suspect = matches!(answer, Err(CallError::Refused | CallError::Gone));
         let answer = answer
             .map(|answer| (answer.response, answer.event))
             .map_err(|error| error.into_failure(self.session.as_str()));
         self.relay.lock().session_answered(self.call, answer, self.clock.now());
+        if is_suspect {
+            // Only now: whoever finds the session gone would answer first, and not know whether the
+            // command had arrived.
+            self.watched.probe(&self.session);
+        }
     }
 }
 
