@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use crate::support::process::resident_kib;
 use crate::support::scripted::Scripted;
-use crate::support::{Control, DEADLINE, TestDaemon, eventually, within};
+use crate::support::{Control, DEADLINE, TestDaemon, eventually};
 
 /// The default limit of a line, in bytes.
 const LIMIT: usize = 8 * 1024 * 1024;
@@ -491,27 +491,30 @@ async fn clients_that_never_read_cost_bounded_memory_and_hold_up_nobody() {
     let _session = fake(&daemon, "big", FakeBehaviour::default());
     daemon.ask(with(send("big", "BIG 8000000"), json!({"waitUntil": "turn_end"})));
     session_holds_big_answer(&daemon);
-    // They ask for 3 GB of answers together and read none of them.
-    let mut deaf: Vec<Control> = (0..2).map(|_| daemon.control()).collect();
-    for client in &mut deaf {
-        client.stream().set_nonblocking(true).unwrap();
-        for _ in 0..200 {
-            let line = format!("{}\n", read("big"));
-            let _ = std::io::Write::write(&mut client.stream(), line.as_bytes());
+    // Each time they ask for 3 GB of answers together and read none of them.
+    for _ in 0..2 {
+        let deaf: Vec<Control> = (0..2).map(|_| daemon.control()).collect();
+        for client in &deaf {
+            client.stream().set_nonblocking(true).unwrap();
+            for _ in 0..200 {
+                let line = format!("{}\n", read("big"));
+                let _ = std::io::Write::write(&mut client.stream(), line.as_bytes());
+            }
         }
+        let mut most = 0;
+        let mut other = daemon.control();
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(2) {
+            let asked = Instant::now();
+            assert_eq!(other.ask(json!({"type": "status"}))["success"], true);
+            assert!(asked.elapsed() < Duration::from_secs(2), "held up for {:?}", asked.elapsed());
+            most = most.max(resident_kib(daemon.pid()));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        // 40 MiB that wait for each of the two, four answers on their way, and the allocator's share.
+        println!("{most} KiB in use");
+        assert!(most < 256 * 1024, "{most} KiB in use");
     }
-    let mut most = 0;
-    let mut other = daemon.control();
-    for _ in 0..100 {
-        let asked = Instant::now();
-        assert_eq!(other.ask(json!({"type": "status"}))["success"], true);
-        assert!(asked.elapsed() < Duration::from_secs(2), "held up for {:?}", asked.elapsed());
-        most = most.max(resident_kib(daemon.pid()));
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    assert!(most < 200 * 1024, "{most} KiB in use");
-    drop(deaf);
-    within(DEADLINE, "the memory is given back", || resident_kib(daemon.pid()) < 100 * 1024);
 }
 
 fn session_holds_big_answer(daemon: &TestDaemon) {
