@@ -11,5 +11,9 @@
     dead_code
 )]
 
+mod control;
+mod local;
 mod relaying;
+mod sessions;
 mod support;
+mod transcripts;

@@ -12,6 +12,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{ReadHalf, WriteHalf};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::time::timeout;
 
 use crate::clock::Clock;
 use crate::relay::{ClientId, Shared};
@@ -26,8 +27,10 @@ const MAX_CLIENTS: usize = 1024;
 const WRITE_SIZE: usize = 64 * 1024;
 /// How long a client that was cut off may take to read why.
 const LAST_WORD: Duration = Duration::from_secs(2);
-/// How often a client that has closed its sending half is looked at for whether it is still there.
-const HALF_CLOSED_CHECK: Duration = Duration::from_millis(250);
+/// How long what a client asked before it is cut off may take to be answered.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
+/// How often a client that is not read from is looked at for whether it is still there.
+const HANG_UP_CHECK: Duration = Duration::from_millis(250);
 
 /// A request's outcome in time.
 pub type Answer = Pin<Box<dyn Future<Output = Result<Vec<u8>, Failure>> + Send>>;
@@ -97,9 +100,18 @@ async fn serve_client(mut stream: UnixStream, context: Context) {
                     () = wait_half_closed(&read, client, &context) => {}
                 },
                 End::HungUp => {}
-                End::CutOff => {
-                    // A writer that cannot finish in time has a client that does not read.
-                    let _ = tokio::time::timeout(LAST_WORD, &mut writer).await;
+                End::CutOff(why) => {
+                    let close = async {
+                        let idle = poll_fn(|cx| context.relay.lock().poll_client_idle(client, cx));
+                        let _ = timeout(LAST_ANSWERS, idle).await;
+                        context.relay.lock().end_client(client, Some(&why));
+                        // A writer that cannot finish in time has a client that does not read.
+                        tokio::time::sleep(LAST_WORD).await;
+                    };
+                    tokio::select! {
+                        () = &mut writer => {}
+                        () = close => {}
+                    }
                 }
             }
         }
@@ -107,7 +119,7 @@ async fn serve_client(mut stream: UnixStream, context: Context) {
     drop(gone);
     // What the client has not sent yet is read and thrown away, or its kernel would throw away the
     // last word instead.
-    let _ = tokio::time::timeout(LAST_WORD, async {
+    let _ = timeout(LAST_WORD, async {
         stream.shutdown().await?;
         tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
     })
@@ -122,14 +134,15 @@ async fn wait_half_closed(read: &ReadHalf<'_>, client: ClientId, context: &Conte
         context.relay.lock().end_client(client, None);
         std::future::pending::<()>().await;
     };
-    let hang_up = async {
-        while !hung_up(read.as_ref().as_fd()) {
-            tokio::time::sleep(HALF_CLOSED_CHECK).await;
-        }
-    };
     tokio::select! {
         () = answered => {}
-        () = hang_up => {}
+        () = until_hung_up(read) => {}
+    }
+}
+
+async fn until_hung_up(read: &ReadHalf<'_>) {
+    while !hung_up(read.as_ref().as_fd()) {
+        tokio::time::sleep(HANG_UP_CHECK).await;
     }
 }
 
@@ -151,8 +164,8 @@ enum End {
     Eof,
     /// The client is gone.
     HungUp,
-    /// The client is told why and closed.
-    CutOff,
+    /// The client gets the answers that come soon, is told why and closed.
+    CutOff(String),
 }
 
 async fn read_requests<'a>(mut read: ReadHalf<'a>, client: ClientId, context: &Context) -> (End, ReadHalf<'a>) {
@@ -160,13 +173,18 @@ async fn read_requests<'a>(mut read: ReadHalf<'a>, client: ClientId, context: &C
     let mut lines = LineDecoder::new(limit);
     loop {
         loop {
-            poll_fn(|cx| context.relay.lock().poll_client_ready(client, cx)).await;
+            // Not read from meanwhile, so that it has gone is seen in no other way.
+            let ready = poll_fn(|cx| context.relay.lock().poll_client_ready(client, cx));
+            tokio::select! {
+                biased;
+                () = ready => {}
+                () = until_hung_up(&read) => return (End::HungUp, read),
+            }
             match lines.next_line() {
                 Ok(Some(line)) => dispatch(&line, client, context),
                 Ok(None) => break,
                 Err(error) => {
-                    context.relay.lock().end_client(client, Some(&error.to_string()));
-                    return (End::CutOff, read);
+                    return (End::CutOff(error.to_string()), read);
                 }
             }
         }
@@ -241,7 +259,11 @@ fn message(text: &str) -> Vec<u8> {
 
 async fn write_lines(write: &mut WriteHalf<'_>, client: ClientId, context: &Context) {
     let mut joined = BytesMut::new();
+    let mut reads = true;
     while let Some(lines) = poll_fn(|cx| context.relay.lock().poll_client(client, WRITE_SIZE, cx)).await {
+        if !reads {
+            continue;
+        }
         let written = match lines.as_slice() {
             [line] => write.write_all(line).await,
             several => {
@@ -250,9 +272,9 @@ async fn write_lines(write: &mut WriteHalf<'_>, client: ClientId, context: &Cont
                 write.write_all(&joined).await
             }
         };
-        if written.is_err() {
-            return;
-        }
+        // One that has gone may have sent more than was read of it by now, and what wants no answer
+        // is done all the same; the reader sees the end.
+        reads = written.is_ok();
     }
 }
 

@@ -15,7 +15,7 @@ use super::book::Book;
 use super::offers::Offers;
 use super::views;
 use crate::clock::rfc3339;
-use crate::config::{self, Settings, Source};
+use crate::config::{self, Settings};
 use crate::control::server::{Admin, Answer};
 use crate::identity::{DeviceKey, Fingerprint};
 use crate::link::admission::Admission;
@@ -107,7 +107,7 @@ impl Office {
     /// paired, which must stay reachable.
     pub(super) async fn shut_down_when_idle(self: Arc<Self>) {
         let timeout = self.settings.auto_shutdown_timeout.value;
-        if self.settings.auto_shutdown_timeout.source == Source::Default || timeout.is_zero() {
+        if timeout.is_zero() {
             return;
         }
         let look = (timeout / 4).clamp(Duration::from_millis(100), Duration::from_secs(5));

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use crate::clock::Clock;
 use crate::relay::pending::CallId;
 use crate::relay::{SessionWork, Shared};
-use crate::session::call::{CallError, call};
+use crate::session::call::{CallError, Room, call};
 use crate::session::names::NameFiles;
 use crate::session::watch::{SessionChange, WatchHandle};
 use crate::state_dir::StateDir;
@@ -23,6 +23,9 @@ use crate::wire::SessionId;
 
 /// Connections to one session at once; more calls wait.
 const CONNECTIONS: usize = 64;
+/// Large answers of all sessions that are held at once, from their first bytes until they wait for
+/// who asked, where bounds of their own hold.
+const LARGE_ANSWERS: usize = 4;
 /// A `send` goes out when the one before it was answered, or after this long: their order counts,
 /// but one that the session does not answer must not hold up the rest.
 const SEND_ORDER: Duration = Duration::from_millis(500);
@@ -67,6 +70,7 @@ struct Turn {
 /// Asks sessions what the relay wants to know, for as long as it is polled.
 pub(super) async fn work(relay: Shared, clock: Clock, dir: StateDir, watched: WatchHandle) {
     let mut desks: HashMap<SessionId, Desk> = HashMap::new();
+    let large = Arc::new(Semaphore::new(LARGE_ANSWERS));
     let mut calls = JoinSet::new();
     let mut handles: HashMap<CallId, AbortHandle> = HashMap::new();
     let mut under_way: HashMap<task::Id, (CallId, SessionId)> = HashMap::new();
@@ -87,12 +91,9 @@ pub(super) async fn work(relay: Shared, clock: Clock, dir: StateDir, watched: Wa
                         session: session.clone(),
                         command,
                         wait_turn_end,
+                        large: Arc::clone(&large),
                     };
-                    let handle = calls.spawn(async move {
-                        // Never closed, so the permit always comes.
-                        let _permit = connections.acquire_owned().await;
-                        asking.run(turn).await;
-                    });
+                    let handle = calls.spawn(asking.run(turn, connections));
                     under_way.insert(handle.id(), (call, session));
                     handles.insert(call, handle);
                 }
@@ -127,15 +128,22 @@ struct Asking {
     session: SessionId,
     command: Bytes,
     wait_turn_end: bool,
+    large: Arc<Semaphore>,
 }
 
 impl Asking {
-    async fn run(self, turn: Option<Turn>) {
-        let limit = self.relay.lock().limits().message;
-        let asked = call(&self.socket, &self.command, self.wait_turn_end, limit);
+    async fn run(self, turn: Option<Turn>, connections: Arc<Semaphore>) {
+        let mut room = Room::new(self.relay.lock().limits().message, Arc::clone(&self.large));
+        let asked = async {
+            // Never closed, so the permit always comes.
+            let _permit = connections.acquire().await;
+            call(&self.socket, &self.command, self.wait_turn_end, &mut room).await
+        };
         let answer = match turn {
             None => asked.await,
             Some(Turn { before, done }) => {
+                // Before the connection is asked for, or those who wait would hold all that there
+                // are and nobody's turn would come.
                 if let Some(before) = before {
                     // Dropped, never sent.
                     let _ = before.await;
@@ -150,13 +158,16 @@ impl Asking {
                 }
             }
         };
-        if matches!(answer, Err(CallError::Refused | CallError::Gone)) {
-            self.watched.probe(&self.session);
-        }
+        let is_suspect = matches!(answer, Err(CallError::Refused | CallError::Gone));
         let answer = answer
             .map(|answer| (answer.response, answer.event))
             .map_err(|error| error.into_failure(self.session.as_str()));
         self.relay.lock().session_answered(self.call, answer, self.clock.now());
+        if is_suspect {
+            // Only now: whoever finds the session gone would answer first, and not know whether the
+            // command had arrived.
+            self.watched.probe(&self.session);
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde_json::json;
+use serde::Serialize;
 
 use super::pending::{Call, CallId, Destination, Origin};
 use super::queue::{Lane, wake};
@@ -14,7 +14,7 @@ use crate::trust::Verdict;
 use crate::wire::control::{self, ReplyTo};
 use crate::wire::error::{Code, Failure};
 use crate::wire::ids::SessionId;
-use crate::wire::link::{LinkMessage, Outcome, Rpc, SessionInfo, WaitUntil, join};
+use crate::wire::link::{LinkMessage, Outcome, Rpc, SessionInfo, WaitUntil, join, to_json};
 use crate::wire::session::{CommandHead, Verb, default_timeout};
 
 /// Longest time that a caller may ask to wait.
@@ -181,7 +181,8 @@ impl Relay {
             },
             Origin::Nobody { request_id } => {
                 if let Err(failure) = answer {
-                    self.emit("message_status", &message_status(&call.destination, request_id.as_ref(), &failure));
+                    let data = message_status(&call.destination, request_id.as_ref(), &failure);
+                    self.emit_line(control::event_line("message_status", &data));
                 }
             }
             Origin::Link { link, id } => {
@@ -421,13 +422,22 @@ fn relay_data(request_id: Option<&Bytes>, members: &[&[u8]]) -> Bytes {
     join(&parts)
 }
 
-fn message_status(destination: &Destination, request_id: Option<&Bytes>, failure: &Failure) -> serde_json::Value {
-    let session: &SessionId = match destination {
+/// Data of the event `message_status`; the request's id stands in it as it came.
+fn message_status(destination: &Destination, request_id: Option<&Bytes>, failure: &Failure) -> Bytes {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Rest<'a> {
+        session_id: &'a SessionId,
+        status: &'a str,
+        code: Code,
+        error: &'a str,
+        delivered: Option<bool>,
+    }
+    let session_id = match destination {
         Destination::Session(session) | Destination::Link { session, .. } => session,
     };
-    let request_id: serde_json::Value = request_id.and_then(|id| serde_json::from_slice(id).ok()).unwrap_or_default();
-    json!({
-        "requestId": request_id, "sessionId": session, "status": "failed",
-        "code": failure.code, "error": failure.message, "delivered": failure.delivered,
-    })
+    let (code, error, delivered) = (failure.code, failure.message.as_str(), failure.delivered);
+    let rest = to_json(&Rest { session_id, status: "failed", code, error, delivered });
+    let request_id = request_id.map_or(b"null".as_slice(), |id| id);
+    join(&[br#"{"requestId":"#, request_id, b",", rest.get(1..).unwrap_or_default()])
 }

@@ -1,15 +1,19 @@
 //! One call to one session: a connection of its own, closed when the answer is in.
 
+use std::fmt;
 use std::io;
 use std::path::Path;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::Deserialize;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -107,15 +111,42 @@ impl CallError {
     }
 }
 
-/// Asks the session behind `socket` one `command`, a JSON value in one line, and takes lines of at
-/// most `limit` bytes. With `wait_turn_end` the answer is complete when the session's next turn has
+/// Room for an answer. Small ones always have it; of large ones only so many are held at once, and
+/// who would be one more is read from later, so that sessions cannot fill the memory.
+#[derive(Debug)]
+pub struct Room {
+    limit: usize,
+    large: Arc<Semaphore>,
+    held: Option<OwnedSemaphorePermit>,
+}
+
+/// An answer with more bytes than this takes one of the places for large ones.
+const SMALL: usize = 64 * 1024;
+
+impl Room {
+    /// Room for lines of at most `limit` bytes each; large ones take a place of `large`, and keep
+    /// it until this value is dropped.
+    pub fn new(limit: usize, large: Arc<Semaphore>) -> Self {
+        Self { limit, large, held: None }
+    }
+
+    async fn hold(&mut self, bytes: usize) {
+        if bytes > SMALL && self.held.is_none() {
+            // Never closed, so the place always comes.
+            self.held = Arc::clone(&self.large).acquire_owned().await.ok();
+        }
+    }
+}
+
+/// Asks the session behind `socket` one `command`, a JSON value in one line, and takes what there
+/// is `room` for. With `wait_turn_end` the answer is complete when the session's next turn has
 /// ended, which need not be the turn of this command if the session was busy.
 ///
 /// There is no time-out here: the caller drops the future, and the connection closes with it.
 ///
 /// # Errors
 /// [`CallError`] says what happened and whether the command may have arrived.
-pub async fn call(socket: &Path, command: &[u8], wait_turn_end: bool, limit: usize) -> Result<Answer, CallError> {
+pub async fn call(socket: &Path, command: &[u8], wait_turn_end: bool, room: &mut Room) -> Result<Answer, CallError> {
     if memchr::memchr(b'\n', command).is_some() {
         return Err(CallError::NotOneLine);
     }
@@ -133,7 +164,7 @@ pub async fn call(socket: &Path, command: &[u8], wait_turn_end: bool, limit: usi
 
     let mut stream = connect(socket).await?;
     let (mut reader, mut writer) = stream.split();
-    let mut decoder = LineDecoder::new(limit);
+    let mut decoder = LineDecoder::new(room.limit);
     let mut sent = None;
     let mut writing = pin!(async { writer.write_all(&request).await.is_ok() });
     loop {
@@ -152,6 +183,7 @@ pub async fn call(socket: &Path, command: &[u8], wait_turn_end: bool, limit: usi
                 return Ok(answer);
             }
         }
+        room.hold(decoder.buffer().len()).await;
     }
 }
 
@@ -190,25 +222,69 @@ struct Waiting {
 }
 
 /// The members of a session's line that decide what it is. All raw: a member of another type than
-/// expected is the session's affair and passes.
-#[derive(Deserialize)]
+/// expected is the session's affair and passes, and so is one that stands there twice, where the
+/// last counts, as in JavaScript.
+#[derive(Default)]
 struct Line<'a> {
-    #[serde(rename = "type", borrow)]
     kind: Option<&'a RawValue>,
-    #[serde(borrow)]
     command: Option<&'a RawValue>,
-    #[serde(borrow)]
     id: Option<&'a RawValue>,
-    #[serde(borrow)]
     success: Option<&'a RawValue>,
-    #[serde(borrow)]
     error: Option<&'a RawValue>,
-    #[serde(borrow)]
     event: Option<&'a RawValue>,
-    #[serde(borrow, rename = "subscriptionId")]
     subscription_id: Option<&'a RawValue>,
-    #[serde(borrow)]
     data: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "camelCase")]
+enum Member {
+    Type,
+    Command,
+    Id,
+    Success,
+    Error,
+    Event,
+    SubscriptionId,
+    Data,
+    #[serde(other)]
+    Other,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Line<'a> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Line<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Line<'de>, A::Error> {
+                let mut line = Line::default();
+                while let Some(member) = map.next_key()? {
+                    let place = match member {
+                        Member::Type => &mut line.kind,
+                        Member::Command => &mut line.command,
+                        Member::Id => &mut line.id,
+                        Member::Success => &mut line.success,
+                        Member::Error => &mut line.error,
+                        Member::Event => &mut line.event,
+                        Member::SubscriptionId => &mut line.subscription_id,
+                        Member::Data => &mut line.data,
+                        Member::Other => {
+                            map.next_value::<IgnoredAny>()?;
+                            continue;
+                        }
+                    };
+                    *place = Some(map.next_value()?);
+                }
+                Ok(line)
+            }
+        }
+        from.deserialize_map(Members)
+    }
 }
 
 impl Waiting {
@@ -271,6 +347,10 @@ mod tests {
     const GUARD: Duration = Duration::from_secs(20);
     const SEND: &[u8] = br#"{"type":"send", "message":"hi"}"#;
 
+    fn room(limit: usize) -> Room {
+        Room::new(limit, Arc::new(Semaphore::new(1)))
+    }
+
     fn fake(behaviour: FakeBehaviour) -> (tempfile::TempDir, FakeSession) {
         let dir = tempfile::tempdir().unwrap();
         let session = FakeSession::start_with(dir.path(), &"s-1".parse().unwrap(), behaviour).unwrap();
@@ -278,7 +358,9 @@ mod tests {
     }
 
     async fn ask(session: &FakeSession, command: &[u8], wait: bool) -> Result<Answer, CallError> {
-        tokio::time::timeout(GUARD, call(&session.socket(), command, wait, LIMIT)).await.expect("an end in time")
+        tokio::time::timeout(GUARD, call(&session.socket(), command, wait, &mut room(LIMIT)))
+            .await
+            .expect("an end in time")
     }
 
     /// A session that reads `lines` lines and then writes the pieces, one packet each, with `ID` for
@@ -305,7 +387,7 @@ mod tests {
 
     async fn answer_of(pieces: Vec<Vec<u8>>, wait: bool, limit: usize) -> Result<Answer, CallError> {
         let (_dir, path) = scripted(pieces, 1 + usize::from(wait)).await;
-        tokio::time::timeout(GUARD, call(&path, SEND, wait, limit)).await.expect("an end in time")
+        tokio::time::timeout(GUARD, call(&path, SEND, wait, &mut room(limit))).await.expect("an end in time")
     }
 
     #[tokio::test]
@@ -317,6 +399,32 @@ mod tests {
         assert_eq!(answer, Answer { response: Bytes::from_static(raw.trim_ascii()), event: None });
         assert_eq!(session.received(), [&command[..]]);
         tokio::time::timeout(GUARD, session.until_connections(0)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_answer_with_repeated_members_passes_and_the_last_counts() {
+        let raw = br#"{"type":5,"success":true,"data":1,"data":2,"type":"response","success":false}"#;
+        let (_dir, session) = fake(FakeBehaviour::default().answer_raw([raw, &b"\n"[..]].concat()));
+        let answer = ask(&session, SEND, false).await.unwrap();
+        assert_eq!(answer, Answer { response: Bytes::from_static(raw), event: None });
+    }
+
+    #[tokio::test]
+    async fn a_large_answer_waits_for_its_place_and_a_small_one_does_not() {
+        let (_dir, session) = fake(FakeBehaviour::default());
+        ask(&session, br#"{"type":"send","message":"BIG 1000000"}"#, true).await.unwrap();
+        let large = Arc::new(Semaphore::new(1));
+        let place = Arc::clone(&large).acquire_owned().await.unwrap();
+        let socket = session.socket();
+        let mut small = Room::new(LIMIT, Arc::clone(&large));
+        tokio::time::timeout(GUARD, call(&socket, br#"{"type":"clear_"}"#, false, &mut small)).await.unwrap().unwrap();
+        let mut room = Room::new(LIMIT, Arc::clone(&large));
+        let mut asked = Box::pin(call(&socket, br#"{"type":"get_message"}"#, false, &mut room));
+        let early = tokio::time::timeout(Duration::from_millis(50), &mut asked).await;
+        assert!(early.is_err(), "all places are taken");
+        drop(place);
+        let answer = tokio::time::timeout(GUARD, asked).await.unwrap().unwrap();
+        assert!(answer.response.len() > 1_000_000);
     }
 
     #[tokio::test]
@@ -350,8 +458,9 @@ mod tests {
         ] {
             let (_dir, session) = fake(behaviour);
             let socket = session.socket();
+            let mut room = room(LIMIT);
             tokio::select! {
-                answer = call(&socket, SEND, wait, LIMIT) => panic!("answered {answer:?}"),
+                answer = call(&socket, SEND, wait, &mut room) => panic!("answered {answer:?}"),
                 () = session.until_received(1) => assert_eq!(session.open_connections(), 1),
             }
             tokio::time::timeout(GUARD, session.stop()).await.expect("nothing holds it back");
@@ -362,8 +471,9 @@ mod tests {
     async fn a_session_that_never_reads_holds_a_big_call_only_until_it_is_dropped() {
         let (_dir, session) = fake(FakeBehaviour::default().never_read());
         let (socket, command) = (session.socket(), vec![b' '; 4 * LIMIT]);
+        let mut room = room(LIMIT);
         tokio::select! {
-            answer = call(&socket, &command, false, LIMIT) => panic!("answered {answer:?}"),
+            answer = call(&socket, &command, false, &mut room) => panic!("answered {answer:?}"),
             () = session.until_connections(1) => {}
         }
         tokio::time::timeout(GUARD, session.until_connections(0)).await.unwrap();
@@ -380,10 +490,10 @@ mod tests {
         };
         assert_eq!(outcome(ask(&session, SEND, false).await.unwrap_err()), (Code::SessionRefused, true));
         session.crash().await;
-        let error = call(&socket, SEND, false, LIMIT).await.unwrap_err();
+        let error = call(&socket, SEND, false, &mut room(LIMIT)).await.unwrap_err();
         assert!(matches!(error, CallError::Refused));
         assert_eq!(outcome(error), (Code::SessionRefused, false));
-        let error = call(&dir.path().join("none.sock"), SEND, false, LIMIT).await.unwrap_err();
+        let error = call(&dir.path().join("none.sock"), SEND, false, &mut room(LIMIT)).await.unwrap_err();
         assert!(matches!(error, CallError::Gone));
         assert_eq!(outcome(error), (Code::SessionNotFound, false));
         let error = answer_of(vec![vec![b'x'; 101]], false, 100).await.unwrap_err();
@@ -418,7 +528,8 @@ mod tests {
             stream.shutdown().await.unwrap();
         });
         let command = vec![b' '; 8 * LIMIT];
-        let answer = tokio::time::timeout(GUARD, call(&path, &command, false, LIMIT)).await.unwrap().unwrap();
+        let answer =
+            tokio::time::timeout(GUARD, call(&path, &command, false, &mut room(LIMIT))).await.unwrap().unwrap();
         assert_eq!(answer.response, &b"{\"type\":\"response\",\"success\":false}"[..]);
     }
 
@@ -430,7 +541,8 @@ mod tests {
         socket.bind(&socket2::SockAddr::unix(&path).unwrap()).unwrap();
         socket.listen(0).unwrap();
         let _first = std::os::unix::net::UnixStream::connect(&path).unwrap();
-        let mut asking = Box::pin(call(&path, SEND, false, LIMIT));
+        let mut room = room(LIMIT);
+        let mut asking = Box::pin(call(&path, SEND, false, &mut room));
         let early = tokio::time::timeout(Duration::from_millis(20), &mut asking).await;
         assert!(early.is_err(), "{early:?}");
         let listener = std::os::unix::net::UnixListener::from(std::os::fd::OwnedFd::from(socket));

@@ -10,7 +10,7 @@ pub struct LineDecoder {
     searched: usize,
 }
 
-/// A line, its newline counted, is longer than the limit; the stream cannot go on.
+/// A line, its newline not counted, is longer than the limit; the stream cannot go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("Message size exceeds {limit} bytes")]
 pub struct LineTooLong {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::control::{PairJoin, PairOffer, Relay, ReplyTo};
@@ -87,11 +87,11 @@ struct Wire<'a> {
     kind: Option<&'a RawValue>,
     #[serde(borrow)]
     id: Option<&'a RawValue>,
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "even_null")]
     target_session_id: Option<&'a RawValue>,
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "even_null")]
     rpc_command: Option<&'a RawValue>,
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "even_null")]
     request_id: Option<&'a RawValue>,
     #[serde(borrow)]
     fire_and_forget: Option<&'a RawValue>,
@@ -111,6 +111,11 @@ struct Wire<'a> {
     add: Option<&'a RawValue>,
     #[serde(borrow)]
     remove: Option<&'a RawValue>,
+}
+
+/// A member that is there though it is `null`, which is a value like others to whoever it goes to.
+fn even_null<'de: 'a, 'a, D: Deserializer<'de>>(from: D) -> Result<Option<&'a RawValue>, D::Error> {
+    <&RawValue>::deserialize(from).map(Some)
 }
 
 impl Request {
@@ -264,6 +269,16 @@ mod tests {
         assert_eq!(reply.id.unwrap(), "\"a\"");
         let Request::Relay(relay) = request.unwrap() else { panic!("not a relay") };
         assert_eq!((relay.command, relay.request_id.unwrap()), (r#"{ "type" : "x" }"#.into(), "1.0".into()));
+    }
+
+    #[test]
+    fn null_is_a_command_an_id_and_a_target_of_its_own() {
+        let request = read(r#"{"type":"relay","targetSessionId":null,"requestId":null,"rpcCommand":null}"#).1;
+        let Request::Relay(relay) = request.unwrap() else { panic!("not a relay") };
+        assert_eq!(
+            (relay.target.as_str(), relay.command, relay.request_id.unwrap()),
+            ("null", "null".into(), "null".into())
+        );
     }
 
     #[test]
