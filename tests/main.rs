@@ -2,5 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub, missing_docs, dead_code)]
 
+mod background;
+mod cli;
+mod cli_pairing;
+mod cli_sessions;
+mod layers;
 mod relaying;
 mod support;

@@ -1,5 +1,8 @@
 //! What the themes share: daemons as real processes, a client of their control socket, pairing.
 
+pub mod cli;
+pub mod source;
+
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
