@@ -130,7 +130,7 @@ pub(crate) struct Context {
 
 /// Whether stdout is to be JSON alone: asked before parsing, so that usage errors are JSON too.
 pub fn wants_json(arguments: &[OsString]) -> bool {
-    arguments.iter().skip(1).any(|argument| argument == "--json")
+    arguments.iter().skip(1).take_while(|argument| *argument != "--").any(|argument| argument == "--json")
 }
 
 /// Reads a command line; `None` when it asked for the help or the version, which are then printed.
