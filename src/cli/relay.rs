@@ -151,12 +151,11 @@ async fn at_peer_without_sessions(
     let away = Failure::new(Code::PeerDisconnected, format!("{name} is not connected{why}; nothing was delivered"))
         .hint(format!("pi-remote peers show {name}"))
         .delivered(false);
-    if !SessionId::is_valid(rest) {
-        return Err(away);
-    }
+    // A name is no id, and the peer cannot be asked whose name it is: an id that no session has does.
+    let id = if SessionId::is_valid(rest) { rest.to_owned() } else { Uuid::nil().to_string() };
     Ok(Target {
         peer: Some(peer.fingerprint.clone()),
-        id: rest.into(),
+        id,
         shown: format!("{name}/{rest}"),
         away: Some(away),
     })
