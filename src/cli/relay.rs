@@ -84,8 +84,10 @@ pub(crate) async fn call(cx: &Context, call: Call<'_>) -> Result<Answer, Error> 
     request.insert("rpcCommand".into(), call.command);
     let raw = client.ask_raw("relay", request, deadline).await.map_err(|failure| match target.away {
         Some(away) if failure.code == Code::SessionNotFound => away,
-        // This side's own time-out: whether the session has it, nobody has said.
-        _ if failure.code == Code::Timeout && failure.delivered.is_none() => failure.delivered(true),
+        // This side's own time-out, or a daemon that has gone: whether the session has it, nobody has said.
+        _ if matches!(failure.code, Code::Timeout | Code::DaemonNotRunning) && failure.delivered.is_none() => {
+            failure.delivered(true)
+        }
         _ => failure,
     })?;
     answer(target.shown, raw)

@@ -161,6 +161,11 @@ impl Running {
         kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
     }
 
+    /// Waits until it has ended by itself, its stdin still open.
+    pub fn wait_until_over(&mut self) {
+        within(Duration::from_secs(20), &self.words.clone(), || self.child.try_wait().unwrap().is_some());
+    }
+
     /// Waits for its end, its stdin closed; what it had printed before is not in it again.
     pub fn end(mut self) -> Ran {
         drop(self.stdin.take());
