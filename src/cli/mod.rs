@@ -175,9 +175,11 @@ impl Invocation {
             daemon::log_to(cx.out.log_writer(), daemon::LogFormat::Text, true, cx.out.colours_stderr());
         }
         // Dropping a command closes its connection, and so cancels what it asked for.
+        // Signals first, so that they are taken over before the command does anything that must be undone.
         tokio::select! {
-            ended = dispatch(cx, command) => ended,
+            biased;
             () = interruption() => Err(Error::interrupted()),
+            ended = dispatch(cx, command) => ended,
         }
     }
 }
