@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod source;
+pub mod sshd;
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
