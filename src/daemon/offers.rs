@@ -13,8 +13,9 @@ use super::book::Book;
 use super::{addresses, views};
 use crate::identity::{Fingerprint, random};
 use crate::link::Context;
-use crate::link::dialer::Dialer;
+use crate::link::dialer::{DialError, Dialer};
 use crate::link::pairing::{Desk, JoinError, join};
+use crate::link::tls::{RefusedBy, TlsError};
 use crate::pairing::exchange::{Offerer, Parties, Reason};
 use crate::pairing::message::Info;
 use crate::pairing::ticket::{Secret, Ticket};
@@ -311,6 +312,12 @@ fn address(text: &str, source: AddressSource) -> Address {
 
 fn joining_failed(error: JoinError) -> Failure {
     match error {
+        // The other side closes its pairing door by this alert: the ticket is late, not the program old.
+        JoinError::Dial(DialError::Tls { source: TlsError::PeerRefusedUs(RefusedBy::Protocol), address }) => {
+            let what = "no pairing window is open there: the ticket was used, taken back or is too old";
+            Failure::new(Code::PairingFailed, format!("{address}: {what}"))
+                .hint("`pi-remote pair --ticket` on the other machine prints a new one; else compare both versions")
+        }
         JoinError::Dial(error) => error.into_failure(),
         JoinError::Exchange(reason) => Failure::from(reason),
         JoinError::Here(failure) => failure,
