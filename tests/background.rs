@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::cli::{Ran, Running, is_alive, processes, run, run_command, until_gone};
+use crate::support::cli::{Ran, Running, is_alive, processes, run, run_command, skipped, until_gone};
 use crate::support::{eventually, pi_remote, within};
 
 const LOOPBACK: [&str; 4] = ["--listen", "loopback", "--port", "0"];
@@ -89,7 +89,9 @@ fn in_text_it_says_when_it_is_ready_and_starts_again_after_a_stop() {
     let home = Home::new();
     for _ in 0..2 {
         let ran = home.daemon(&["--background"]).ends(0);
-        assert!(ran.out.starts_with("ready: sha256:") && ran.out.contains("daemon.sock") && ran.out.lines().count() == 1);
+        assert!(
+            ran.out.starts_with("ready: sha256:") && ran.out.contains("daemon.sock") && ran.out.lines().count() == 1
+        );
         run(&home.dir(), &["stop"]).ends(0);
     }
 }
@@ -192,7 +194,7 @@ fn it_listens_where_it_is_told_to() {
         (&["::1"], "0", vec!["[::1]:"]),
     ] {
         if expected == ["[::1]:"] && TcpListener::bind("[::1]:0").is_err() {
-            println!("SKIPPED: this machine has no IPv6 loopback");
+            skipped("this machine has no IPv6 loopback");
             continue;
         }
         let home = Home::new();
@@ -239,7 +241,8 @@ fn without_a_tailnet_listening_there_is_refused_in_words() {
     let home = Home::new();
     let no_path = tempfile::tempdir().unwrap();
     let mut command = pi_remote(&home.dir());
-    let daemon = command.env("PATH", no_path.path()).args(["daemon", "--background", "--listen", "tailscale", "--port", "0"]);
+    let daemon =
+        command.env("PATH", no_path.path()).args(["daemon", "--background", "--listen", "tailscale", "--port", "0"]);
     let ran = run_command(daemon);
     if ran.code != 0 {
         assert!(ran.text_failure().to_lowercase().contains("tail"), "{}", ran.err);
@@ -284,7 +287,9 @@ fn a_broken_setting_is_told_from_the_background_too() {
 fn the_demo_does_what_it_says_and_leaves_nothing() {
     let place = Home::new();
     let text = run_command(pi_remote(&place.dir()).env("TMPDIR", place.0.path()).arg("demo")).ends(0);
-    assert!(text.out.contains("laptop$ pi-remote send desktop/tests") && text.out.contains("Every step did what it says"));
+    assert!(
+        text.out.contains("laptop$ pi-remote send desktop/tests") && text.out.contains("Every step did what it says")
+    );
     let json = run_command(pi_remote(&place.dir()).env("TMPDIR", place.0.path()).args(["demo", "--json"])).ends(0);
     assert!(json.lines().iter().all(|line| line["command"].as_str().unwrap().starts_with("pi-remote ")));
     assert!(json.lines().iter().any(|line| line["stdout"] == "echo: how do the tests look?\n"));

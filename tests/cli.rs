@@ -90,7 +90,10 @@ async fn every_answer_has_the_members_that_scripts_rely_on() {
     assert_eq!(identity["name"], "laptop");
 
     let status = json(&["status"]);
-    tells(&status, &["pid", "uptime", "port", "localSessionCount", "remotePeerCount", "version", "name", "fingerprint"]);
+    tells(
+        &status,
+        &["pid", "uptime", "port", "localSessionCount", "remotePeerCount", "version", "name", "fingerprint"],
+    );
     assert_eq!((&status["localSessionCount"], &status["remotePeerCount"]), (&json!(1), &json!(1)));
     let peer = &status["peers"][0];
     tells(peer, &["host", "port", "connected", "sessionCount", "name", "fingerprint", "lastSeen", "link"]);
@@ -418,9 +421,7 @@ fn a_closed_pipe_is_quiet() {
     for (words, code) in [("--help", 0), ("man", 0), ("completions bash", 0), ("man send", 0), ("fly --json", 2)] {
         // The reader has gone before a byte is written.
         let writer = format!("while kill -0 $reader 2>/dev/null; do :; done; {program} --dir {}", dir.path().display());
-        let script = format!(
-            "exec 3> >(exec true); reader=$!; wait $reader; {writer} {words} >&3; echo $?"
-        );
+        let script = format!("exec 3> >(exec true); reader=$!; wait $reader; {writer} {words} >&3; echo $?");
         let ran = run_command(Command::new("bash").args(["-c", &script]));
         assert_eq!((ran.out.trim(), ran.err.as_str()), (code.to_string().as_str(), ""), "{words}");
     }
@@ -494,9 +495,17 @@ fn completions_the_manual_and_the_help_are_there() {
     assert!(text(&["man"]).contains(".TH"));
     assert!(text(&["--version"]).starts_with("pi-remote "));
     let help = text(&["--help"]);
-    for words in
-        ["pair --ticket", "--wait", "< message.txt", "unpair laptop", "Exit codes", "130", "--dir", "--json", "PI_REMOTE_DIR"]
-    {
+    for words in [
+        "pair --ticket",
+        "--wait",
+        "< message.txt",
+        "unpair laptop",
+        "Exit codes",
+        "130",
+        "--dir",
+        "--json",
+        "PI_REMOTE_DIR",
+    ] {
         assert!(help.contains(words), "{words}: {help}");
     }
     let commands = help.split("Commands:").nth(1).unwrap().split("Options:").next().unwrap();

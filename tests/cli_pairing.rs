@@ -76,7 +76,10 @@ fn a_ticket_pairs_in_json_and_works_once() {
         assert_eq!(members, ["event", "peer"]);
         assert_eq!((&line["event"], &line["peer"]["name"]), (&json!("paired"), &json!(name)));
         assert_eq!(line["peer"]["fingerprint"].as_str(), Some(other.fingerprint.as_str()));
-        assert_eq!((&line["peer"]["grants"][0]["preset"], &line["peer"]["pairedVia"]), (&json!("full"), &json!("ticket")));
+        assert_eq!(
+            (&line["peer"]["grants"][0]["preset"], &line["peer"]["pairedVia"]),
+            (&json!("full"), &json!("ticket"))
+        );
     }
     let third = TestDaemon::start("third");
     let again = run_in(&third.dir, &join, &ticket);
@@ -127,9 +130,7 @@ fn an_offer_that_is_taken_back_closes_its_window() {
     assert!(busy["hint"].is_string(), "{busy}");
     first.signal(Signal::SIGINT);
     assert_eq!(first.end().ends(130).json_failure()["code"], "interrupted");
-    eventually("the window is closed", || {
-        laptop.ask(json!({"type": "status"}))["data"]["listening"] == false
-    });
+    eventually("the window is closed", || laptop.ask(json!({"type": "status"}))["data"]["listening"] == false);
     let late = run_in(&desktop.dir, &[&JOIN[..], &["--json"]].concat(), &ticket);
     assert_eq!(late.code, 8, "nothing is paired, so nothing listens: {late:?}");
     assert!(late.json()["error"]["hint"].is_string(), "{late:?}");
@@ -308,7 +309,9 @@ fn on_a_terminal_it_asks_for_the_grant_and_the_ticket() {
     let (laptop, desktop) = two();
     let terminal = |dir: &std::path::Path, words: &str| {
         let command = format!("{} --dir {} {words}", env!("CARGO_BIN_EXE_pi-remote"), dir.display());
-        Running::spawn(Command::new("script").args(["-qfec", &command, "/dev/null"]).env("TERM", "xterm").env_remove("NO_COLOR"))
+        Running::spawn(
+            Command::new("script").args(["-qfec", &command, "/dev/null"]).env("TERM", "xterm").env_remove("NO_COLOR"),
+        )
     };
     let mut offering = terminal(&laptop.dir, "pair --ticket");
     assert!(offering.until("[full]").contains("What may the other machine do here?"));
@@ -429,7 +432,9 @@ mod over_ssh {
         crate::support::pair(&taken, &laptop);
         let ran = run_command(&mut pair(&laptop, &sshd, &["--as", "other", "--json"])).ends(1);
         assert_eq!(ran.json_failure()["code"], "name_taken");
-        eventually("the window there is closed", || desktop.ask(json!({"type": "status"}))["data"]["listening"] == false);
+        eventually("the window there is closed", || {
+            desktop.ask(json!({"type": "status"}))["data"]["listening"] == false
+        });
         assert_eq!(desktop.ask(json!({"type": "peers"}))["data"]["peers"], json!([]));
     }
 }

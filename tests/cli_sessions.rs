@@ -104,7 +104,11 @@ async fn a_message_is_sent_as_it_was_given() {
         (vec!["send", "work", "hi"], "", "hi".to_owned()),
         (vec!["send", "work", "-"], "from stdin\n", "from stdin".into()),
         (vec!["send", "work", "-"], "two\r\nlines\r\n", "two\r\nlines".into()),
-        (vec!["send", "work", "-", "--wait"], "\ttab and \"quotes\" and \u{1f600}\n\n", "\ttab and \"quotes\" and \u{1f600}\n".into()),
+        (
+            vec!["send", "work", "-", "--wait"],
+            "\ttab and \"quotes\" and \u{1f600}\n\n",
+            "\ttab and \"quotes\" and \u{1f600}\n".into(),
+        ),
         (vec!["send", "work", "-x"], "", "-x".into()),
         (vec!["send", "work", "--", "--wait"], "", "--wait".into()),
         (vec!["send", "work", "-"], &"big ".repeat(1024 * 1024), "big ".repeat(1024 * 1024)),
@@ -208,8 +212,7 @@ async fn clear_asks_on_a_terminal() {
     eventually("it is seen", || run(&daemon.dir, &["sessions"]).out.contains("work"));
     let cleared = || here.received().iter().filter(|line| line.windows(7).any(|w| w == b"\"clear\"")).count();
     for (answer, code, clears) in [("n\n", 130, 0), ("\n", 130, 0), ("y\n", 0, 1)] {
-        let command =
-            format!("{} --dir {} clear work", env!("CARGO_BIN_EXE_pi-remote"), daemon.dir.display());
+        let command = format!("{} --dir {} clear work", env!("CARGO_BIN_EXE_pi-remote"), daemon.dir.display());
         let mut terminal = Running::spawn(Command::new("script").args(["-qfec", &command, "/dev/null"]));
         terminal.until("[y/N]");
         terminal.write(answer);

@@ -155,12 +155,7 @@ async fn at_peer_without_sessions(
         .delivered(false);
     // A name is no id, and the peer cannot be asked whose name it is: an id that no session has does.
     let id = if SessionId::is_valid(rest) { rest.to_owned() } else { Uuid::nil().to_string() };
-    Ok(Target {
-        peer: Some(peer.fingerprint.clone()),
-        id,
-        shown: format!("{name}/{rest}"),
-        away: Some(away),
-    })
+    Ok(Target { peer: Some(peer.fingerprint.clone()), id, shown: format!("{name}/{rest}"), away: Some(away) })
 }
 
 fn answer(to: String, raw: Bytes) -> Result<Answer, Error> {

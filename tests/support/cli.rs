@@ -288,13 +288,19 @@ pub fn until_gone(pid: u32) {
     within(Duration::from_secs(10), &format!("process {pid} has gone"), || !is_alive(pid));
 }
 
+/// Says that a test, or a part of one, is skipped: past the harness, which keeps what passing tests print.
+pub fn skipped(why: &str) {
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    let _ = std::io::stderr().write_all(format!("SKIPPED {test}: {why}\n").as_bytes());
+}
+
 /// Whether a program is on the PATH; when not, says that a test is skipped.
 pub fn has_program(program: &str) -> bool {
     let found = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
         .chain(["/usr/sbin".into(), "/sbin".into()])
         .any(|dir| dir.join(program).is_file());
     if !found {
-        println!("SKIPPED: {program} is not installed");
+        skipped(&format!("{program} is not installed"));
     }
     found
 }

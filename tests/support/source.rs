@@ -122,9 +122,7 @@ fn literal(rest: &str) -> Option<usize> {
 
 #[test]
 fn a_text_a_character_and_a_lifetime_are_told_apart() {
-    let text = r##"let a: &'static str = "x\" y"; let b = ['"', '\'', '\u{1f}', 'é', '\\']; let c = br#"z"#; fn d<'e>()"##;
-    assert_eq!(
-        product(text).join(" "),
-        "let a : & ' static str = ; let b = [ , , , , ] ; let c = ; fn d < ' e > ( )"
-    );
+    let text =
+        r##"let a: &'static str = "x\" y"; let b = ['"', '\'', '\u{1f}', 'é', '\\']; let c = br#"z"#; fn d<'e>()"##;
+    assert_eq!(product(text).join(" "), "let a : & ' static str = ; let b = [ , , , , ] ; let c = ; fn d < ' e > ( )");
 }
