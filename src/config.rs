@@ -32,7 +32,7 @@ pub struct Settings {
     pub listen: Sourced<Vec<ListenAddr>>,
     /// How often a link that is silent says something.
     pub heartbeat_interval: Sourced<Duration>,
-    /// How long a daemon without sessions and clients stays, while nothing is paired.
+    /// How long a daemon without sessions and clients stays, while nothing is paired; zero is for ever.
     pub auto_shutdown_timeout: Sourced<Duration>,
     /// Addresses to try with any pinned key, `host` or `host:port`: the original's, never trust.
     pub peers: Sourced<Vec<String>>,
@@ -104,9 +104,7 @@ impl Settings {
             port: first(flags.port, port, file.port, || DEFAULT_PORT),
             listen: first(flag_listen, listen, file.listen.map(|list| list.0), || vec![ListenAddr::All]),
             heartbeat_interval: first(None, None, file.heartbeat_interval.map(seconds), || Duration::from_secs(15)),
-            auto_shutdown_timeout: first(None, None, file.auto_shutdown_timeout.map(seconds), || {
-                Duration::from_secs(300)
-            }),
+            auto_shutdown_timeout: first(None, None, file.auto_shutdown_timeout.map(seconds), || Duration::ZERO),
             peers: first(None, None, file.peers.map(|list| list.0), Vec::new),
             name: first(None, None, file.name, host_name),
             message_limit: first(None, None, file.message_limit.map(|limit| limit.0), || DEFAULT_MESSAGE_LIMIT),

@@ -53,6 +53,13 @@ pub(super) fn has_ipv6() -> bool {
     interfaces().iter().any(IpAddr::is_ipv6)
 }
 
+/// Whether whoever dials this address reaches this daemon itself, as a peer that comes through a
+/// tunnel may seem to be at.
+pub(super) fn is_own(address: SocketAddr, ports: &[SocketAddr]) -> bool {
+    let ip = address.ip().to_canonical();
+    ports.iter().any(|port| port.port() == address.port()) && (ip.is_loopback() || interfaces().contains(&ip))
+}
+
 /// Of the addresses that a peer tells of itself, those worth a try: unicast, and near ones only
 /// when the peer itself is near.
 pub(super) fn of_peer(told: &[String], seen_from: IpAddr) -> Vec<String> {

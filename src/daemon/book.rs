@@ -1,8 +1,11 @@
 //! The pinned peers of a running daemon: on disk, in the verifier, in the relay, all alike.
 
+use std::cmp::Reverse;
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::addresses;
@@ -23,11 +26,22 @@ pub(super) struct Book {
     relay: Shared,
     clock: Clock,
     listen: watch::Sender<bool>,
+    window_is_open: AtomicBool,
+    /// Where notes are written; kept, since the last come while the runtime ends.
+    runtime: Handle,
 }
 
 impl Book {
     pub(super) fn new(store: Store, pins: Pins, relay: Shared, clock: Clock, listen: watch::Sender<bool>) -> Self {
-        Self { store: Mutex::new(store), pins, relay, clock, listen }
+        Self {
+            store: Mutex::new(store),
+            pins,
+            relay,
+            clock,
+            listen,
+            window_is_open: AtomicBool::new(false),
+            runtime: Handle::current(),
+        }
     }
 
     /// The pins, for a look or a change; after a change, [`Book::publish`].
@@ -49,12 +63,13 @@ impl Book {
             relay.set_peer(peer.fingerprint, peer.name.clone(), peer.grant, peer.removed);
         }
         drop(relay);
-        self.set_listening(false, &store);
+        self.set_listening(&store);
     }
 
     /// Has the ports listen while anyone is pinned, or a pairing window is open.
     pub(super) fn window_is(&self, open: bool) {
-        self.set_listening(open, &self.store());
+        self.window_is_open.store(open, Ordering::Release);
+        self.set_listening(&self.store());
     }
 
     pub(super) fn fingerprints(&self) -> Vec<Fingerprint> {
@@ -99,48 +114,64 @@ impl Book {
         Ok(peer)
     }
 
-    fn set_listening(&self, window_open: bool, store: &Store) {
-        let wanted = window_open || !store.peers().is_empty();
+    fn set_listening(&self, store: &Store) {
+        let wanted = self.window_is_open.load(Ordering::Acquire) || !store.peers().is_empty();
         self.listen.send_if_modified(|listen| std::mem::replace(listen, wanted) != wanted);
     }
 
-    /// Notes what a link told. That it cannot be written changes nothing about the link.
-    fn note(&self, fingerprint: Fingerprint, change: impl FnOnce(&mut Peer)) {
-        if let Err(error) = self.store().update(fingerprint, change) {
-            tracing::warn!(%error, "could not note what was seen of a peer");
-        }
+    /// Notes what a link told, off the link's task, which must not wait for the disk. That it cannot
+    /// be written changes nothing about the link.
+    fn note(self: &Arc<Self>, peer: Fingerprint, change: impl FnOnce(&mut Peer) + Send + 'static) {
+        let book = Arc::clone(self);
+        self.runtime.spawn_blocking(move || {
+            if book.store().get(peer).is_none() {
+                return;
+            }
+            if let Err(error) = book.store().update(peer, change) {
+                tracing::warn!(%error, "could not note what was seen of a peer");
+            }
+        });
     }
 }
 
-impl Keeper for Book {
+/// What links tell is kept here.
+pub(super) struct Notes {
+    pub(super) book: Arc<Book>,
+    pub(super) ports: Vec<SocketAddr>,
+}
+
+impl Keeper for Notes {
     fn addresses(&self, peer: Fingerprint) -> Vec<String> {
-        let store = self.store();
+        let store = self.book.store();
         let mut addresses = store.get(peer).map(|peer| peer.addresses.clone()).unwrap_or_default();
-        addresses.sort_by_key(|address| std::cmp::Reverse(address.source));
+        addresses.sort_by_key(|address| Reverse(address.source));
         addresses.into_iter().map(|address| address.address).collect()
     }
 
     fn greeted(&self, peer: Fingerprint, hello: &Hello, facts: &LinkFacts, dialled: bool) {
-        let now = rfc3339(self.clock.wall());
+        let now = rfc3339(self.book.clock.wall());
         let from = facts.address.ip();
-        self.note(peer, |peer| {
-            for told in addresses::of_peer(&hello.addresses, from) {
-                add_address(&mut peer.addresses, Address { address: told, source: AddressSource::Hello });
+        let own = |address: &String| address.parse().is_ok_and(|address| addresses::is_own(address, &self.ports));
+        let mut told = addresses::of_peer(&hello.addresses, from);
+        told.retain(|address| !own(address));
+        // Whoever dialled in from there and listens may be reachable there.
+        let seen = if dialled { facts.address } else { SocketAddr::new(from, hello.port) };
+        let seen_is_far = seen.port() != 0 && !addresses::is_own(seen, &self.ports);
+        let version: String = hello.version.chars().take(32).collect();
+        self.book.note(peer, move |peer| {
+            for address in told {
+                add_address(&mut peer.addresses, Address { address, source: AddressSource::Hello });
             }
-            // Whoever dialled in from there and listens may be reachable there.
-            let seen = if dialled { facts.address } else { SocketAddr::new(from, hello.port) };
-            if seen.port() != 0 {
+            if seen_is_far {
                 add_address(&mut peer.addresses, Address { address: seen.to_string(), source: AddressSource::Seen });
             }
-            peer.version = Some(hello.version.chars().take(32).collect());
+            peer.version = Some(version);
             peer.last_seen = Some(now);
         });
     }
 
     fn ended(&self, peer: Fingerprint) {
-        let now = rfc3339(self.clock.wall());
-        if self.store().get(peer).is_some() {
-            self.note(peer, |peer| peer.last_seen = Some(now));
-        }
+        let now = rfc3339(self.book.clock.wall());
+        self.book.note(peer, |peer| peer.last_seen = Some(now));
     }
 }

@@ -11,18 +11,17 @@ use std::future::{Future, poll_fn};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use tokio::net::UnixListener;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::clock::Clock;
 use crate::config::{ListenAddr, Settings};
 use crate::control::server as control;
-use crate::identity::{DeviceKey, random};
+use crate::identity::{DeviceKey, random, warm_up};
 use crate::link::admission::{Admission, Bounds};
 use crate::link::dialer::Dialer;
 use crate::link::listener::{Door, Port, serve};
@@ -35,12 +34,16 @@ use crate::state_dir::StateDir;
 use crate::trust::Store;
 use crate::wire::Failure;
 use crate::wire::link::Hello;
-use book::Book;
+use book::{Book, Notes};
 use offers::Offers;
 use office::Office;
 
 /// How long links and clients may take to end when the daemon does.
 const STOPPING: Duration = Duration::from_millis(1500);
+/// Longest pause between two looks at the clock, so that the end of a suspend is noticed soon.
+const LONGEST_TICK: Duration = Duration::from_secs(5);
+/// Difference of the clocks with and without suspended time that tells of a suspend.
+const SUSPENDED: Duration = Duration::from_secs(2);
 /// How often this machine's own addresses are looked at.
 const ADDRESSES_EVERY: Duration = Duration::from_secs(60);
 
@@ -93,14 +96,20 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         relay: relay.clone(),
         clock: clock.clone(),
         tls: TlsIdentity::new(&key)?,
-        keeper: book.clone(),
+        keeper: Arc::new(Notes { book: Arc::clone(&book), ports: bound.clone() }),
     };
     let dialer = Dialer::new(context.clone());
     let admission = Admission::new(Bounds::default());
-    let listening = Arc::new(AtomicUsize::new(0));
+    let (listening, is_listening) = watch::channel(0);
     let own_spki: Arc<[u8]> = key.spki().into();
-    let offers =
-        Arc::new(Offers::new(Arc::clone(&book), context.clone(), dialer.clone(), key.fingerprint(), bound.clone()));
+    let offers = Arc::new(Offers::new(
+        Arc::clone(&book),
+        context.clone(),
+        dialer.clone(),
+        key.fingerprint(),
+        bound.clone(),
+        is_listening.clone(),
+    ));
     let gate = Gate {
         pins,
         window: {
@@ -114,7 +123,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         admission: admission.clone(),
         desk: offers.clone(),
         own_spki: Arc::clone(&own_spki),
-        listening: Arc::clone(&listening),
+        listening,
     };
     let (session_watch, watched) =
         Watch::new(dir.path().to_path_buf(), Names::new(sessions::NameDir(dir.clone())), RESCAN_EVERY);
@@ -128,7 +137,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         offers,
         dialer: dialer.clone(),
         admission,
-        listening,
+        listening: is_listening.clone(),
         ports: bound.clone(),
         watched: watched.clone(),
         stop: Arc::clone(&stop),
@@ -136,7 +145,9 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     });
 
     let mut wings = JoinSet::new();
-    wings.spawn(keep_time(relay.clone(), clock.clone()));
+    tokio::task::spawn_blocking(warm_up);
+    let woken = Arc::clone(&office);
+    wings.spawn(keep_time(relay.clone(), clock.clone(), move || woken.dial_all()));
     wings.spawn(sessions::work(relay.clone(), clock.clone(), dir.clone(), watched.clone()));
     wings.spawn(session_watch.run(sessions::report(relay.clone(), clock.clone())));
     for port in ports {
@@ -146,9 +157,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     let server = control::Context { relay: relay.clone(), clock: clock.clone(), admin: office.clone() };
     wings.spawn(control::serve(control_socket, server));
     wings.spawn(Arc::clone(&office).shut_down_when_idle());
-    for peer in book.fingerprints() {
-        dialer.kick(peer);
-    }
+    office.dial_all();
     office.try_configured_peers(&mut wings);
 
     watched.ready().await;
@@ -186,13 +195,22 @@ async fn go_down(relay: &Shared, clock: &Clock) {
     let _ = timeout(STOPPING, quiet).await;
 }
 
-async fn keep_time(relay: Shared, clock: Clock) {
+/// Ticks the relay when something is due. `woken` is called after the machine was suspended: links
+/// have most likely died in its sleep, and pauses between attempts mean nothing any more.
+async fn keep_time(relay: Shared, clock: Clock, woken: impl Fn()) {
     loop {
         let next = relay.lock().tick(clock.now());
-        let pause = next.map_or(Duration::from_secs(3600), |at| at.saturating_sub(clock.now()));
+        let pause = next.map_or(LONGEST_TICK, |at| at.saturating_sub(clock.now())).min(LONGEST_TICK);
+        let (awake, now) = (Instant::now(), clock.now());
         tokio::select! {
             () = sleep(pause) => {}
             () = poll_fn(|cx| relay.lock().poll_due_earlier(cx)) => {}
+        }
+        let slept = clock.now().saturating_sub(now).saturating_sub(awake.elapsed());
+        if slept > SUSPENDED {
+            tracing::info!(seconds = slept.as_secs(), "the machine was suspended");
+            relay.lock().tick(clock.now());
+            woken();
         }
     }
 }
@@ -215,6 +233,7 @@ fn me(key: &DeviceKey, settings: &Settings, ports: &[SocketAddr]) -> Result<Me, 
         heartbeat_interval: settings.heartbeat_interval.value.as_secs(),
         features: Vec::new(),
         allows: Vec::new(),
+        dial: 0,
         contested: false,
         sessions: Vec::new(),
     };

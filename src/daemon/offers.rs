@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
+use zeroize::Zeroizing;
 
 use super::book::Book;
 use super::{addresses, views};
@@ -19,7 +21,7 @@ use crate::link::tls::{RefusedBy, TlsError};
 use crate::pairing::exchange::{Offerer, Parties, Reason};
 use crate::pairing::message::Info;
 use crate::pairing::ticket::{Secret, Ticket};
-use crate::pairing::window::{AttemptId, DEFAULT_OPEN, Offer as Offering, Refusal, Window};
+use crate::pairing::window::{AttemptId, DEFAULT_OPEN, Ending, Offer as Offering, Refusal, Window};
 use crate::relay::{ClientId, Shared};
 use crate::trust::store::{Address, AddressSource, NewPeer};
 use crate::trust::{Grant, Peer};
@@ -41,6 +43,7 @@ pub(super) struct Offers {
     dialer: Dialer,
     own: Fingerprint,
     ports: Vec<SocketAddr>,
+    listening: watch::Receiver<usize>,
 }
 
 /// The open window and whom it concerns.
@@ -67,8 +70,9 @@ impl Offers {
         dialer: Dialer,
         own: Fingerprint,
         ports: Vec<SocketAddr>,
+        listening: watch::Receiver<usize>,
     ) -> Self {
-        Self { open: Mutex::new(None), book, context, dialer, own, ports }
+        Self { open: Mutex::new(None), book, context, dialer, own, ports, listening }
     }
 
     /// Whether a window is open.
@@ -81,26 +85,48 @@ impl Offers {
     ///
     /// # Errors
     /// Another is open, or the terms cannot be kept; nothing is opened then.
-    pub(super) fn offer(
+    pub(super) async fn offer(
         self: &Arc<Self>,
         client: ClientId,
         reply: &ReplyTo,
         request: &PairOffer,
     ) -> Result<Offer, Failure> {
         let terms = self.terms(&request.terms)?;
-        if self.ports.is_empty() {
-            return Err(Failure::new(Code::Io, "this daemon has no port to offer at"));
-        }
         let now = self.context.clock.now();
         let open_for = request.window_seconds.map_or(DEFAULT_OPEN, Duration::from_secs);
-        let secret = random::<16>()?;
+        let secret = Zeroizing::new(random::<16>()?);
         let addresses = addresses::own(&self.ports);
         let invalid = |error: &dyn std::fmt::Display| Failure::new(Code::InvalidRequest, error.to_string());
         let ticket = Ticket::new(self.own, Secret::from_bytes(&secret), addresses.clone()).map_err(|e| invalid(&e))?;
         let window =
             Window::open(Offering::Ticket(Secret::from_bytes(&secret)), now, open_for).map_err(|e| invalid(&e))?;
+        self.open_window(client, reply, window, terms, open_for)?;
+        self.book.window_is(true);
+        let listens = timeout(LINKING, self.listening.clone().wait_for(|ports| *ports > 0)).await.is_ok();
+        if !listens {
+            self.close(&Failure::new(Code::Io, "no port could be listened on"));
+            return Err(Failure::new(Code::Io, "cannot listen for the other machine: another program has the port")
+                .hint("stop that program, or start the daemon with another --port"));
+        }
+        if !self.context.relay.lock().has_client(client) {
+            // It went before there was a window that its going could close.
+            self.cancel(client);
+            return Err(Failure::new(Code::Interrupted, "The offer was taken back"));
+        }
+        Ok(Offer { ticket: ticket.encode().to_string(), expires_in_seconds: open_for.as_secs(), addresses })
+    }
+
+    fn open_window(
+        self: &Arc<Self>,
+        client: ClientId,
+        reply: &ReplyTo,
+        window: Window,
+        terms: Terms,
+        open_for: Duration,
+    ) -> Result<(), Failure> {
         let mut slot = self.lock();
-        if slot.as_ref().is_some_and(|open| open.window.is_open(now)) {
+        let expired = |open: &Open| open.window.ending(self.context.clock.now()) == Some(Ending::Expired);
+        if slot.as_ref().is_some_and(|open| !expired(open)) {
             return Err(Failure::new(Code::PairingBusy, "A pairing window is open already")
                 .hint("finish or interrupt the `pi-remote pair` that waits, then try again"));
         }
@@ -113,9 +139,7 @@ impl Offers {
             );
         });
         *slot = Some(Open { window, client, id: reply.id.clone(), terms, expiry: Some(expiry.abort_handle()) });
-        drop(slot);
-        self.book.window_is(true);
-        Ok(Offer { ticket: ticket.encode().to_string(), expires_in_seconds: open_for.as_secs(), addresses })
+        Ok(())
     }
 
     /// Closes the window that a client opened; false when it has none.

@@ -3,12 +3,11 @@
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::json;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -16,7 +15,7 @@ use super::book::Book;
 use super::offers::Offers;
 use super::views;
 use crate::clock::rfc3339;
-use crate::config::{self, Settings, Source};
+use crate::config::{self, Settings};
 use crate::control::server::{Admin, Answer};
 use crate::identity::{DeviceKey, Fingerprint};
 use crate::link::admission::Admission;
@@ -51,7 +50,7 @@ pub(super) struct Office {
     pub(super) offers: Arc<Offers>,
     pub(super) dialer: Dialer,
     pub(super) admission: Admission,
-    pub(super) listening: Arc<AtomicUsize>,
+    pub(super) listening: watch::Receiver<usize>,
     pub(super) ports: Vec<SocketAddr>,
     pub(super) watched: WatchHandle,
     pub(super) stop: Arc<Notify>,
@@ -68,7 +67,7 @@ impl Admin for Office {
                 Request::ListTailscale => list_tailscale().await,
                 Request::Refresh => {
                     self.watched.refresh().await;
-                    self.book.fingerprints().into_iter().for_each(|peer| self.dialer.kick(peer));
+                    self.dial_all();
                     Ok(to_json(&json!({ "message": "Refreshed local session and peer state" })))
                 }
                 Request::Identity { name } => self.identity(name.as_deref()),
@@ -77,7 +76,9 @@ impl Admin for Office {
                 Request::PeerAddress { peer, add, remove } => self.change_addresses(&peer, &add, &remove),
                 Request::Unpair { peer } => self.unpair(&peer),
                 Request::VerifyPeers => Ok(to_json(&self.verify())),
-                Request::PairOffer(offer) => self.offers.offer(client, &reply, &offer).map(|offer| to_json(&offer)),
+                Request::PairOffer(offer) => {
+                    self.offers.offer(client, &reply, &offer).await.map(|offer| to_json(&offer))
+                }
                 Request::PairJoin(join) => {
                     self.offers.join(self.key.spki(), &join).await.map(|paired| to_json(&paired))
                 }
@@ -106,7 +107,7 @@ impl Office {
     /// paired, which must stay reachable.
     pub(super) async fn shut_down_when_idle(self: Arc<Self>) {
         let timeout = self.settings.auto_shutdown_timeout.value;
-        if self.settings.auto_shutdown_timeout.source == Source::Default || timeout.is_zero() {
+        if timeout.is_zero() {
             return;
         }
         let look = (timeout / 4).clamp(Duration::from_millis(100), Duration::from_secs(5));
@@ -124,6 +125,11 @@ impl Office {
                 return self.stop.notify_one();
             }
         }
+    }
+
+    /// Has every pinned peer dialled at once that is not linked.
+    pub(super) fn dial_all(&self) {
+        self.book.fingerprints().into_iter().for_each(|peer| self.dialer.kick(peer));
     }
 
     /// Tries the addresses of the original's `config.json` until each has led to a pinned peer.
@@ -161,7 +167,7 @@ impl Office {
             name: relay.own_name().to_owned(),
             fingerprint: self.key.fingerprint().to_string(),
             listen: self.ports.iter().map(ToString::to_string).collect(),
-            listening: self.listening.load(Ordering::Acquire) > 0,
+            listening: *self.listening.borrow() > 0,
             refused: Refused {
                 count: refused.count,
                 last_address: refused.last.map(|(address, _)| address.to_string()),

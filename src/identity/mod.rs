@@ -6,14 +6,22 @@ pub mod key;
 pub use fingerprint::Fingerprint;
 pub use key::DeviceKey;
 
-/// Random bytes for secrets, ids and jitter.
+use crate::wire::{Code, Failure};
+
+/// Random bytes for secrets, ids and jitter, from the system.
 ///
 /// # Errors
 /// When the system has none to give.
-pub fn random<const N: usize>() -> Result<[u8; N], crate::wire::Failure> {
+pub fn random<const N: usize>() -> Result<[u8; N], Failure> {
     let mut bytes = [0; N];
-    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| {
-        crate::wire::Failure::new(crate::wire::Code::Internal, "the system's source of randomness gives none")
-    })?;
+    getrandom::fill(&mut bytes)
+        .map_err(|error| Failure::new(Code::Internal, format!("the system gives no random bytes: {error}")))?;
     Ok(bytes)
+}
+
+/// Has the TLS library collect its first entropy, which takes it tens of milliseconds, so that
+/// neither the start nor the first handshake waits for it.
+pub fn warm_up() {
+    // What it gives is not needed, and a failure shows at the handshake that needs it.
+    let _ = aws_lc_rs::rand::fill(&mut [0; 32]);
 }

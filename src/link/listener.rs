@@ -6,7 +6,6 @@
 use std::io::{self, ErrorKind};
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -100,7 +99,7 @@ pub struct Door {
     /// This device's public key, for pairing.
     pub own_spki: Arc<[u8]>,
     /// How many ports listen.
-    pub listening: Arc<AtomicUsize>,
+    pub listening: watch::Sender<usize>,
 }
 
 /// Listens on a port whenever `wanted` says so, until it is dropped.
@@ -128,18 +127,18 @@ pub async fn serve(mut port: Port, mut wanted: watch::Receiver<bool>, door: Door
     }
 }
 
-struct Counted<'a>(&'a AtomicUsize);
+struct Counted<'a>(&'a watch::Sender<usize>);
 
 impl<'a> Counted<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Release);
+    fn new(count: &'a watch::Sender<usize>) -> Self {
+        count.send_modify(|count| *count += 1);
         Self(count)
     }
 }
 
 impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Release);
+        self.0.send_modify(|count| *count -= 1);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::future::{pending, poll_fn};
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -33,12 +34,13 @@ pub async fn run(link: Authenticated<TcpStream>, dialled: bool, context: &Contex
     let Some(facts) = facts_of(&link, context) else { return };
     let Some(id) = context.relay.lock().open_link(peer, dialled, facts.clone(), context.clock.now()) else { return };
     // However this task ends, the relay hears of it.
-    let closing = Closing { id, peer, context };
+    let greeted = AtomicBool::new(false);
+    let closing = Closing { id, peer, greeted: &greeted, context };
     tracing::debug!(%peer, address = %facts.address, dialled, "link authenticated");
     let (mut read, mut write) = tokio::io::split(link.stream);
     let end = {
-        let mut reader = std::pin::pin!(read_messages(&mut read, id, peer, dialled, &facts, context));
-        let end = tokio::select! {
+        let mut reader = std::pin::pin!(read_messages(&mut read, &closing, dialled, &facts));
+        tokio::select! {
             end = &mut reader => end,
             end = write_messages(&mut write, id, context) => match end {
                 // The first sign of a refusal is often a failed write; the alert that explains it is
@@ -50,8 +52,7 @@ pub async fn run(link: Authenticated<TcpStream>, dialled: bool, context: &Contex
                 WriteEnd::Done => LinkEnd::Lost("it was closed".into()),
             },
             () = poll_fn(|cx| context.relay.lock().poll_dropped(id, cx)) => LinkEnd::Lost("it was dropped".into()),
-        };
-        end
+        }
     };
     context.relay.lock().link_closed(id, end, context.clock.now());
     drop(closing);
@@ -63,9 +64,12 @@ pub async fn run(link: Authenticated<TcpStream>, dialled: bool, context: &Contex
     .await;
 }
 
+/// A link's task, however it ends.
 struct Closing<'a> {
     id: LinkId,
     peer: Fingerprint,
+    /// Whether the peer has said hello.
+    greeted: &'a AtomicBool,
     context: &'a Context,
 }
 
@@ -73,7 +77,9 @@ impl Drop for Closing<'_> {
     fn drop(&mut self) {
         let end = LinkEnd::Lost("it was closed".into());
         self.context.relay.lock().link_closed(self.id, end, self.context.clock.now());
-        self.context.keeper.ended(self.peer);
+        if self.greeted.load(Ordering::Relaxed) {
+            self.context.keeper.ended(self.peer);
+        }
     }
 }
 
@@ -92,14 +98,8 @@ fn facts_of(link: &Authenticated<TcpStream>, context: &Context) -> Option<LinkFa
     })
 }
 
-async fn read_messages(
-    read: &mut Read,
-    id: LinkId,
-    peer: Fingerprint,
-    dialled: bool,
-    facts: &LinkFacts,
-    context: &Context,
-) -> LinkEnd {
+async fn read_messages(read: &mut Read, link: &Closing<'_>, dialled: bool, facts: &LinkFacts) -> LinkEnd {
+    let Closing { id, peer, greeted, context } = *link;
     let limit = context.relay.lock().limits().message + ENVELOPE;
     let mut frames = FrameDecoder::new(Limits::for_messages_of(limit));
     loop {
@@ -127,6 +127,7 @@ async fn read_messages(
             whole = true;
             let hello = context.relay.lock().link_message(id, message, context.clock.now());
             if let Some(hello) = hello {
+                greeted.store(true, Ordering::Relaxed);
                 context.keeper.greeted(peer, &hello, facts, dialled);
             }
         }

@@ -171,6 +171,11 @@ impl Relay {
         }
     }
 
+    /// Whether a client is still connected.
+    pub fn has_client(&self, id: ClientId) -> bool {
+        self.clients.contains_key(&id)
+    }
+
     /// How many clients are connected.
     pub fn client_count(&self) -> usize {
         self.clients.len()

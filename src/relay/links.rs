@@ -1,11 +1,4 @@
-//! Links to peers: their greeting, heartbeats and end, and which of two links between the same
-//! devices stays.
-//!
-//! Of two links dialled by the same side, or of two starts of the far daemon, the later one stays.
-//! Of two dialled from both sides, the device with the lower fingerprint decides alone: it pings the
-//! old one, keeps it if an answer comes within a second, and says `bye duplicate` on the other. The
-//! device with the higher fingerprint follows: a hello marked `contested` waits for that verdict,
-//! one that is not says that the far side holds no other link, so the old one is stale.
+//! Links to peers: their greeting, messages, heartbeats and end.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -13,24 +6,20 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use serde_json::json;
 
+use super::ends::LinkEnd;
 use super::pending::{CallId, Destination};
 use super::queue::{Lane, LinkOutbox, wake};
-use super::roster::{Entry, Sessions};
+use super::roster::Sessions;
 use super::{LinkId, Relay};
 use crate::identity::Fingerprint;
-use crate::wire::control::event_line;
 use crate::wire::error::{Code, Failure};
-use crate::wire::ids::SessionId;
-use crate::wire::link::{ByeReason, Hello, LinkMessage, MAX_SESSIONS, SessionInfo};
+use crate::wire::link::{ByeReason, Hello, LinkMessage};
 
 /// How long the first message may take.
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a link that ends may take to say so.
 const BYE_DEADLINE: Duration = Duration::from_secs(1);
-/// How long an old link may take to show that it lives.
-const CONTEST_DEADLINE: Duration = Duration::from_secs(1);
 /// A link that was silent for this many heartbeat intervals is dead.
 const SILENT_INTERVALS: u32 = 3;
 
@@ -47,23 +36,6 @@ pub struct LinkFacts {
     pub group: String,
     /// When it was authenticated.
     pub since: SystemTime,
-}
-
-/// Why a link is no more.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LinkEnd {
-    /// The peer said so.
-    Bye(ByeReason),
-    /// The peer's TLS refused this device's key.
-    Refused,
-    /// Nothing came for three heartbeats.
-    Silent,
-    /// The connection broke, with the reason.
-    Lost(String),
-    /// The peer broke the protocol, with how.
-    Protocol(String),
-    /// This device ended it.
-    Here(ByeReason),
 }
 
 /// A peer's live link, as `status` and `peers` show it.
@@ -88,36 +60,29 @@ pub(super) struct Link {
     pub(super) call_bytes: usize,
     /// Whether this side has sent its hello, and so tells of sessions that come and go.
     pub(super) greeted: bool,
-    outbox: LinkOutbox,
-    dialled: bool,
+    pub(super) outbox: LinkOutbox,
+    pub(super) dialled: bool,
+    /// Which of its dialler's links this is, counted up.
+    pub(super) dial: u64,
     facts: LinkFacts,
-    state: State,
+    pub(super) state: State,
     opened: Duration,
     heard: Duration,
-    next_ping: Duration,
+    pub(super) next_ping: Duration,
     ping: Option<(u64, Duration)>,
     round_trip: Option<Duration>,
-    interval: Duration,
+    pub(super) interval: Duration,
     dropped: Option<Waker>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     /// The peer's hello has not come.
     Greeting,
     /// Usable; `instance` is the peer's start.
     Live { instance: u64 },
     /// Bye is said; it leaves at this time at the latest.
     Ending { at: Duration },
-}
-
-/// Two links to one peer, while the old one has to show that it lives.
-#[derive(Debug)]
-pub(super) struct Contest {
-    old: LinkId,
-    new: LinkId,
-    ping: u64,
-    deadline: Duration,
 }
 
 impl Relay {
@@ -135,6 +100,7 @@ impl Relay {
             greeted: false,
             outbox: LinkOutbox::new(self.limits.outbox, self.budget.clone()),
             dialled,
+            dial: id.0,
             facts,
             state: State::Greeting,
             opened: now,
@@ -301,11 +267,7 @@ impl Relay {
         for (id, end) in over {
             self.remove_link(id, end, now);
         }
-        while let Some(at) = self.contests.iter().position(|contest| now >= contest.deadline) {
-            let contest = self.contests.swap_remove(at);
-            self.make_current(contest.new, now);
-            self.end_link(contest.old, ByeReason::Duplicate, now);
-        }
+        self.tick_contests(now);
     }
 
     pub(super) fn next_link_deadline(&self) -> Option<Duration> {
@@ -314,7 +276,7 @@ impl Relay {
             State::Ending { at } => at,
             State::Live { .. } => link.next_ping.min(link.heard + link.interval * SILENT_INTERVALS),
         });
-        links.chain(self.contests.iter().map(|contest| contest.deadline)).min()
+        links.chain(self.next_contest_deadline()).min()
     }
 
     fn live_message(&mut self, id: LinkId, message: LinkMessage, now: Duration) {
@@ -356,12 +318,13 @@ impl Relay {
         self.due(now + BYE_DEADLINE);
     }
 
-    fn greet(&mut self, id: LinkId) {
+    pub(super) fn greet(&mut self, id: LinkId) {
         let Some(peer) = self.links.get(&id).map(|link| link.peer) else { return };
         let hello = Hello {
             contested: self.peers.get(&peer).and_then(|p| p.current).is_some_and(|current| current != id),
             allows: self.peers.get(&peer).map(|p| p.grant.verbs().to_vec()).unwrap_or_default(),
             sessions: self.visible_sessions(id),
+            dial: self.links.get(&id).filter(|link| link.dialled).map_or(0, |_| id.0),
             ..self.me.hello.clone()
         };
         self.push_or_drop(id, Lane::State, LinkMessage::Hello(hello).encode());
@@ -370,44 +333,7 @@ impl Relay {
         }
     }
 
-    fn hello(&mut self, id: LinkId, hello: &Hello, now: Duration) {
-        let Some(link) = self.links.get(&id) else { return };
-        let (peer, dialled, greeted) = (link.peer, link.dialled, link.greeted);
-        let Some(name) = self.peers.get(&peer).map(|peer| peer.name.to_string()) else { return };
-        if !greeted {
-            self.greet(id);
-        }
-        let interval = self.me.hello.heartbeat_interval.max(hello.heartbeat_interval.min(300)).max(1);
-        if let Some(link) = self.links.get_mut(&id) {
-            link.state = State::Live { instance: hello.instance };
-            link.interval = Duration::from_secs(interval);
-            link.next_ping = now;
-            link.sessions =
-                hello.sessions.iter().map(|s| (s.session_id.clone(), Entry::new(s.clone(), &name, true))).collect();
-        }
-        if let Some(peer) = self.peers.get_mut(&peer) {
-            peer.version = Some(hello.version.chars().take(32).collect());
-            peer.may_there = hello.allows.clone();
-        }
-        self.due(now);
-        let current = self.peers.get(&peer).and_then(|peer| peer.current);
-        let Some((old, rival)) = current.and_then(|old| Some((old, self.links.get(&old)?))) else {
-            return self.make_current(id, now);
-        };
-        let restarted = rival.state != State::Live { instance: hello.instance };
-        if rival.dialled == dialled || restarted {
-            self.make_current(id, now);
-            self.end_link(old, ByeReason::Duplicate, now);
-        } else if self.me.fingerprint < peer {
-            let ping = self.ping(old, now);
-            self.contests.push(Contest { old, new: id, ping, deadline: now + CONTEST_DEADLINE });
-            self.due(now + CONTEST_DEADLINE);
-        } else if !hello.contested {
-            self.make_current(id, now);
-        }
-    }
-
-    fn ping(&mut self, id: LinkId, now: Duration) -> u64 {
+    pub(super) fn ping(&mut self, id: LinkId, now: Duration) -> u64 {
         let number = self.mint();
         if let Some(link) = self.links.get_mut(&id) {
             link.ping = Some((number, now));
@@ -422,44 +348,7 @@ impl Relay {
         {
             link.round_trip = Some(now.saturating_sub(sent));
         }
-        if let Some(at) = self.contests.iter().position(|contest| contest.old == id && contest.ping == number) {
-            let contest = self.contests.swap_remove(at);
-            self.end_link(contest.new, ByeReason::Duplicate, now);
-        }
-    }
-
-    /// The peer's calls go over this link from now on, and its sessions are the ones shown.
-    fn make_current(&mut self, id: LinkId, _now: Duration) {
-        let Some(link) = self.links.get(&id) else { return };
-        let fingerprint = link.peer;
-        let Some(peer) = self.peers.get_mut(&fingerprint) else { return };
-        let old = peer.current.replace(id);
-        peer.why = None;
-        let host = peer.name.to_string();
-        for waker in std::mem::take(&mut peer.linked) {
-            waker.wake();
-        }
-        let before = old.and_then(|old| self.links.get(&old)).map(|old| old.sessions.clone()).unwrap_or_default();
-        let after = link.sessions.clone();
-        for session in before.keys().filter(|session| !after.contains_key(*session)) {
-            self.remote.remove(session, fingerprint);
-        }
-        for session in after.keys() {
-            self.remote.add(session, fingerprint);
-        }
-        if old.is_none() {
-            return self.emit("peer_connected", &json!({"host": host, "sessionCount": after.len()}));
-        }
-        for session in before.keys().filter(|session| !after.contains_key(*session)) {
-            self.emit("session_removed", &json!({"sessionId": session, "host": host, "isRemote": true}));
-        }
-        for (session, entry) in &after {
-            match before.get(session) {
-                None => self.emit_line(event_line("session_added", &entry.view)),
-                Some(was) if was.view != entry.view => self.emit_line(event_line("session_renamed", &entry.view)),
-                Some(_) => {}
-            }
-        }
+        self.old_link_answered(id, number, now);
     }
 
     fn remove_link(&mut self, id: LinkId, end: LinkEnd, now: Duration) {
@@ -470,7 +359,7 @@ impl Relay {
     }
 
     /// Takes a link out of use: its calls fail, and its peer goes over to another link or none.
-    fn retire(&mut self, id: LinkId, end: LinkEnd, now: Duration) {
+    pub(super) fn retire(&mut self, id: LinkId, end: LinkEnd, now: Duration) {
         let Some(link) = self.links.get_mut(&id) else { return };
         let (fingerprint, state) = (link.peer, link.state);
         let asked_here: Vec<_> = link.calls.drain().map(|(_, call)| call).collect();
@@ -485,121 +374,20 @@ impl Relay {
             let words = format!("The link to {host} dropped before the answer came: {}", end.words());
             self.complete(call, Err(Failure::new(Code::PeerDisconnected, words).delivered(true)), now);
         }
-        let waiting = self.contests.iter().position(|c| c.old == id || c.new == id);
-        let heir = waiting.map(|at| self.contests.swap_remove(at)).filter(|c| c.old == id).map(|c| c.new);
-        let Some(peer) = self.peers.get_mut(&fingerprint) else { return };
-        if peer.current.is_none() && state == State::Greeting {
-            peer.why = end.why(&host);
+        let heirs = self.take_heirs(id);
+        let Some(peer) = self.peers.get(&fingerprint) else { return };
+        let current = peer.current;
+        if current.is_none() && state == State::Greeting {
+            self.set_why(fingerprint, end.why(&host));
         }
-        if peer.current != Some(id) {
-            return;
-        }
-        match heir.or_else(|| self.standby(fingerprint, id)) {
-            Some(heir) => self.make_current(heir, now),
-            None => self.unlinked(fingerprint, id, &end),
-        }
-    }
-
-    fn standby(&self, peer: Fingerprint, except: LinkId) -> Option<LinkId> {
-        let usable = |(id, link): &(&LinkId, &Link)| {
-            link.peer == peer && **id != except && matches!(link.state, State::Live { .. })
-        };
-        self.links.iter().filter(usable).map(|(id, _)| *id).max()
-    }
-
-    fn unlinked(&mut self, fingerprint: Fingerprint, id: LinkId, end: &LinkEnd) {
-        let sessions = self.links.get_mut(&id).map(|link| std::mem::take(&mut link.sessions)).unwrap_or_default();
-        let Some(peer) = self.peers.get_mut(&fingerprint) else { return };
-        let host = peer.name.to_string();
-        peer.current = None;
-        peer.why = end.why(&host);
-        peer.last_sessions = sessions.keys().cloned().collect();
-        wake(&mut peer.unlinked);
-        let refused = peer.why.clone().filter(|why| why.code == Code::NotPaired);
-        for session in sessions.keys() {
-            self.remote.remove(session, fingerprint);
-            self.emit("session_removed", &json!({"sessionId": session, "host": host, "isRemote": true}));
-        }
-        self.emit("peer_disconnected", &json!({"host": host}));
-        if let Some(why) = refused {
-            self.emit("error", &json!({"message": why.message, "hint": why.hint}));
-        }
-    }
-
-    fn far_session(&mut self, id: LinkId, info: SessionInfo) {
-        let Some(link) = self.links.get_mut(&id) else { return };
-        let Some(peer) = self.peers.get(&link.peer) else { return };
-        let known = link.sessions.contains_key(&info.session_id);
-        if !known && link.sessions.len() >= MAX_SESSIONS {
-            return;
-        }
-        let entry = Entry::new(info, peer.name.as_str(), true);
-        let line = event_line(if known { "session_renamed" } else { "session_added" }, &entry.view);
-        let is_current = peer.current == Some(id);
-        if is_current {
-            self.remote.add(&entry.info.session_id, link.peer);
-        }
-        link.sessions.insert(entry.info.session_id.clone(), entry);
-        if is_current {
-            self.emit_line(line);
-        }
-    }
-
-    fn far_session_gone(&mut self, id: LinkId, session: &SessionId) {
-        let Some(link) = self.links.get_mut(&id) else { return };
-        let Some(peer) = self.peers.get(&link.peer) else { return };
-        if link.sessions.remove(session).is_none() || peer.current != Some(id) {
-            return;
-        }
-        let host = peer.name.to_string();
-        self.remote.remove(session, link.peer);
-        self.emit("session_removed", &json!({"sessionId": session, "host": host, "isRemote": true}));
-    }
-}
-
-impl LinkEnd {
-    fn words(&self) -> String {
-        match self {
-            LinkEnd::Bye(ByeReason::Unpaired) | LinkEnd::Refused => {
-                "the other side does not trust this device any more".into()
-            }
-            LinkEnd::Bye(ByeReason::Shutdown) => "the other daemon was stopped".into(),
-            LinkEnd::Bye(ByeReason::Duplicate) | LinkEnd::Here(ByeReason::Duplicate) => {
-                "another link took its place".into()
-            }
-            LinkEnd::Bye(ByeReason::Removed) => "the other side cut the link".into(),
-            LinkEnd::Bye(ByeReason::ProtocolError | ByeReason::Other) => "the other side ended it".into(),
-            LinkEnd::Silent => "nothing was heard for three heartbeats".into(),
-            LinkEnd::Lost(how) => how.clone(),
-            LinkEnd::Protocol(how) => format!("the other side broke the protocol: {how}"),
-            LinkEnd::Here(ByeReason::Unpaired) => "it was unpaired here".into(),
-            LinkEnd::Here(ByeReason::Removed) => "it was cut here".into(),
-            LinkEnd::Here(ByeReason::Shutdown) => "this daemon is going down".into(),
-            LinkEnd::Here(ByeReason::ProtocolError | ByeReason::Other) => "it was ended here".into(),
-        }
-    }
-
-    /// Why no link is up, and what the user can do; `None` where it comes back by itself at once.
-    fn why(&self, peer: &str) -> Option<Failure> {
-        match self {
-            LinkEnd::Bye(ByeReason::Unpaired) | LinkEnd::Refused => Some(not_trusted_by(peer)),
-            LinkEnd::Bye(ByeReason::Removed) => Some(
-                Failure::new(Code::PeerDisconnected, format!("{peer} cut the link and takes none for now"))
-                    .hint(format!("on {peer}, add_peer takes it up again")),
-            ),
-            LinkEnd::Here(ByeReason::Removed) => Some(
-                Failure::new(Code::PeerDisconnected, format!("the link to {peer} was cut here (remove_peer)"))
-                    .hint("add_peer takes it up again"),
-            ),
-            LinkEnd::Bye(_) | LinkEnd::Silent | LinkEnd::Lost(_) | LinkEnd::Protocol(_) | LinkEnd::Here(_) => {
-                Some(Failure::new(Code::PeerDisconnected, self.words()))
+        if current == Some(id) {
+            match heirs.first().copied().or_else(|| self.standby(fingerprint, id)) {
+                Some(heir) => self.make_current(heir),
+                None => self.unlinked(fingerprint, id, &end),
             }
         }
+        for heir in heirs {
+            self.contest(fingerprint, heir, now);
+        }
     }
-}
-
-/// What a user reads when a peer refuses this device's key.
-pub(crate) fn not_trusted_by(peer: &str) -> Failure {
-    Failure::new(Code::NotPaired, format!("{peer} does not trust this device any more"))
-        .hint(format!("pair again: `pi-remote pair --ticket` on {peer}, `pi-remote pair --ticket -` here; or `pi-remote unpair {peer}`"))
 }

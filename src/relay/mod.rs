@@ -6,10 +6,13 @@
 
 mod calls;
 mod clients;
+mod ends;
+mod far;
 mod links;
 mod peers;
 pub mod pending;
 pub mod queue;
+mod rivals;
 pub mod roster;
 mod sessions;
 
@@ -18,7 +21,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-pub use links::{LinkEnd, LinkFacts, LinkView};
+pub use ends::LinkEnd;
+pub use links::{LinkFacts, LinkView};
 pub use peers::{Dialling, PeerFacts};
 pub use sessions::SessionWork;
 
@@ -29,9 +33,10 @@ use crate::wire::ids::{PeerName, SessionId};
 use crate::wire::link::Hello;
 use crate::wire::session::Verb;
 use clients::Client;
-use links::{Contest, Link};
+use links::Link;
 use pending::{CallId, Pending};
 use queue::Budget;
+use rivals::Contest;
 use roster::{RemoteIndex, Sessions};
 
 /// Names a client of the control socket.

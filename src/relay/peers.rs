@@ -3,6 +3,8 @@
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::roster::Entry;
 use super::{Peer, Relay};
 use crate::identity::Fingerprint;
@@ -99,10 +101,16 @@ impl Relay {
         }
     }
 
-    /// An attempt to reach a peer failed.
+    /// An attempt to reach a peer failed, or (`None`) what was known of that is past. A reason that
+    /// somebody must look at is told to all, once.
     pub fn set_why(&mut self, fingerprint: Fingerprint, why: Option<Failure>) {
-        if let Some(peer) = self.peers.get_mut(&fingerprint).filter(|peer| peer.current.is_none()) {
-            peer.why = why;
+        let Some(peer) = self.peers.get_mut(&fingerprint).filter(|peer| peer.current.is_none()) else { return };
+        let before = std::mem::replace(&mut peer.why, why).map(|why| why.code);
+        let Some(why) = peer.why.clone() else { return };
+        if matches!(why.code, Code::NotPaired | Code::FingerprintMismatch) && before != Some(why.code) {
+            tracing::warn!(peer = %peer.name, %fingerprint, reason = %why.message, "a peer cannot be linked to");
+            let data = json!({"host": peer.name, "message": why.message, "hint": why.hint});
+            self.emit("error", &data);
         }
     }
 

@@ -70,10 +70,13 @@ impl RemoteIndex {
 }
 
 /// `list_sessions` data: local ones first, then those of each peer.
-pub fn list<'a>(local: &'a Sessions, remote: impl Iterator<Item = &'a Sessions>) -> Vec<u8> {
-    let mut out = br#"{"sessions":["#.to_vec();
+pub fn list<'a>(local: &'a Sessions, remote: impl Iterator<Item = &'a Sessions> + Clone) -> Vec<u8> {
+    let entries = std::iter::once(local).chain(remote).flat_map(BTreeMap::values);
+    let size: usize = entries.clone().map(|entry| entry.view.len() + 1).sum();
+    let mut out = Vec::with_capacity(size + 32);
+    out.extend_from_slice(br#"{"sessions":["#);
     let mut first = true;
-    for entry in std::iter::once(local).chain(remote).flat_map(BTreeMap::values) {
+    for entry in entries {
         if !std::mem::take(&mut first) {
             out.push(b',');
         }

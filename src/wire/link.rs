@@ -63,6 +63,9 @@ pub struct Hello {
     /// What the receiver may do there.
     #[serde(default)]
     pub allows: Vec<Verb>,
+    /// Of a dialler: which of its links this is, counted up, so that both sides know the newer of two.
+    #[serde(default)]
+    pub dial: u64,
     /// The sender holds another live link with the receiver: wait for its verdict on which stays.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub contested: bool,
@@ -411,6 +414,7 @@ mod tests {
             heartbeat_interval: 15,
             features: vec![],
             allows: vec![Verb::Read],
+            dial: 3,
             contested: true,
             sessions: vec![info()],
         };

@@ -1,0 +1,94 @@
+//! What a peer's current link shows of its machine.
+
+use serde_json::json;
+
+use super::ends::LinkEnd;
+use super::queue::wake;
+use super::roster::Entry;
+use super::{LinkId, Relay};
+use crate::identity::Fingerprint;
+use crate::wire::control::event_line;
+use crate::wire::ids::SessionId;
+use crate::wire::link::{MAX_SESSIONS, SessionInfo};
+
+impl Relay {
+    /// The peer's calls go over this link from now on, and its sessions are the ones shown.
+    pub(super) fn make_current(&mut self, id: LinkId) {
+        let Some(link) = self.links.get(&id) else { return };
+        let fingerprint = link.peer;
+        let Some(peer) = self.peers.get_mut(&fingerprint) else { return };
+        let old = peer.current.replace(id);
+        peer.why = None;
+        let host = peer.name.to_string();
+        for waker in std::mem::take(&mut peer.linked) {
+            waker.wake();
+        }
+        let before = old.and_then(|old| self.links.get(&old)).map(|old| old.sessions.clone()).unwrap_or_default();
+        let after = link.sessions.clone();
+        for session in before.keys().filter(|session| !after.contains_key(*session)) {
+            self.remote.remove(session, fingerprint);
+        }
+        for session in after.keys() {
+            self.remote.add(session, fingerprint);
+        }
+        if old.is_none() {
+            return self.emit("peer_connected", &json!({"host": host, "sessionCount": after.len()}));
+        }
+        for session in before.keys().filter(|session| !after.contains_key(*session)) {
+            self.emit("session_removed", &json!({"sessionId": session, "host": host, "isRemote": true}));
+        }
+        for (session, entry) in &after {
+            match before.get(session) {
+                None => self.emit_line(event_line("session_added", &entry.view)),
+                Some(was) if was.view != entry.view => self.emit_line(event_line("session_renamed", &entry.view)),
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// A peer has no link any more.
+    pub(super) fn unlinked(&mut self, fingerprint: Fingerprint, id: LinkId, end: &LinkEnd) {
+        let sessions = self.links.get_mut(&id).map(|link| std::mem::take(&mut link.sessions)).unwrap_or_default();
+        let Some(peer) = self.peers.get_mut(&fingerprint) else { return };
+        let host = peer.name.to_string();
+        peer.current = None;
+        peer.last_sessions = sessions.keys().cloned().collect();
+        wake(&mut peer.unlinked);
+        for session in sessions.keys() {
+            self.remote.remove(session, fingerprint);
+            self.emit("session_removed", &json!({"sessionId": session, "host": host, "isRemote": true}));
+        }
+        self.emit("peer_disconnected", &json!({"host": host}));
+        self.set_why(fingerprint, end.why(&host));
+    }
+
+    pub(super) fn far_session(&mut self, id: LinkId, info: SessionInfo) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let Some(peer) = self.peers.get(&link.peer) else { return };
+        let known = link.sessions.contains_key(&info.session_id);
+        if !known && link.sessions.len() >= MAX_SESSIONS {
+            return;
+        }
+        let entry = Entry::new(info, peer.name.as_str(), true);
+        let line = event_line(if known { "session_renamed" } else { "session_added" }, &entry.view);
+        let is_current = peer.current == Some(id);
+        if is_current {
+            self.remote.add(&entry.info.session_id, link.peer);
+        }
+        link.sessions.insert(entry.info.session_id.clone(), entry);
+        if is_current {
+            self.emit_line(line);
+        }
+    }
+
+    pub(super) fn far_session_gone(&mut self, id: LinkId, session: &SessionId) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let Some(peer) = self.peers.get(&link.peer) else { return };
+        if link.sessions.remove(session).is_none() || peer.current != Some(id) {
+            return;
+        }
+        let host = peer.name.to_string();
+        self.remote.remove(session, link.peer);
+        self.emit("session_removed", &json!({"sessionId": session, "host": host, "isRemote": true}));
+    }
+}
