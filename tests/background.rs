@@ -4,6 +4,7 @@
 use std::io::Read;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -312,6 +313,17 @@ fn a_demo_that_is_interrupted_leaves_nothing() {
         demo.end().ends(130);
         nothing_is_left(place.0.path());
     }
+}
+
+#[test]
+fn a_demo_ended_by_ctrl_c_which_reaches_its_children_too_leaves_nothing() {
+    let place = Home::new();
+    let mut command = pi_remote(&place.dir());
+    let mut demo = Running::spawn(command.env("TMPDIR", place.0.path()).arg("demo").process_group(0));
+    demo.until("Each sees");
+    kill(Pid::from_raw(-i32::try_from(demo.pid()).unwrap()), Signal::SIGINT).unwrap();
+    demo.end().ends(130);
+    nothing_is_left(place.0.path());
 }
 
 #[test]

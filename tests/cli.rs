@@ -485,6 +485,21 @@ fn without_a_terminal_there_is_no_colour_even_where_no_color_is_unset() {
 }
 
 #[test]
+fn on_a_terminal_there_is_colour_unless_no_color_says_no() {
+    if !has_program("script") {
+        return;
+    }
+    let daemon = TestDaemon::start("laptop");
+    for (no_color, coloured) in [("", true), ("1", false)] {
+        let command = format!("{} --dir {} status", env!("CARGO_BIN_EXE_pi-remote"), daemon.dir.display());
+        let mut script = Command::new("script");
+        script.args(["-qfec", &command, "/dev/null"]).env("TERM", "xterm").env("NO_COLOR", no_color);
+        let ran = run_command(&mut script).ends(0);
+        assert_eq!(ran.out.contains('\u{1b}'), coloured, "NO_COLOR={no_color}: {:?}", ran.out);
+    }
+}
+
+#[test]
 fn completions_the_manual_and_the_help_are_there() {
     let dir = tempfile::tempdir().unwrap();
     let text = |words: &[&str]| run(dir.path(), words).ends(0).out;
