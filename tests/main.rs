@@ -11,7 +11,12 @@
     dead_code
 )]
 
+mod background;
+mod cli;
+mod cli_pairing;
+mod cli_sessions;
 mod control;
+mod layers;
 mod local;
 mod relaying;
 mod sessions;

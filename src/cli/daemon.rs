@@ -75,7 +75,7 @@ pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
     let flags = Flags { port: args.port, listen: args.listen };
     let settings = Settings::load(&dir, &flags, |name| std::env::var(name).ok())?;
     let (first, second) = signals(args.detached)?;
-    let out = cx.out;
+    let (out, detached) = (cx.out, args.detached);
     let options = Options {
         dir,
         settings,
@@ -83,8 +83,17 @@ pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
         shutdown: Box::pin(async {
             let _ = first.await;
         }),
-        // A line that nobody reads is no reason to stop.
-        on_ready: Box::new(move |ready| drop(announce(out, &ready))),
+        on_ready: Box::new(move |ready| {
+            let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
+            // In the foreground stdout says it; a log must tell one start from the next.
+            if detached {
+                tracing::info!(version, pid, listen = ready.listen.join(" "), "ready");
+            } else {
+                tracing::debug!(version, pid, "ready");
+            }
+            // A line that nobody reads is no reason to stop.
+            drop(announce(out, &ready));
+        }),
     };
     tokio::select! {
         ended = daemon::run(options) => Ok(ended?),
@@ -106,7 +115,9 @@ pub(crate) async fn connect_or_start(cx: &Context) -> Result<Client, Error> {
 /// Writes log lines to `writer`: this program's at info, with `verbose` at debug.
 pub(crate) fn log_to(writer: BoxMakeWriter, format: LogFormat, verbose: bool, colour: bool) {
     let filter = EnvFilter::new(if verbose { "info,pi_remote=debug" } else { "info" });
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(colour);
+    // A reader of the log that has gone is no reason to stop: telling of it on stderr would panic.
+    let builder = tracing_subscriber::fmt().log_internal_errors(false);
+    let builder = builder.with_env_filter(filter).with_writer(writer).with_ansi(colour);
     // Fails only where a log is set already, as in a test.
     let _ = match format {
         LogFormat::Text => builder.try_init(),

@@ -171,6 +171,8 @@ impl<'a> Stage<'a> {
         let mut command = Command::new(&self.program);
         command.arg("--dir").arg(machine.dir.path()).args(words);
         command.env_remove("PI_REMOTE_PORT").env_remove("PI_REMOTE_LISTEN");
+        // Ctrl-C is for the demo, which ends its steps: one that dies of it first would seem to have failed.
+        command.process_group(0);
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         command
     }

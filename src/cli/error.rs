@@ -29,9 +29,9 @@ impl Error {
         Self::Failed { failure, source: Some(Box::new(source)) }
     }
 
-    /// The user's Ctrl-C.
+    /// The user's Ctrl-C, or a no to a question.
     pub(crate) fn interrupted() -> Self {
-        Self::Reported(Failure::new(Code::Interrupted, "interrupted"))
+        Failure::new(Code::Interrupted, "interrupted").into()
     }
 
     /// The system gave no event loop.

@@ -2,12 +2,13 @@
 
 use std::io::{self, BufRead, IsTerminal, Read};
 
+use super::output;
 use super::{Context, Error};
 use crate::wire::{Code, Failure};
 
 /// Whether a person can be asked: stdin and stderr are terminals.
 pub(crate) fn is_interactive() -> bool {
-    io::stdin().is_terminal() && io::stderr().is_terminal()
+    io::stdin().is_terminal() && output::asks_a_person()
 }
 
 /// Asks on the terminal and gives the answer, without white space around it.

@@ -130,7 +130,7 @@ pub(crate) struct Context {
 
 /// Whether stdout is to be JSON alone: asked before parsing, so that usage errors are JSON too.
 pub fn wants_json(arguments: &[OsString]) -> bool {
-    arguments.iter().skip(1).any(|argument| argument == "--json")
+    arguments.iter().skip(1).take_while(|argument| *argument != "--").any(|argument| argument == "--json")
 }
 
 /// Reads a command line; `None` when it asked for the help or the version, which are then printed.
@@ -175,9 +175,11 @@ impl Invocation {
             daemon::log_to(cx.out.log_writer(), daemon::LogFormat::Text, true, cx.out.colours_stderr());
         }
         // Dropping a command closes its connection, and so cancels what it asked for.
+        // Signals first, so that they are taken over before the command does anything that must be undone.
         tokio::select! {
-            ended = dispatch(cx, command) => ended,
+            biased;
             () = interruption() => Err(Error::interrupted()),
+            ended = dispatch(cx, command) => ended,
         }
     }
 }

@@ -117,10 +117,19 @@ impl Output {
             let _ = self.json(&json!({ "error": failure_json(failure) }));
             return;
         }
+        // Whoever interrupted it knows.
+        if failure.code == Code::Interrupted {
+            return;
+        }
         let causes = std::iter::successors(source.as_deref().map(|e| e as &dyn std::error::Error), |e| e.source());
         let text = failure_text(failure, causes.map(ToString::to_string), self.colour_err);
         let _ = io::stderr().write_all(text.as_bytes());
     }
+}
+
+/// Whether a question on stderr reaches a person.
+pub(crate) fn asks_a_person() -> bool {
+    io::stderr().is_terminal()
 }
 
 /// Resolves when whoever read stdout has gone; never for a file or a terminal that stays.

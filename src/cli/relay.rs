@@ -84,8 +84,10 @@ pub(crate) async fn call(cx: &Context, call: Call<'_>) -> Result<Answer, Error> 
     request.insert("rpcCommand".into(), call.command);
     let raw = client.ask_raw("relay", request, deadline).await.map_err(|failure| match target.away {
         Some(away) if failure.code == Code::SessionNotFound => away,
-        // This side's own time-out: whether the session has it, nobody has said.
-        _ if failure.code == Code::Timeout && failure.delivered.is_none() => failure.delivered(true),
+        // This side's own time-out, or a daemon that has gone: whether the session has it, nobody has said.
+        _ if matches!(failure.code, Code::Timeout | Code::DaemonNotRunning) && failure.delivered.is_none() => {
+            failure.delivered(true)
+        }
         _ => failure,
     })?;
     answer(target.shown, raw)
@@ -151,15 +153,9 @@ async fn at_peer_without_sessions(
     let away = Failure::new(Code::PeerDisconnected, format!("{name} is not connected{why}; nothing was delivered"))
         .hint(format!("pi-remote peers show {name}"))
         .delivered(false);
-    if !SessionId::is_valid(rest) {
-        return Err(away);
-    }
-    Ok(Target {
-        peer: Some(peer.fingerprint.clone()),
-        id: rest.into(),
-        shown: format!("{name}/{rest}"),
-        away: Some(away),
-    })
+    // A name is no id, and the peer cannot be asked whose name it is: an id that no session has does.
+    let id = if SessionId::is_valid(rest) { rest.to_owned() } else { Uuid::nil().to_string() };
+    Ok(Target { peer: Some(peer.fingerprint.clone()), id, shown: format!("{name}/{rest}"), away: Some(away) })
 }
 
 fn answer(to: String, raw: Bytes) -> Result<Answer, Error> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, ChildStdout, Command};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::{Context, Error, daemon, pair};
 use crate::wire::control::PairTerms;
@@ -16,6 +16,8 @@ use crate::wire::{Code, Failure};
 /// A person may have to type a password, or confirm the host's key.
 const OFFER_DEADLINE: Duration = Duration::from_secs(180);
 const RESULT_DEADLINE: Duration = Duration::from_secs(30);
+/// How much later than ssh this program may hear of the same Ctrl-C.
+const INTERRUPTION: Duration = Duration::from_millis(100);
 const LINE_LIMIT: usize = 64 * 1024;
 /// Lines that the other machine's shell may print before ours comes.
 const MAX_NOISE: usize = 200;
@@ -123,6 +125,8 @@ impl Remote {
     /// Why there was nothing more to read.
     async fn ended(&mut self) -> Failure {
         let status = self.child.wait().await.ok().and_then(|status| status.code());
+        // A Ctrl-C reaches ssh too: its end must not be told as a failure before this program hears of it.
+        sleep(INTERRUPTION).await;
         ending(&self.host, status)
     }
 }

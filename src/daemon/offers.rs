@@ -15,8 +15,9 @@ use super::book::Book;
 use super::{addresses, views};
 use crate::identity::{Fingerprint, random};
 use crate::link::Context;
-use crate::link::dialer::Dialer;
+use crate::link::dialer::{DialError, Dialer};
 use crate::link::pairing::{Desk, JoinError, join};
+use crate::link::tls::{RefusedBy, TlsError};
 use crate::pairing::exchange::{Offerer, Parties, Reason};
 use crate::pairing::message::Info;
 use crate::pairing::ticket::{Secret, Ticket};
@@ -91,6 +92,10 @@ impl Offers {
         request: &PairOffer,
     ) -> Result<Offer, Failure> {
         let terms = self.terms(&request.terms)?;
+        if terms.petname.is_some() {
+            // Who will join is not known yet; a machine that is paired already keeps its name without.
+            self.book.store().petname_for(&terms.peer(Fingerprint::from_bytes([0; 32]), "peer", Vec::new()))?;
+        }
         let now = self.context.clock.now();
         let open_for = request.window_seconds.map_or(DEFAULT_OPEN, Duration::from_secs);
         let secret = Zeroizing::new(random::<16>()?);
@@ -201,16 +206,7 @@ impl Offers {
             Some(peer) => Some(self.book.store().find(peer)?.fingerprint),
             None => None,
         };
-        let checked = Terms { petname, replaces, grant };
-        if checked.petname.is_some() && checked.replaces.is_none() {
-            let unknown = checked.peer(Fingerprint::from_bytes([0; 32]), "peer", Vec::new());
-            let known_again = self.book.store().find(terms.petname.as_deref().unwrap_or_default()).is_ok();
-            // Pairing again under the name it has is no clash; whose key it is shows later.
-            if !known_again {
-                self.book.store().petname_for(&unknown)?;
-            }
-        }
-        Ok(checked)
+        Ok(Terms { petname, replaces, grant })
     }
 
     fn info(&self) -> Info {
@@ -335,6 +331,12 @@ fn address(text: &str, source: AddressSource) -> Address {
 
 fn joining_failed(error: JoinError) -> Failure {
     match error {
+        // The other side closes its pairing door by this alert: the ticket is late, not the program old.
+        JoinError::Dial(DialError::Tls { source: TlsError::PeerRefusedUs(RefusedBy::Protocol), address }) => {
+            let what = "no pairing window is open there: the ticket was used, taken back or is too old";
+            Failure::new(Code::PairingFailed, format!("{address}: {what}"))
+                .hint("`pi-remote pair --ticket` on the other machine prints a new one; else compare both versions")
+        }
         JoinError::Dial(error) => error.into_failure(),
         JoinError::Exchange(reason) => Failure::from(reason),
         JoinError::Here(failure) => failure,

@@ -264,7 +264,7 @@ pub fn add_address(addresses: &mut Vec<Address>, new: Address) {
 
 fn name_taken(name: &PeerName) -> Failure {
     Failure::new(Code::NameTaken, format!("Another peer is called {name}"))
-        .hint(format!("choose another with --as, or rename that one: `pi-remote peers rename {name} NEW`"))
+        .hint(format!("choose another with --as; if it is that very machine, leave --as out, or use --replace {name} when it has a new key"))
 }
 
 #[cfg(test)]

@@ -1,7 +1,10 @@
 //! What the themes share: daemons as real processes, a client of their control socket, pairing.
 
+pub mod cli;
 pub mod process;
 pub mod scripted;
+pub mod source;
+pub mod sshd;
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
