@@ -11,9 +11,14 @@
     dead_code
 )]
 
+mod carrying;
 mod control;
+mod hostile_peer;
+mod links;
 mod local;
+mod pairing;
 mod relaying;
 mod sessions;
 mod support;
+mod tls;
 mod transcripts;

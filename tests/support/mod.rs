@@ -1,6 +1,9 @@
 //! What the themes share: daemons as real processes, a client of their control socket, pairing.
 
+pub mod instant;
+pub mod peer;
 pub mod process;
+pub mod proxy;
 pub mod scripted;
 
 use std::io::{BufRead, BufReader, Write};
