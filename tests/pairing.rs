@@ -240,7 +240,7 @@ fn another_device_at_the_tickets_address_gets_no_proof() {
     let ticket = Ticket::new(real.fingerprint(), Secret::from_bytes(&[1; 16]), vec![address]).unwrap();
     let refused = join(&laptop, &ticket.encode(), json!({}));
     assert_eq!(refused["code"], "fingerprint_mismatch", "{refused}");
-    for fingerprint in [real.fingerprint().to_string(), liar.fingerprint.as_str()] {
+    for fingerprint in [real.fingerprint().to_string(), liar.fingerprint.clone()] {
         assert!(refused["error"].as_str().unwrap().contains(&fingerprint), "{refused}");
     }
     assert_eq!(offering.ask(json!({"type": "pair_cancel"}))["data"]["cancelled"], true, "nobody had tried");

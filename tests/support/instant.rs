@@ -1,9 +1,10 @@
 //! Daemons inside the test's process, each on a thread and a runtime of its own: quick to start, many
 //! at once, and gone with everything they hold when they stop.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use pi_remote::clock::Clock;
 use pi_remote::config::{Flags, ListenAddr, Settings};
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
-use super::Control;
+use super::{Control, DEADLINE};
 
 /// A machine: a state directory and a port that stay the same over restarts.
 pub struct Machine {
@@ -60,25 +61,29 @@ impl Machine {
         let (dir, port) = (self.dir.clone(), self.port);
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let dir = StateDir::open(&dir).unwrap();
-            let flags = Flags { port: Some(port), listen: vec![ListenAddr::Loopback] };
-            let settings = Settings::load(&dir, &flags, |_| None).unwrap();
-            let (politely, shutdown) = oneshot::channel::<()>();
-            let options = Options {
-                dir,
-                settings,
-                clock: Clock::system(),
-                shutdown: Box::pin(async { drop(shutdown.await) }),
-                on_ready: Box::new(move |ready| drop(tell.send(ready))),
-            };
             runtime.block_on(async {
-                let mut running = std::pin::pin!(daemon::run(options));
-                tokio::select! {
-                    ended = &mut running => ended.unwrap(),
-                    how = stopped => if how == Ok(Stop::Politely) {
-                        drop(politely);
-                        running.await.unwrap();
-                    },
+                let begun = Instant::now();
+                let mut stopped = stopped;
+                loop {
+                    let (politely, shutdown) = oneshot::channel::<()>();
+                    let mut running = std::pin::pin!(daemon::run(options(&dir, port, shutdown, tell.clone())));
+                    let ended = tokio::select! {
+                        ended = &mut running => ended,
+                        how = &mut stopped => {
+                            if how == Ok(Stop::Politely) {
+                                drop(politely);
+                                running.await.unwrap();
+                            }
+                            return;
+                        }
+                    };
+                    // Another test's child has copies of this process's files until it becomes another
+                    // program, the lock and the port of the daemon before this one among them.
+                    match ended {
+                        Ok(()) => return,
+                        Err(failure) if begun.elapsed() > DEADLINE => panic!("{failure}"),
+                        Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+                    }
                 }
             });
             runtime.shutdown_background();
@@ -91,7 +96,8 @@ impl Machine {
     pub fn stop(&mut self, how: Stop) {
         if let Some((stop, thread)) = self.running.take() {
             let _ = stop.send(how);
-            thread.join().unwrap();
+            let ended = thread.join();
+            assert!(ended.is_ok() || std::thread::panicking());
         }
     }
 
@@ -108,6 +114,19 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         self.stop(Stop::AtOnce);
+    }
+}
+
+fn options(dir: &Path, port: u16, shutdown: oneshot::Receiver<()>, tell: mpsc::Sender<Ready>) -> Options {
+    let dir = StateDir::open(dir).unwrap();
+    let flags = Flags { port: Some(port), listen: vec![ListenAddr::Loopback] };
+    let settings = Settings::load(&dir, &flags, |_| None).unwrap();
+    Options {
+        dir,
+        settings,
+        clock: Clock::system(),
+        shutdown: Box::pin(async { drop(shutdown.await) }),
+        on_ready: Box::new(move |ready| drop(tell.send(ready))),
     }
 }
 
