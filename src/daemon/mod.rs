@@ -13,6 +13,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::UnixListener;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -78,6 +79,7 @@ pub struct Ready {
 /// When it cannot start: another runs, the state directory is not closed, a port is taken.
 pub async fn run(options: Options) -> Result<(), Failure> {
     let Options { dir, settings, clock, shutdown, on_ready } = options;
+    raise_descriptor_limit();
     let _lock = dir.lock()?;
     let key = DeviceKey::load_or_create(&dir)?;
     let store = Store::load(dir.clone())?;
@@ -177,6 +179,16 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     let _ = dir.remove("daemon.sock");
     let _ = dir.remove("daemon.pid");
     Ok(())
+}
+
+/// Takes as many descriptors as this user may have: every client, link and call needs one.
+fn raise_descriptor_limit() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+    {
+        // With fewer, the bounds of what is taken are met by a refusal instead.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
 }
 
 /// Says bye on every link, and lets clients read what waits for them.

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use super::*;
+use crate::identity::openssl;
 use crate::state_dir::StateDir;
 
 const WELCOME: &str = "welcome to what only peers may read";
@@ -284,6 +285,9 @@ async fn two_paired_devices_know_each_other_and_share_one_channel_binding() {
 
 #[tokio::test]
 async fn openssl_with_a_paired_key_is_let_in_and_gets_no_session_ticket() {
+    if openssl::is_missing() {
+        return;
+    }
     let (_temp, peer, show) = device_on_disk();
     let mut server = serve(&device(), gate([&peer])).await;
     let said = s_client(server.addr, &format!("{show} -alpn pi-remote/1")).await;
@@ -296,6 +300,9 @@ async fn openssl_with_a_paired_key_is_let_in_and_gets_no_session_ticket() {
 
 #[tokio::test]
 async fn an_unpaired_key_with_the_same_subject_gets_access_denied() {
+    if openssl::is_missing() {
+        return;
+    }
     let (_temp, stranger, show) = device_on_disk();
     let friend = device();
     let mut server = serve(&device(), gate([&friend])).await;
@@ -307,6 +314,9 @@ async fn an_unpaired_key_with_the_same_subject_gets_access_denied() {
 
 #[tokio::test]
 async fn no_certificate_and_an_honest_ecdsa_client_get_certificate_required() {
+    if openssl::is_missing() {
+        return;
+    }
     let friend = device();
     let mut server = serve(&device(), gate([&friend])).await;
     let said = s_client(server.addr, "-alpn pi-remote/1").await;
@@ -344,6 +354,9 @@ async fn a_forced_ecdsa_certificate_gets_access_denied_even_when_its_hash_is_pin
 
 #[tokio::test]
 async fn tls_1_2_gets_protocol_version() {
+    if openssl::is_missing() {
+        return;
+    }
     let (_temp, peer, show) = device_on_disk();
     let mut server = serve(&device(), gate([&peer])).await;
     for alpn in ["-alpn pi-remote/1", "-alpn h2", ""] {
@@ -408,6 +421,9 @@ async fn a_chain_of_certificates_and_a_published_key_are_refused_though_pinned()
 
 #[tokio::test]
 async fn a_wrong_protocol_both_and_pairing_without_a_window_get_no_application_protocol() {
+    if openssl::is_missing() {
+        return;
+    }
     let (_temp, peer, show) = device_on_disk();
     let mut server = serve(&device(), gate([&peer])).await;
     for offered in ["h2", "pi-remote/2", "pi-remote-pair/1", "pi-remote/1,pi-remote-pair/1", "pi-remote/1,h2"] {
@@ -430,6 +446,9 @@ async fn both_protocols_are_refused_while_a_window_is_open_too() {
 
 #[tokio::test]
 async fn a_paired_client_that_names_no_protocol_is_closed_without_a_byte() {
+    if openssl::is_missing() {
+        return;
+    }
     let (_temp, peer, show) = device_on_disk();
     let friend = device();
     let mut server = serve(&device(), gate([&peer])).await;
