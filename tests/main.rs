@@ -12,13 +12,18 @@
 )]
 
 mod background;
+mod carrying;
 mod cli;
 mod cli_pairing;
 mod cli_sessions;
 mod control;
+mod hostile_peer;
 mod layers;
+mod links;
 mod local;
+mod pairing;
 mod relaying;
 mod sessions;
 mod support;
+mod tls;
 mod transcripts;

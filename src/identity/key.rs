@@ -251,7 +251,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::identity::openssl;
+    use crate::identity::tests::openssl;
 
     fn fresh() -> (TempDir, StateDir) {
         let temp = TempDir::new().unwrap();

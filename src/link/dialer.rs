@@ -50,7 +50,12 @@ impl Dialer {
     pub fn kick(&self, peer: Fingerprint) {
         let mut kicks = self.kicks.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(kick) = kicks.get(&peer) {
-            return kick.notify_one();
+            // While it is linked there is nothing to hurry; a kick kept for later would go off when the
+            // peer has just said that it trusts this device no more.
+            if !self.context.relay.lock().is_linked(peer) {
+                kick.notify_one();
+            }
+            return;
         }
         let kick = Arc::new(Notify::new());
         kicks.insert(peer, Arc::clone(&kick));
@@ -71,6 +76,8 @@ impl Dialer {
                 Dialling::Gone => return,
                 Dialling::Removed => {
                     kick.notified().await;
+                    // Whoever takes the link up again does not wait for what failed before.
+                    failed = 0;
                     continue;
                 }
                 Dialling::Refused => REFUSED_PAUSE,
@@ -95,7 +102,13 @@ impl Dialer {
                 Err(why) => {
                     failed += 1;
                     tracing::debug!(%peer, error = %why, failed, "could not reach a peer");
-                    relay.lock().set_why(peer, Some(why.into_failure()));
+                    let mut relay = relay.lock();
+                    let why = why.into_failure();
+                    // A port that does not answer takes nothing back of what the peer has said.
+                    let tells = matches!(why.code, Code::NotPaired | Code::FingerprintMismatch);
+                    if tells || relay.dialling(peer) != Dialling::Refused {
+                        relay.set_why(peer, Some(why));
+                    }
                 }
             }
         }

@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use super::admission::Admission;
+use super::admission::{Admission, Place};
 use super::pairing::{Desk, offer};
 use super::tls::{Alpn, Gate};
 use super::{Context, session};
@@ -145,8 +145,11 @@ impl Drop for Counted<'_> {
 async fn accept(listener: &TcpListener, door: &Door) {
     loop {
         match listener.accept().await {
-            Ok((stream, from)) => {
-                tokio::spawn(authenticate(stream, from, door.clone()));
+            Ok((stream, mut from)) => {
+                from.set_ip(from.ip().to_canonical());
+                // Here, so that the order of arrival is that of the connections and not of the tasks.
+                let place = door.admission.enter(from.ip());
+                tokio::spawn(authenticate(stream, from, place, door.clone()));
             }
             Err(error) => {
                 // Out of descriptors, most likely: they come back, the listener stays.
@@ -157,10 +160,8 @@ async fn accept(listener: &TcpListener, door: &Door) {
     }
 }
 
-async fn authenticate(stream: TcpStream, mut from: SocketAddr, door: Door) {
-    from.set_ip(from.ip().to_canonical());
+async fn authenticate(stream: TcpStream, from: SocketAddr, mut place: Place, door: Door) {
     let begun = door.context.clock.now();
-    let mut place = door.admission.enter(from.ip());
     // Without it a small frame may wait for the acknowledgement of the one before.
     let _ = stream.set_nodelay(true);
     let refused = || door.admission.count_refused(from.ip(), door.context.clock.wall());

@@ -18,6 +18,8 @@ use crate::wire::link::{ByeReason, Hello, LinkMessage};
 
 /// How long the first message may take.
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
+/// Most links of one peer that are authenticated and have said nothing yet.
+const MAX_GREETING: usize = 4;
 /// How long a link that ends may take to say so.
 const BYE_DEADLINE: Duration = Duration::from_secs(1);
 /// A link that was silent for this many heartbeat intervals is dead.
@@ -113,12 +115,26 @@ impl Relay {
         };
         self.links.insert(id, link);
         self.due(now + HELLO_DEADLINE);
+        if !dialled {
+            self.bound_greetings(peer, now);
+        }
         if removed {
             self.end_link(id, ByeReason::Removed, now);
         } else if dialled {
             self.greet(id);
         }
         Some(id)
+    }
+
+    /// Of too many links that a peer has opened without a word, the oldest makes way.
+    fn bound_greetings(&mut self, peer: Fingerprint, now: Duration) {
+        let waits = |(_, link): &(&LinkId, &Link)| link.peer == peer && !link.dialled && link.state == State::Greeting;
+        let waiting = self.links.iter().filter(waits).map(|(id, _)| *id);
+        if waiting.clone().count() > MAX_GREETING
+            && let Some(oldest) = waiting.min()
+        {
+            self.remove_link(oldest, LinkEnd::Lost("no hello came".into()), now);
+        }
     }
 
     /// A message came over a link. Gives the hello back when that is what it was, so that what it

@@ -76,6 +76,9 @@ impl Relay {
             self.contest_within(peer, id, WAITING_DEADLINE, now);
         } else {
             self.make_current(id);
+            // Should the hellos have crossed, the verdict may still be for the old link; a stale one
+            // must not be fallen back on.
+            self.contest_between(old, id, WAITING_DEADLINE, now);
         }
     }
 
@@ -116,6 +119,10 @@ impl Relay {
 
     fn contest_within(&mut self, peer: Fingerprint, new: LinkId, within: Duration, now: Duration) {
         let Some(old) = self.peers.get(&peer).and_then(|peer| peer.current).filter(|old| *old != new) else { return };
+        self.contest_between(old, new, within, now);
+    }
+
+    fn contest_between(&mut self, old: LinkId, new: LinkId, within: Duration, now: Duration) {
         let ping = self.ping(old, now);
         self.contests.push(Contest { old, new, ping, deadline: now + within });
         self.due(now + within);

@@ -1,7 +1,10 @@
 //! What the themes share: daemons as real processes, a client of their control socket, pairing.
 
 pub mod cli;
+pub mod instant;
+pub mod peer;
 pub mod process;
+pub mod proxy;
 pub mod scripted;
 pub mod source;
 pub mod sshd;

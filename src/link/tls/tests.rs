@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use super::*;
-use crate::identity::openssl;
+use crate::identity::tests::openssl;
 use crate::state_dir::StateDir;
 
 const WELCOME: &str = "welcome to what only peers may read";
