@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use super::output::Output;
@@ -114,10 +114,10 @@ pub(crate) async fn connect_or_start(cx: &Context) -> Result<Client, Error> {
 
 /// Writes log lines to `writer`: this program's at info, with `verbose` at debug.
 pub(crate) fn log_to(writer: BoxMakeWriter, format: LogFormat, verbose: bool, colour: bool) {
-    let filter = EnvFilter::new(if verbose { "info,pi_remote=debug" } else { "info" });
+    let level = if verbose { LevelFilter::DEBUG } else { LevelFilter::INFO };
     // A reader of the log that has gone is no reason to stop: telling of it on stderr would panic.
     let builder = tracing_subscriber::fmt().log_internal_errors(false);
-    let builder = builder.with_env_filter(filter).with_writer(writer).with_ansi(colour);
+    let builder = builder.with_max_level(level).with_writer(writer).with_ansi(colour);
     // Fails only where a log is set already, as in a test.
     let _ = match format {
         LogFormat::Text => builder.try_init(),
