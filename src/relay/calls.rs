@@ -117,6 +117,10 @@ impl Relay {
                 format!("More than {} calls or too many bytes of this peer are in flight", self.limits.link_calls);
             return Err(Failure::new(Code::Overloaded, message).delivered(false));
         }
+        if rpc.command.len() > self.limits.message {
+            let message = format!("The command exceeds {} bytes", self.limits.message);
+            return Err(Failure::new(Code::TooLarge, message).delivered(false));
+        }
         let head = checked_head(&rpc.command)?;
         let verb = head.command_type.as_deref().and_then(Verb::of_command);
         let question = Question::new(rpc.command, &head, rpc.wait_until, rpc.timeout_ms);
