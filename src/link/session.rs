@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsStream;
 
 use super::Context;
-use super::tls::{Authenticated, refused_by_peer};
+use super::tls::{Authenticated, RefusedBy, refused_by_peer};
 use crate::identity::Fingerprint;
 use crate::relay::{LinkEnd, LinkFacts, LinkId};
 use crate::wire::frames::{FrameDecoder, Limits};
@@ -138,7 +138,8 @@ async fn read_messages(read: &mut Read, link: &Closing<'_>, dialled: bool, facts
 }
 
 fn read_failed(error: &io::Error) -> LinkEnd {
-    if refused_by_peer(error).is_some() {
+    // After the handshake alerts are encrypted, so this is the peer's own word.
+    if matches!(refused_by_peer(error), Some(RefusedBy::Trust | RefusedBy::Certificate)) {
         LinkEnd::Refused
     } else if error.kind() == io::ErrorKind::UnexpectedEof {
         LinkEnd::Lost("the other side vanished".into())

@@ -174,7 +174,12 @@ impl TlsIdentity {
             Err(_) => return Err(TlsError::Timeout),
             Ok(Err((error, mut stream))) => {
                 let _ = timeout(self.limits.linger, stream.shutdown()).await;
-                return Err(verifier.explain(error));
+                return Err(match verifier.explain(error) {
+                    // A server judges this device's certificate after the handshake, where its word is
+                    // encrypted; in here anybody on the path can have written it.
+                    TlsError::PeerRefusedUs(RefusedBy::Trust | RefusedBy::Certificate) => TlsError::UnprovenAlert,
+                    other => other,
+                });
             }
             Ok(Ok(stream)) => stream,
         };
