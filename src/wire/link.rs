@@ -20,6 +20,8 @@ pub const MAX_ADDRESSES: usize = 8;
 pub const MAX_SESSIONS: usize = 10_000;
 /// Most aliases of one session that are kept.
 pub const MAX_ALIASES: usize = 16;
+/// Most verbs in a hello that are looked at.
+const MAX_VERBS: usize = 64;
 /// Most characters of a name or alias that are kept.
 pub const MAX_NAME: usize = 64;
 
@@ -60,8 +62,8 @@ pub struct Hello {
     /// Optional abilities, by name.
     #[serde(default)]
     pub features: Vec<String>,
-    /// What the receiver may do there.
-    #[serde(default)]
+    /// What the receiver may do there; verbs that this version does not know are left out.
+    #[serde(default, deserialize_with = "known_verbs")]
     pub allows: Vec<Verb>,
     /// Of a dialler: which of its links this is, counted up, so that both sides know the newer of two.
     #[serde(default)]
@@ -72,6 +74,11 @@ pub struct Hello {
     /// Its sessions, as far as the receiver may list them; those that break a rule are left out.
     #[serde(default, deserialize_with = "valid_sessions")]
     pub sessions: Vec<SessionInfo>,
+}
+
+fn known_verbs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Verb>, D::Error> {
+    let raw = Vec::<&RawValue>::deserialize(deserializer)?;
+    Ok(raw.into_iter().take(MAX_VERBS).filter_map(|r| serde_json::from_str(r.get()).ok()).collect())
 }
 
 fn valid_sessions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SessionInfo>, D::Error> {
@@ -120,6 +127,16 @@ pub enum WaitUntil {
     MessageProcessed,
     /// When the session's turn has ended.
     TurnEnd,
+    /// On a link: a moment that this version does not know, from a newer one. The call is to be
+    /// refused; a client that asks for it is.
+    #[serde(skip_deserializing)]
+    Unknown,
+}
+
+impl WaitUntil {
+    fn read(raw: &RawValue) -> Self {
+        serde_json::from_str(raw.get()).unwrap_or(Self::Unknown)
+    }
 }
 
 /// A call to a session on the receiver's machine.
@@ -239,7 +256,8 @@ struct Wire<'a> {
     target_session_id: Option<Cow<'a, str>>,
     #[serde(borrow)]
     command: Option<&'a RawValue>,
-    wait_until: Option<WaitUntil>,
+    #[serde(borrow)]
+    wait_until: Option<&'a RawValue>,
     timeout_ms: Option<u64>,
     #[serde(borrow)]
     response: Option<&'a RawValue>,
@@ -293,7 +311,7 @@ impl LinkMessage {
                 id: need(wire.id, "rpc", "id")?,
                 target: need(wire.target_session_id, "rpc", "targetSessionId")?.into_owned(),
                 command: slice(need(wire.command, "rpc", "command")?),
-                wait_until: wire.wait_until,
+                wait_until: wire.wait_until.map(WaitUntil::read),
                 timeout_ms: wire.timeout_ms,
             }),
             "rpc_progress" => Self::RpcProgress {
@@ -454,6 +472,24 @@ mod tests {
         assert_eq!(decode(r#"{"type":"cancel","id":1,"more":[]}"#), LinkMessage::Cancel(1));
         assert_eq!(decode(r#"{"type":"bye","reason":"novelty"}"#), LinkMessage::Bye(ByeReason::Other));
         assert_eq!(decode(r#"{"type":"heartbeat"}"#), LinkMessage::Unknown);
+    }
+
+    #[test]
+    fn verbs_and_moments_of_a_later_version_end_no_link() {
+        let decode = |text: &'static str| LinkMessage::decode(&Bytes::from(text)).unwrap();
+        let hello = r#"{"type":"hello","instance":1,"allows":["list","dance",{"send":1},"send"]}"#;
+        let LinkMessage::Hello(hello) = decode(hello) else { panic!("no hello") };
+        assert_eq!(hello.allows, [Verb::List, Verb::Send]);
+        for (until, read) in [
+            ("\"turn_end\"", Some(WaitUntil::TurnEnd)),
+            ("\"later\"", Some(WaitUntil::Unknown)),
+            ("{\"event\":5}", Some(WaitUntil::Unknown)),
+            ("null", None),
+        ] {
+            let text = format!(r#"{{"type":"rpc","id":1,"targetSessionId":"s","command":{{}},"waitUntil":{until}}}"#);
+            let LinkMessage::Rpc(rpc) = LinkMessage::decode(&Bytes::from(text)).unwrap() else { panic!("no call") };
+            assert_eq!(rpc.wait_until, read, "{until}");
+        }
     }
 
     #[test]
