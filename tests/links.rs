@@ -316,3 +316,24 @@ fn another_tls_server_at_an_old_address_does_not_slow_dialling() {
     let why = daemon.peer("desktop")["why"].clone();
     assert!(words(&why).contains("whose key is not Ed25519"), "{why}");
 }
+
+#[test]
+fn devices_with_other_limits_stay_linked() {
+    let daemon = TestDaemon::start_with("laptop", &[], json!({"messageLimit": 65536}));
+    let peer = HandPeer::paired(&daemon, "desktop");
+    let many: Vec<String> = (0..5000).map(|n| format!("s-{n}")).collect();
+    let mut link = peer.dial(&daemon);
+    link.send(&peer.hello(&many.iter().map(String::as_str).collect::<Vec<_>>()));
+    assert_eq!(link.until("hello")["messageLimit"], 65536, "it says what it takes");
+    link.ping();
+    assert_eq!(daemon.peer("desktop")["sessionCount"], 5000, "a hello fits");
+
+    let mut asking = daemon.control();
+    let read = json!({"type": "relay", "targetSessionId": "s-1", "rpcCommand": {"type": "get_message"}});
+    asking.send(&read);
+    let call = link.until("rpc");
+    link.answer(&call, json!({"type": "response", "data": "x".repeat(200_000)}));
+    link.ping();
+    let answer = asking.next();
+    assert!(answer["success"] == true || answer["code"] == "too_large", "{}", &answer.to_string()[..200]);
+}

@@ -15,6 +15,7 @@ use super::Context;
 use super::tls::{Authenticated, RefusedBy, refused_by_peer};
 use crate::identity::Fingerprint;
 use crate::relay::{LinkEnd, LinkFacts, LinkId};
+use crate::wire::DEFAULT_MESSAGE_LIMIT;
 use crate::wire::frames::{FrameDecoder, Limits};
 use crate::wire::link::LinkMessage;
 
@@ -100,7 +101,9 @@ fn facts_of(link: &Authenticated<TcpStream>, context: &Context) -> Option<LinkFa
 
 async fn read_messages(read: &mut Read, link: &Closing<'_>, dialled: bool, facts: &LinkFacts) -> LinkEnd {
     let Closing { id, peer, greeted, context } = *link;
-    let limit = context.relay.lock().limits().message + ENVELOPE;
+    // A hello must fit however small this device's limit is, and an answer that does not fit it ends
+    // one call, not the link.
+    let limit = context.relay.lock().limits().message.max(DEFAULT_MESSAGE_LIMIT) + ENVELOPE;
     let mut frames = FrameDecoder::new(Limits::for_messages_of(limit));
     loop {
         match read.read_buf(frames.buffer()).await {

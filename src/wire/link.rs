@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
+use super::DEFAULT_MESSAGE_LIMIT;
 use super::error::{Code, Failure};
 use super::ids::SessionId;
 use super::session::Verb;
@@ -59,6 +60,9 @@ pub struct Hello {
     /// Seconds between its heartbeats; the larger of both sides' counts.
     #[serde(default)]
     pub heartbeat_interval: u64,
+    /// Longest command or answer that it takes, in bytes; what is longer is not to be sent to it.
+    #[serde(default = "default_message_limit")]
+    pub message_limit: u64,
     /// Optional abilities, by name.
     #[serde(default)]
     pub features: Vec<String>,
@@ -74,6 +78,10 @@ pub struct Hello {
     /// Its sessions, as far as the receiver may list them; those that break a rule are left out.
     #[serde(default, deserialize_with = "valid_sessions")]
     pub sessions: Vec<SessionInfo>,
+}
+
+fn default_message_limit() -> u64 {
+    DEFAULT_MESSAGE_LIMIT as u64
 }
 
 fn known_verbs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Verb>, D::Error> {
@@ -430,6 +438,7 @@ mod tests {
             port: 7433,
             addresses: vec!["192.0.2.1:7433".into()],
             heartbeat_interval: 15,
+            message_limit: 65_536,
             features: vec![],
             allows: vec![Verb::Read],
             dial: 3,
@@ -480,6 +489,7 @@ mod tests {
         let hello = r#"{"type":"hello","instance":1,"allows":["list","dance",{"send":1},"send"]}"#;
         let LinkMessage::Hello(hello) = decode(hello) else { panic!("no hello") };
         assert_eq!(hello.allows, [Verb::List, Verb::Send]);
+        assert_eq!(hello.message_limit, 8 << 20, "what an earlier version takes");
         for (until, read) in [
             ("\"turn_end\"", Some(WaitUntil::TurnEnd)),
             ("\"later\"", Some(WaitUntil::Unknown)),
