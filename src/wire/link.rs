@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::error::Category;
 use serde_json::value::RawValue;
 
 use super::DEFAULT_MESSAGE_LIMIT;
@@ -217,12 +218,17 @@ pub enum LinkMessage {
     Unknown,
 }
 
-/// A message that breaks the rules; the link ends with it.
+/// A message that breaks the rules; the link ends with it. Its words hold nothing that the peer chose.
 #[derive(Debug, thiserror::Error)]
 pub enum BadMessage {
-    /// Not JSON, or a member of the wrong type.
-    #[error("not a message of this protocol: {0}")]
-    Json(#[from] serde_json::Error),
+    /// Not JSON, or a member of the wrong type. The parser's own words quote the message.
+    #[error("not a message of this protocol: {what} at column {column}")]
+    Json {
+        /// What is wrong with it.
+        what: &'static str,
+        /// Where, in bytes from 1; a message is one line.
+        column: usize,
+    },
     /// Not UTF-8.
     #[error("not UTF-8")]
     Utf8(#[from] std::str::Utf8Error),
@@ -237,6 +243,18 @@ pub enum BadMessage {
         /// The member.
         member: &'static str,
     },
+}
+
+impl From<serde_json::Error> for BadMessage {
+    fn from(error: serde_json::Error) -> Self {
+        let what = match error.classify() {
+            Category::Io => "unreadable",
+            Category::Syntax => "not JSON",
+            Category::Data => "a member of the wrong type, missing or repeated",
+            Category::Eof => "cut short",
+        };
+        Self::Json { what, column: error.column() }
+    }
 }
 
 /// The types that this version knows.
@@ -532,6 +550,24 @@ mod tests {
             assert!(LinkMessage::decode(&Bytes::from(text)).is_err(), "{text}");
         }
         assert!(LinkMessage::decode(&Bytes::from_static(b"{\"type\":\"\xff\"}")).is_err());
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_message_is_told_without_quoting_it() {
+        let long = "\u{1b}]52;evil".repeat(100_000);
+        for text in [
+            format!(r#"{{"type":"bye","reason":{{"{long}":1}}}}"#),
+            format!(r#"{{"type":"rpc_response","id":1,"error":"{long}"}}"#),
+            format!(r#"{{"type":"hello","instance":"{long}"}}"#),
+            format!(r#"{{"type":"cancel","id":"{long}"}}"#),
+            format!(r#"{{"type":"heartbeat","ping":{long}}}"#),
+        ] {
+            let error = LinkMessage::decode(&Bytes::from(text)).unwrap_err();
+            assert!(std::error::Error::source(&error).is_none());
+            for told in [error.to_string(), format!("{error:?}")] {
+                assert!(told.len() < 200 && !told.contains("evil"), "{}", &told[..200.min(told.len())]);
+            }
+        }
     }
 
     #[test]
