@@ -28,6 +28,7 @@ const IMPURE: &[&str] = &[
     "tokio_rustls",
     "rcgen",
     "nix",
+    "tracing",
     "notify",
     "socket2",
     "std :: fs",

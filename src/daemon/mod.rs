@@ -211,7 +211,11 @@ async fn go_down(relay: &Shared, clock: &Clock) {
 /// have most likely died in its sleep, and pauses between attempts mean nothing any more.
 async fn keep_time(relay: Shared, clock: Clock, woken: impl Fn()) {
     loop {
-        let next = relay.lock().tick(clock.now());
+        let (next, notes) = {
+            let mut relay = relay.lock();
+            (relay.tick(clock.now()), relay.take_notes())
+        };
+        notes.iter().for_each(|note| tracing::warn!("{note}"));
         let pause = next.map_or(LONGEST_TICK, |at| at.saturating_sub(clock.now())).min(LONGEST_TICK);
         let (awake, now) = (Instant::now(), clock.now());
         tokio::select! {

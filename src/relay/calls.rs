@@ -19,6 +19,8 @@ use crate::wire::session::{CommandHead, Verb, default_timeout};
 
 /// Longest time that a caller may ask to wait.
 const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
+/// By how much a peer may let a call take longer, in all.
+const MAX_EXTENSION: Duration = Duration::from_secs(120);
 /// Longest text of a peer's failure that is passed on, in characters.
 const MAX_FAR_TEXT: usize = 500;
 
@@ -47,6 +49,15 @@ impl Question {
         self.command_type.as_deref() == Some("send")
     }
 
+    /// A turn ends for a `send` alone.
+    fn check(&self) -> Result<(), Failure> {
+        if self.waits_for_turn_end() && !self.is_send() {
+            let message = "waitUntil turn_end goes with a send alone";
+            return Err(Failure::new(Code::InvalidRequest, message).delivered(false));
+        }
+        Ok(())
+    }
+
     fn waits_for_turn_end(&self) -> bool {
         self.wait_until == Some(WaitUntil::TurnEnd)
     }
@@ -64,9 +75,7 @@ impl Relay {
             let head = std::str::from_utf8(&request.command).ok().and_then(|json| CommandHead::read(json).ok());
             let question =
                 Question::new(request.command, &head.unwrap_or_default(), request.wait_until, request.timeout_ms);
-            if question.waits_for_turn_end() && !question.is_send() {
-                return Err(Failure::new(Code::InvalidRequest, "waitUntil turn_end goes with a send alone"));
-            }
+            question.check()?;
             self.begin(origin, destination, question, now)
         });
         match begun {
@@ -112,13 +121,9 @@ impl Relay {
         let verb = head.command_type.as_deref().and_then(Verb::of_command);
         let question = Question::new(rpc.command, &head, rpc.wait_until, rpc.timeout_ms);
         let mut verbs = vec![verb];
+        question.check()?;
         if question.waits_for_turn_end() {
             verbs.push(Some(Verb::Events));
-            if !question.is_send() {
-                return Err(
-                    Failure::new(Code::InvalidRequest, "waitUntil turn_end goes with a send alone").delivered(false)
-                );
-            }
         }
         if verbs.into_iter().any(|verb| self.verdict(peer, verb, &entry.info) == Verdict::Deny) {
             let what = head.command_type.as_deref().unwrap_or("a command without a type");
@@ -139,8 +144,7 @@ impl Relay {
     pub(super) fn rpc_answered(&mut self, link: LinkId, id: u64, outcome: Outcome, now: Duration) {
         let call = CallId(id);
         if !self.was_sent_over(link, call) {
-            tracing::warn!(id, "a peer answered a call that it was not asked, or too late");
-            return;
+            return self.stray_answer(link);
         }
         let answer = match outcome {
             Outcome::Answer { response, event } => Ok((response, event)),
@@ -149,11 +153,20 @@ impl Relay {
         self.complete(call, answer, now);
     }
 
+    fn stray_answer(&mut self, id: LinkId) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        link.strays += 1;
+        let first = link.strays == 1;
+        if let Some(peer) = self.peers.get(&link.peer).filter(|_| first) {
+            let note = format!("{} answers calls that it was not asked, or too late", peer.name);
+            self.note(note);
+        }
+    }
+
     /// A peer says that a call takes longer.
     pub(super) fn rpc_progress(&mut self, link: LinkId, id: u64, extend_ms: u64) {
         if self.was_sent_over(link, CallId(id)) {
-            let by = Duration::from_millis(extend_ms).min(Duration::from_secs(120));
-            self.pending.extend(CallId(id), by);
+            self.pending.extend(CallId(id), Duration::from_millis(extend_ms));
         }
     }
 
@@ -187,6 +200,12 @@ impl Relay {
             }
             Origin::Link { link, id } => {
                 let outcome = match answer {
+                    Ok((response, event))
+                        if has_line_break(&response) || event.as_deref().is_some_and(has_line_break) =>
+                    {
+                        let message = "The session's answer has a line break between its members";
+                        Outcome::Failed(Failure::new(Code::SessionRefused, message).delivered(true))
+                    }
                     Ok((response, event)) => Outcome::Answer { response, event },
                     Err(failure) => Outcome::Failed(failure),
                 };
@@ -230,7 +249,8 @@ impl Relay {
     fn route(&self, target: &str, peer: Option<&str>) -> Result<Destination, Failure> {
         let not_found = || Failure::new(Code::SessionNotFound, format!("Session {target} not found")).delivered(false);
         if let Some(text) = peer {
-            if text == self.me.host || text == self.me.fingerprint.to_string() {
+            let pinned = self.find_peer(text);
+            if pinned.is_none() && (text == self.me.host || text == self.me.fingerprint.to_string()) {
                 let entry = self.local.get(target).ok_or_else(not_found)?;
                 return Ok(Destination::Session(entry.info.session_id.clone()));
             }
@@ -239,7 +259,7 @@ impl Relay {
                     .delivered(false)
                     .hint("`pi-remote peers` lists them")
             };
-            return self.route_to(self.find_peer(text).ok_or_else(unknown)?, target);
+            return self.route_to(pinned.ok_or_else(unknown)?, target);
         }
         if let Some(entry) = self.local.get(target) {
             return Ok(Destination::Session(entry.info.session_id.clone()));
@@ -290,7 +310,14 @@ impl Relay {
             Origin::Client { client, .. } => Some(*client),
             Origin::Nobody { .. } | Origin::Link { .. } => None,
         };
-        let call = Call { origin, destination: destination.clone(), deadline: now + timeout, timeout, bytes };
+        let call = Call {
+            origin,
+            destination: destination.clone(),
+            deadline: now + timeout,
+            timeout,
+            extensible: MAX_EXTENSION,
+            bytes,
+        };
         let id = self.pending.insert(call);
         self.due(now + timeout);
         let is_send = question.is_send();
@@ -306,6 +333,11 @@ impl Relay {
                 });
             }
             Destination::Link { link, session } => {
+                if has_line_break(&question.command) {
+                    self.pending.remove(id);
+                    let message = "A command with a line break between its members cannot go to another machine";
+                    return Err(Failure::new(Code::InvalidRequest, message).delivered(false));
+                }
                 let rpc = LinkMessage::Rpc(Rpc {
                     id: id.0,
                     target: session.as_str().to_owned(),
@@ -370,7 +402,8 @@ impl Relay {
         let peer = self.links.get(&link).and_then(|link| self.peers.get(&link.peer));
         let name = peer.map_or("the peer", |peer| peer.name.as_str());
         let text: String = failure.message.chars().take(MAX_FAR_TEXT).collect();
-        Failure { message: format!("{name}: {text}"), hint: None, ..failure }
+        let code = code_from_afar(failure.code);
+        Failure { code, message: format!("{name}: {text}"), hint: None, delivered: failure.delivered }
     }
 }
 
@@ -379,6 +412,31 @@ pub(super) fn timed_out(call: &Call, target: &str) -> Failure {
     Failure::new(Code::Timeout, format!("Error: Relay timeout after {}ms", call.timeout.as_millis()))
         .hint(format!("{target} did not answer in time; it may still do what it was told"))
         .delivered(true)
+}
+
+/// Whether JSON has a raw line break in it, which no message of a link may: it could forge a line on
+/// a socket that it is copied to.
+fn has_line_break(json: &[u8]) -> bool {
+    memchr::memchr2(b'\n', b'\r', json).is_some()
+}
+
+/// The codes that a peer may answer with; any other would speak of this machine.
+fn code_from_afar(code: Code) -> Code {
+    const FROM_AFAR: [Code; 12] = [
+        Code::SessionNotFound,
+        Code::SessionRefused,
+        Code::InvalidSession,
+        Code::InvalidRequest,
+        Code::Forbidden,
+        Code::NeedsApproval,
+        Code::Timeout,
+        Code::RateLimited,
+        Code::TooLarge,
+        Code::Overloaded,
+        Code::ShuttingDown,
+        Code::Internal,
+    ];
+    if FROM_AFAR.contains(&code) { code } else { Code::Other }
 }
 
 fn checked_head(command: &[u8]) -> Result<CommandHead, Failure> {

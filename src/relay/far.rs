@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::ends::LinkEnd;
+use super::links::Link;
 use super::queue::wake;
 use super::roster::Entry;
 use super::{LinkId, Relay};
@@ -10,6 +11,9 @@ use crate::identity::Fingerprint;
 use crate::wire::control::event_line;
 use crate::wire::ids::SessionId;
 use crate::wire::link::{MAX_SESSIONS, SessionInfo};
+
+/// Most bytes that are kept of one peer's sessions.
+const MAX_ROSTER: usize = 4 * 1024 * 1024;
 
 impl Relay {
     /// The peer's calls go over this link from now on, and its sessions are the ones shown.
@@ -48,7 +52,11 @@ impl Relay {
 
     /// A peer has no link any more.
     pub(super) fn unlinked(&mut self, fingerprint: Fingerprint, id: LinkId, end: &LinkEnd) {
-        let sessions = self.links.get_mut(&id).map(|link| std::mem::take(&mut link.sessions)).unwrap_or_default();
+        let forgotten = |link: &mut Link| {
+            link.roster = 0;
+            std::mem::take(&mut link.sessions)
+        };
+        let sessions = self.links.get_mut(&id).map(forgotten).unwrap_or_default();
         let Some(peer) = self.peers.get_mut(&fingerprint) else { return };
         let host = peer.name.to_string();
         peer.current = None;
@@ -62,21 +70,29 @@ impl Relay {
         self.set_why(fingerprint, end.why(&host));
     }
 
-    pub(super) fn far_session(&mut self, id: LinkId, info: SessionInfo) {
-        let Some(link) = self.links.get_mut(&id) else { return };
-        let Some(peer) = self.peers.get(&link.peer) else { return };
-        let known = link.sessions.contains_key(&info.session_id);
-        if !known && link.sessions.len() >= MAX_SESSIONS {
-            return;
+    /// Keeps a session of a link; false when the peer has more than is kept.
+    pub(super) fn note_session(&mut self, id: LinkId, entry: Entry) -> bool {
+        let Some(link) = self.links.get_mut(&id) else { return false };
+        let before = link.sessions.get(&entry.info.session_id).map(Entry::size);
+        let roster = link.roster - before.unwrap_or(0) + entry.size();
+        if roster > MAX_ROSTER || (before.is_none() && link.sessions.len() >= MAX_SESSIONS) {
+            return false;
         }
+        link.roster = roster;
+        link.sessions.insert(entry.info.session_id.clone(), entry);
+        true
+    }
+
+    pub(super) fn far_session(&mut self, id: LinkId, info: SessionInfo) {
+        let Some(link) = self.links.get(&id) else { return };
+        let Some(peer) = self.peers.get(&link.peer) else { return };
+        let (fingerprint, is_current) = (link.peer, peer.current == Some(id));
+        let known = link.sessions.contains_key(&info.session_id);
         let entry = Entry::new(info, peer.name.as_str(), true);
         let line = event_line(if known { "session_renamed" } else { "session_added" }, &entry.view);
-        let is_current = peer.current == Some(id);
-        if is_current {
-            self.remote.add(&entry.info.session_id, link.peer);
-        }
-        link.sessions.insert(entry.info.session_id.clone(), entry);
-        if is_current {
+        let session = entry.info.session_id.clone();
+        if self.note_session(id, entry) && is_current {
+            self.remote.add(&session, fingerprint);
             self.emit_line(line);
         }
     }
@@ -84,7 +100,9 @@ impl Relay {
     pub(super) fn far_session_gone(&mut self, id: LinkId, session: &SessionId) {
         let Some(link) = self.links.get_mut(&id) else { return };
         let Some(peer) = self.peers.get(&link.peer) else { return };
-        if link.sessions.remove(session).is_none() || peer.current != Some(id) {
+        let Some(gone) = link.sessions.remove(session) else { return };
+        link.roster -= gone.size();
+        if peer.current != Some(id) {
             return;
         }
         let host = peer.name.to_string();

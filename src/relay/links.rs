@@ -18,8 +18,8 @@ use crate::wire::link::{ByeReason, Hello, LinkMessage};
 
 /// How long the first message may take.
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
-/// Most links of one peer that are authenticated and have said nothing yet.
-const MAX_GREETING: usize = 4;
+/// Most links that a peer may have opened beside the one that is used.
+const MAX_SPARE: usize = 4;
 /// How long a link that ends may take to say so.
 const BYE_DEADLINE: Duration = Duration::from_secs(1);
 /// A link that was silent for this many heartbeat intervals is dead.
@@ -58,6 +58,10 @@ pub struct LinkView {
 pub(super) struct Link {
     pub(super) peer: Fingerprint,
     pub(super) sessions: Sessions,
+    /// Size of what is shown of the sessions, in bytes.
+    pub(super) roster: usize,
+    /// Answers to calls that this peer was not asked, or too late.
+    pub(super) strays: u64,
     pub(super) calls: HashMap<u64, CallId>,
     pub(super) call_bytes: usize,
     /// Whether this side has sent its hello, and so tells of sessions that come and go.
@@ -97,6 +101,8 @@ impl Relay {
         let link = Link {
             peer,
             sessions: Sessions::new(),
+            roster: 0,
+            strays: 0,
             calls: HashMap::new(),
             call_bytes: 0,
             greeted: false,
@@ -116,7 +122,7 @@ impl Relay {
         self.links.insert(id, link);
         self.due(now + HELLO_DEADLINE);
         if !dialled {
-            self.bound_greetings(peer, now);
+            self.bound_links(peer, now);
         }
         if removed {
             self.end_link(id, ByeReason::Removed, now);
@@ -126,14 +132,17 @@ impl Relay {
         Some(id)
     }
 
-    /// Of too many links that a peer has opened without a word, the oldest makes way.
-    fn bound_greetings(&mut self, peer: Fingerprint, now: Duration) {
-        let waits = |(_, link): &(&LinkId, &Link)| link.peer == peer && !link.dialled && link.state == State::Greeting;
-        let waiting = self.links.iter().filter(waits).map(|(id, _)| *id);
-        if waiting.clone().count() > MAX_GREETING
-            && let Some(oldest) = waiting.min()
+    /// Of too many links that a peer has opened, the oldest that is not used makes way.
+    fn bound_links(&mut self, peer: Fingerprint, now: Duration) {
+        let current = self.peers.get(&peer).and_then(|peer| peer.current);
+        let is_spare = |(id, link): &(&LinkId, &Link)| {
+            link.peer == peer && !link.dialled && Some(**id) != current && !matches!(link.state, State::Ending { .. })
+        };
+        let spare = self.links.iter().filter(is_spare).map(|(id, _)| *id);
+        if spare.clone().count() > MAX_SPARE
+            && let Some(oldest) = spare.min()
         {
-            self.remove_link(oldest, LinkEnd::Lost("no hello came".into()), now);
+            self.remove_link(oldest, LinkEnd::Lost("too many links of this peer are open".into()), now);
         }
     }
 
@@ -212,7 +221,7 @@ impl Relay {
             return;
         }
         // Without room for the bye the connection simply ends.
-        let _ = link.outbox.push(Lane::State, LinkMessage::Bye(reason).encode());
+        let _ = link.outbox.push_reserved(Lane::State, LinkMessage::Bye(reason).encode());
         self.retire_saying(id, LinkEnd::Here(reason), now);
     }
 
@@ -244,10 +253,11 @@ impl Relay {
         self.links.get_mut(&id).is_some_and(|link| link.outbox.push(lane, message).is_ok())
     }
 
-    /// Queues what a link cannot do without; a peer that leaves no room for it has stopped reading.
+    /// Queues what a link cannot do without; a peer that leaves no room even for that has stopped
+    /// reading.
     pub(super) fn push_or_drop(&mut self, id: LinkId, lane: Lane, message: Bytes) {
         let Some(link) = self.links.get_mut(&id) else { return };
-        if link.outbox.push(lane, message).is_err() && !matches!(link.state, State::Ending { .. }) {
+        if link.outbox.push_reserved(lane, message).is_err() && !matches!(link.state, State::Ending { .. }) {
             // Dropped at the next tick, since the caller may be in the middle of something.
             link.state = State::Ending { at: link.heard };
             let at = link.heard;
@@ -319,7 +329,7 @@ impl Relay {
     pub fn break_off(&mut self, id: LinkId, how: &str, now: Duration) {
         if let Some(link) = self.links.get_mut(&id) {
             // Without room for the bye the connection simply ends.
-            let _ = link.outbox.push(Lane::State, LinkMessage::Bye(ByeReason::ProtocolError).encode());
+            let _ = link.outbox.push_reserved(Lane::State, LinkMessage::Bye(ByeReason::ProtocolError).encode());
         }
         self.retire_saying(id, LinkEnd::Protocol(how.to_owned()), now);
     }

@@ -29,6 +29,7 @@ pub use sessions::SessionWork;
 use crate::identity::Fingerprint;
 use crate::trust::Grant;
 use crate::wire::Failure;
+use crate::wire::control::event_line;
 use crate::wire::ids::{PeerName, SessionId};
 use crate::wire::link::Hello;
 use crate::wire::session::Verb;
@@ -38,6 +39,9 @@ use pending::{CallId, Pending};
 use queue::Budget;
 use rivals::Contest;
 use roster::{RemoteIndex, Sessions};
+
+/// Notes for the log that are kept until they are taken.
+const MAX_NOTES: usize = 64;
 
 /// Names a client of the control socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -128,6 +132,7 @@ pub struct Relay {
     armed: Option<Duration>,
     due_earlier: bool,
     last_id: u64,
+    notes: Vec<String>,
 }
 
 /// The router as the wings share it.
@@ -167,6 +172,7 @@ impl Relay {
             armed: None,
             due_earlier: false,
             last_id: 0,
+            notes: Vec::new(),
         }
     }
 
@@ -184,9 +190,12 @@ impl Relay {
     pub fn set_own_name(&mut self, name: &PeerName) {
         self.me.host = name.to_string();
         self.me.hello.name = name.to_string();
+        let mut lines = Vec::new();
         for entry in self.local.values_mut() {
             *entry = roster::Entry::new(entry.info.clone(), name.as_str(), false);
+            lines.push(event_line("session_renamed", &entry.view));
         }
+        lines.into_iter().for_each(|line| self.emit_line(line));
     }
 
     /// Changes what new links are told of this device.
@@ -213,6 +222,19 @@ impl Relay {
         }
         self.timer_waker = Some(cx.waker().clone());
         Poll::Pending
+    }
+
+    /// What belongs into the log since this was last asked: the router itself writes nothing, least
+    /// of all while its lock is held.
+    pub fn take_notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
+    }
+
+    fn note(&mut self, note: String) {
+        if self.notes.len() < MAX_NOTES {
+            self.notes.push(note);
+        }
+        self.due(Duration::ZERO);
     }
 
     /// Sees to it that the timer knows of something due at `at`.

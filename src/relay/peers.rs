@@ -1,14 +1,15 @@
 //! Pinned peers: who there is, and what the dialler waits for.
 
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use serde_json::json;
 
 use super::roster::Entry;
-use super::{Peer, Relay};
+use super::{LinkId, Peer, Relay};
 use crate::identity::Fingerprint;
 use crate::trust::Grant;
+use crate::wire::control::event_line;
 use crate::wire::error::{Code, Failure};
 use crate::wire::ids::PeerName;
 use crate::wire::link::ByeReason;
@@ -38,6 +39,9 @@ pub enum Dialling {
     Gone,
 }
 
+/// Tasks that wait for a link to one peer, before those that have given up are weeded out.
+const MAX_WAITING: usize = 64;
+
 impl Relay {
     /// A peer is pinned, or what is kept of it has changed.
     pub fn set_peer(&mut self, fingerprint: Fingerprint, name: PeerName, grant: Grant, removed: bool) {
@@ -58,12 +62,24 @@ impl Relay {
         (peer.grant, peer.removed) = (grant, removed);
         if peer.name != name {
             peer.name = name;
-            for link in self.links.values_mut().filter(|link| link.peer == fingerprint) {
-                for entry in link.sessions.values_mut() {
-                    *entry = Entry::new(entry.info.clone(), &host, true);
+            let current = peer.current;
+            self.rename_sessions(fingerprint, current, &host);
+        }
+    }
+
+    fn rename_sessions(&mut self, peer: Fingerprint, current: Option<LinkId>, host: &str) {
+        let mut lines = Vec::new();
+        for (id, link) in self.links.iter_mut().filter(|(_, link)| link.peer == peer) {
+            link.roster = 0;
+            for entry in link.sessions.values_mut() {
+                *entry = Entry::new(entry.info.clone(), host, true);
+                link.roster += entry.size();
+                if Some(*id) == current {
+                    lines.push(event_line("session_renamed", &entry.view));
                 }
             }
         }
+        lines.into_iter().for_each(|line| self.emit_line(line));
     }
 
     /// A peer is not trusted any more: its links are told and cut. Whether one was live.
@@ -71,7 +87,7 @@ impl Relay {
         let was_live = self.end_links_of(fingerprint, ByeReason::Unpaired, now);
         if let Some(mut peer) = self.peers.remove(&fingerprint) {
             super::queue::wake(&mut peer.unlinked);
-            peer.linked.into_iter().for_each(std::task::Waker::wake);
+            peer.linked.into_iter().for_each(Waker::wake);
         }
         was_live
     }
@@ -108,8 +124,9 @@ impl Relay {
         let before = std::mem::replace(&mut peer.why, why).map(|why| why.code);
         let Some(why) = peer.why.clone() else { return };
         if matches!(why.code, Code::NotPaired | Code::FingerprintMismatch) && before != Some(why.code) {
-            tracing::warn!(peer = %peer.name, %fingerprint, reason = %why.message, "a peer cannot be linked to");
+            let note = format!("{} ({fingerprint}) cannot be linked to: {}", peer.name, why.message);
             let data = json!({"host": peer.name, "message": why.message, "hint": why.hint});
+            self.note(note);
             self.emit("error", &data);
         }
     }
@@ -130,6 +147,10 @@ impl Relay {
         match self.peers.get_mut(&fingerprint).filter(|peer| peer.current.is_none()) {
             Some(peer) => {
                 peer.linked.retain(|waker| !waker.will_wake(cx.waker()));
+                if peer.linked.len() >= MAX_WAITING {
+                    // Those who still wait come back; those who have given up are gone with this.
+                    peer.linked.drain(..).for_each(Waker::wake);
+                }
                 peer.linked.push(cx.waker().clone());
                 Poll::Pending
             }

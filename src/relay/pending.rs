@@ -64,6 +64,8 @@ pub struct Call {
     pub deadline: Duration,
     /// How long was waited then, for the message.
     pub timeout: Duration,
+    /// By how much the deadline may still be moved.
+    pub extensible: Duration,
     /// Size of the command, held until the outcome.
     pub bytes: usize,
 }
@@ -101,9 +103,11 @@ impl Pending {
         self.calls.get(&id)
     }
 
-    /// Moves a call's deadline.
+    /// Moves a call's deadline, as far as it may be moved.
     pub fn extend(&mut self, id: CallId, by: Duration) {
         if let Some(call) = self.calls.get_mut(&id) {
+            let by = by.min(call.extensible);
+            call.extensible -= by;
             self.deadlines.remove(&(call.deadline, id));
             call.deadline += by;
             call.timeout += by;

@@ -65,7 +65,7 @@ impl Outbox {
     /// Queues a line.
     ///
     /// # Errors
-    /// [`Full`] when the outbox or the budget of all has no room; a first line always has.
+    /// [`Full`] when the outbox (a first line always fits) or the budget of all has no room.
     pub fn push(&mut self, line: Bytes) -> Result<(), Full> {
         if !self.lines.is_empty() && self.bytes + line.len() > self.limit {
             return Err(Full);
@@ -136,11 +136,22 @@ pub enum Lane {
     Answer(u64),
 }
 
+/// Most messages of several frames that are under way at once. A receiver bounds what it holds of
+/// unfinished ones ([`Limits`](crate::wire::frames::Limits)), so the sender must stay well below.
+const MAX_STARTED: usize = 32;
+/// Bytes that an outbox has beyond its limit and the budget of all for what a link cannot do
+/// without: its state, heartbeats, cancels and refusals.
+const RESERVE: usize = 4 * 1024 * 1024;
+
 /// Messages that wait for one peer link, cut into frames as they leave.
 #[derive(Debug)]
 pub struct LinkOutbox {
     lanes: HashMap<Lane, VecDeque<Outgoing>>,
     turns: VecDeque<Lane>,
+    /// Lanes whose next message has several frames, while enough such messages are under way.
+    parked: VecDeque<Lane>,
+    started: usize,
+    reserved: usize,
     next_number: u32,
     bytes: usize,
     limit: usize,
@@ -152,12 +163,25 @@ pub struct LinkOutbox {
 struct Outgoing {
     number: u32,
     rest: Bytes,
+    started: bool,
+    reserved: bool,
 }
 
 impl LinkOutbox {
     /// An outbox for `limit` bytes, within the budget of all.
     pub fn new(limit: usize, budget: Budget) -> Self {
-        Self { lanes: HashMap::new(), turns: VecDeque::new(), next_number: 0, bytes: 0, limit, budget, waker: None }
+        Self {
+            lanes: HashMap::new(),
+            turns: VecDeque::new(),
+            parked: VecDeque::new(),
+            started: 0,
+            reserved: 0,
+            next_number: 0,
+            bytes: 0,
+            limit,
+            budget,
+            waker: None,
+        }
     }
 
     /// Queues a message on its lane.
@@ -170,15 +194,32 @@ impl LinkOutbox {
         }
         self.budget.take(message.len())?;
         self.bytes += message.len();
+        self.enqueue(lane, message, false);
+        Ok(())
+    }
+
+    /// Queues what the link cannot do without, beyond the limit.
+    ///
+    /// # Errors
+    /// [`Full`] when even the reserve has no room: the peer has stopped reading.
+    pub fn push_reserved(&mut self, lane: Lane, message: Bytes) -> Result<(), Full> {
+        if self.reserved + message.len() > RESERVE {
+            return Err(Full);
+        }
+        self.reserved += message.len();
+        self.enqueue(lane, message, true);
+        Ok(())
+    }
+
+    fn enqueue(&mut self, lane: Lane, message: Bytes, reserved: bool) {
         let number = self.next_number;
         self.next_number = number.wrapping_add(1);
         let queue = self.lanes.entry(lane.clone()).or_default();
         if queue.is_empty() {
             self.turns.push_back(lane);
         }
-        queue.push_back(Outgoing { number, rest: message });
+        queue.push_back(Outgoing { number, rest: message, started: false, reserved });
         wake(&mut self.waker);
-        Ok(())
     }
 
     /// Appends frames of about `most` bytes to `out`; pending while nothing waits.
@@ -201,18 +242,35 @@ impl LinkOutbox {
         wake(&mut self.waker);
     }
 
+    /// Sends one frame of the lane whose turn it is; false when no lane has one.
     fn take_turn(&mut self, out: &mut BytesMut) -> bool {
         let Some(lane) = self.turns.pop_front() else { return false };
         let Some(queue) = self.lanes.get_mut(&lane) else { return true };
-        if let Some(message) = queue.front_mut() {
-            let part = message.rest.split_to(message.rest.len().min(MAX_PAYLOAD));
-            let last = message.rest.is_empty();
-            encode(out, message.number, &part, last);
+        let Some(message) = queue.front_mut() else { return true };
+        let is_long = message.rest.len() > MAX_PAYLOAD;
+        if is_long && !message.started {
+            if self.started >= MAX_STARTED {
+                self.parked.push_back(lane);
+                return true;
+            }
+            message.started = true;
+            self.started += 1;
+        }
+        let part = message.rest.split_to(message.rest.len().min(MAX_PAYLOAD));
+        let last = message.rest.is_empty();
+        encode(out, message.number, &part, last);
+        if message.reserved {
+            self.reserved -= part.len();
+        } else {
             self.bytes -= part.len();
             self.budget.give_back(part.len());
-            if last {
-                queue.pop_front();
+        }
+        if last {
+            if message.started {
+                self.started -= 1;
+                self.turns.extend(self.parked.pop_front());
             }
+            queue.pop_front();
         }
         if queue.is_empty() {
             self.lanes.remove(&lane);
@@ -263,6 +321,38 @@ mod tests {
         outbox.push(Lane::Answer(1), vec![b'x'; 1 << 20].into()).unwrap();
         outbox.push(Lane::Answer(2), Bytes::from_static(b"small")).unwrap();
         assert_eq!(drain(&mut outbox, 1).first().unwrap(), "small");
+    }
+
+    #[test]
+    fn however_many_long_messages_wait_the_receiver_can_hold_what_is_under_way() {
+        let mut outbox = LinkOutbox::new(1 << 26, Budget::new(1 << 26));
+        for n in 0..200 {
+            outbox.push(Lane::Answer(n), vec![b'x'; 2 * MAX_PAYLOAD].into()).unwrap();
+        }
+        outbox.push(Lane::Heartbeat, Bytes::from_static(b"small")).unwrap();
+        let mut decoder = FrameDecoder::new(Limits::for_messages_of(8 << 20));
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut out = BytesMut::new();
+        let mut seen = 0;
+        while outbox.poll_fill(&mut out, 1, &mut cx).is_ready() {
+            decoder.buffer().extend_from_slice(&out.split());
+            while let Some(message) = decoder.next_message().unwrap() {
+                assert!(message != "small" || seen < 40, "what is small does not wait for the rest");
+                seen += 1;
+            }
+        }
+        assert_eq!(seen, 201);
+        assert!(outbox.parked.is_empty() && outbox.started == 0);
+    }
+
+    #[test]
+    fn what_a_link_cannot_do_without_has_room_when_all_else_is_full() {
+        let mut outbox = LinkOutbox::new(10, Budget::new(5));
+        assert_eq!(outbox.push(Lane::Answer(1), Bytes::from_static(b"123456")), Err(Full));
+        outbox.push_reserved(Lane::State, Bytes::from_static(b"123456")).unwrap();
+        assert_eq!(outbox.push_reserved(Lane::State, vec![0; RESERVE].into()), Err(Full));
+        assert_eq!(drain(&mut outbox, 1000).len(), 1);
+        assert_eq!(outbox.reserved, 0);
     }
 
     #[test]

@@ -45,14 +45,19 @@ impl Relay {
         }
         let interval = self.me.hello.heartbeat_interval.max(hello.heartbeat_interval.min(300)).max(1);
         if let Some(link) = self.links.get_mut(&id) {
+            if matches!(link.state, State::Ending { .. }) {
+                // This side's own hello had no room.
+                return;
+            }
             link.state = State::Live { instance: hello.instance };
             link.interval = Duration::from_secs(interval);
             link.next_ping = now;
             if !dialled {
                 link.dial = hello.dial;
             }
-            link.sessions =
-                hello.sessions.iter().map(|s| (s.session_id.clone(), Entry::new(s.clone(), &name, true))).collect();
+        }
+        for session in &hello.sessions {
+            self.note_session(id, Entry::new(session.clone(), &name, true));
         }
         if let Some(peer) = self.peers.get_mut(&peer) {
             peer.version = Some(hello.version.chars().take(32).collect());

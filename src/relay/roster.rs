@@ -30,6 +30,11 @@ impl Entry {
         };
         Self { view: to_json(&view).into(), info }
     }
+
+    /// About how many bytes it takes.
+    pub fn size(&self) -> usize {
+        2 * self.view.len()
+    }
 }
 
 /// Sessions of one machine, in the order of their ids.

@@ -307,6 +307,110 @@ fn what_comes_before_hello_ends_the_link() {
     assert_eq!(messages(&mut relay, link), [LinkMessage::Bye(crate::wire::link::ByeReason::ProtocolError)]);
 }
 
+#[test]
+fn a_line_break_between_members_fails_its_own_call_and_not_the_link() {
+    let mut relay = relay(1, 1);
+    pin(&mut relay, 2);
+    relay.session_added(session("mine"));
+    let link = link(&mut relay, 2, &["s"]);
+    messages(&mut relay, link);
+    let client = relay.open_client();
+    let broken = control::Relay { command: Bytes::from_static(b"{\r\"type\":\"abort\"}"), ..request("s", 1) };
+    ask_with(&mut relay, client, broken, 1, Duration::ZERO);
+    assert_eq!(lines(&mut relay, client)[0]["code"], "invalid_request");
+    assert!(messages(&mut relay, link).is_empty() && relay.pending.is_empty());
+
+    let command = Bytes::from_static(br#"{"type":"abort"}"#);
+    let rpc = Rpc { id: 5, target: "mine".into(), command, wait_until: None, timeout_ms: None };
+    relay.link_message(link, LinkMessage::Rpc(rpc), Duration::ZERO);
+    let SessionWork::Call { call, .. } = work(&mut relay).remove(0) else { panic!("no call") };
+    relay.session_answered(call, Ok((Bytes::from_static(b"{\r}"), None)), Duration::ZERO);
+    let answers = messages(&mut relay, link);
+    let [LinkMessage::RpcResponse { id: 5, outcome: Outcome::Failed(failure) }] = &answers[..] else {
+        panic!("{answers:?}");
+    };
+    assert_eq!(failure.code, Code::SessionRefused);
+    assert!(relay.is_linked(device(2)));
+}
+
+#[test]
+fn a_pinned_petname_goes_before_this_machines_own_name() {
+    let mut relay = relay(1, 1);
+    relay.set_peer(device(2), "here".parse().unwrap(), Grant::Full, false);
+    let link = link(&mut relay, 2, &["s"]);
+    messages(&mut relay, link);
+    let client = relay.open_client();
+    ask_with(&mut relay, client, control::Relay { peer: Some("here".into()), ..request("s", 1) }, 1, Duration::ZERO);
+    assert!(matches!(&messages(&mut relay, link)[..], [LinkMessage::Rpc(_)]));
+}
+
+#[test]
+fn a_peer_may_keep_few_links_open_beside_the_one_that_is_used() {
+    let mut relay = relay(1, 1);
+    pin(&mut relay, 2);
+    link(&mut relay, 2, &[]);
+    for port in 10..40 {
+        let id = relay.open_link(device(2), false, facts(port), Duration::ZERO).unwrap();
+        relay.link_message(id, hello_from(2, true, &[]), Duration::ZERO);
+    }
+    assert!(relay.links.len() <= 6, "{}", relay.links.len());
+    assert!(relay.is_linked(device(2)));
+}
+
+#[test]
+fn a_peer_speaks_with_codes_of_its_own_side_alone_and_extends_a_call_within_bounds() {
+    let mut relay = relay(1, 1);
+    pin(&mut relay, 2);
+    let link = link(&mut relay, 2, &["s"]);
+    let client = relay.open_client();
+    let request = control::Relay { timeout_ms: Some(1000), ..request("s", 1) };
+    ask_with(&mut relay, client, request, 1, Duration::ZERO);
+    let id = messages(&mut relay, link).into_iter().find_map(rpc_id).unwrap();
+    for _ in 0..100 {
+        let progress = LinkMessage::RpcProgress { id, code: Code::NeedsApproval, extend_ms: 60_000 };
+        relay.link_message(link, progress, Duration::ZERO);
+    }
+    assert_eq!(relay.pending.next_deadline(), Some(121 * SECOND));
+    let far = Failure::new(Code::DaemonNotRunning, "x");
+    relay.link_message(link, LinkMessage::RpcResponse { id, outcome: Outcome::Failed(far) }, Duration::ZERO);
+    assert_eq!(lines(&mut relay, client)[0]["code"], "other");
+}
+
+#[test]
+fn what_is_kept_of_a_peers_sessions_is_bounded_in_bytes() {
+    let mut relay = relay(1, 1);
+    pin(&mut relay, 2);
+    let link = link(&mut relay, 2, &[]);
+    for n in 0..5000 {
+        let long = "\u{1}".repeat(64);
+        let info = SessionInfo { name: long.clone(), aliases: vec![long; 16], ..session(&format!("s{n}")) };
+        relay.link_message(link, LinkMessage::SessionAdded(info), Duration::ZERO);
+    }
+    let kept = relay.links[&link].sessions.len();
+    assert!(kept > 100 && relay.links[&link].roster <= 4 << 20, "{kept}");
+    for n in 0..5000 {
+        let id = format!("s{n}").parse().unwrap();
+        relay.link_message(link, LinkMessage::SessionRemoved(id), Duration::ZERO);
+    }
+    assert_eq!((relay.links[&link].roster, relay.remote.is_empty()), (0, true));
+}
+
+#[test]
+fn another_petname_is_told_with_its_sessions_and_stray_answers_are_noted_once() {
+    let mut relay = relay(1, 1);
+    pin(&mut relay, 2);
+    let link = link(&mut relay, 2, &["s"]);
+    let client = relay.open_client();
+    relay.subscribe(client);
+    relay.set_peer(device(2), "desk".parse().unwrap(), Grant::Full, false);
+    let told = lines(&mut relay, client);
+    assert_eq!((&told[0]["event"], &told[0]["data"]["host"]), (&"session_renamed".into(), &"desk".into()));
+    for id in 0..1000 {
+        relay.link_message(link, LinkMessage::RpcResponse { id, outcome: answer("x") }, Duration::ZERO);
+    }
+    assert_eq!(relay.take_notes().len(), 1);
+}
+
 /// One step of a random history.
 #[derive(Debug, Clone)]
 enum Step {
