@@ -1,5 +1,7 @@
 //! Links between real daemons: how they come about, end, come back, and what they carry.
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
@@ -7,6 +9,7 @@ use pi_remote::session::fake::FakeSession;
 use serde_json::{Value, json};
 
 use crate::support::instant::{Machine, Stop, pair as pair_machines};
+use crate::support::peer::HandPeer;
 use crate::support::proxy::{End, Proxy};
 use crate::support::{Control, TestDaemon, TestPair, eventually, pair, within};
 
@@ -254,4 +257,83 @@ fn leave_stale(a: &mut Machine, b: &mut Machine, proxies: &[Proxy], round: usize
         lost.control().ask(json!({"type": "/refresh-daemon"}));
     }
     settles(a, b, proxies, Duration::from_secs(4))
+}
+
+/// A paired peer that is reached nowhere yet, and these addresses of it.
+fn paired_at(addresses: &[String]) -> TestDaemon {
+    let daemon = TestDaemon::start("laptop");
+    HandPeer::new().pair(&daemon, "desktop");
+    let own = format!("127.0.0.1:{}", daemon.port().unwrap());
+    let add: Vec<&str> = addresses.iter().map(|a| if a == "own" { own.as_str() } else { a }).collect();
+    let answer = daemon.ask(json!({"type": "peer_address", "peer": "desktop", "add": add}));
+    assert_eq!(answer["success"], true, "{answer}");
+    daemon
+}
+
+#[test]
+fn an_address_that_is_this_machine_itself_neither_slows_dialling_nor_hides_what_is_wrong() {
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let daemon = paired_at(&["own".into(), closed.clone()]);
+    // Each round it meets itself once.
+    within(Duration::from_secs(8), "it is dialled at the usual pace", || {
+        let status = daemon.ask(json!({"type": "status"}));
+        status["data"]["refused"]["count"].as_u64() >= Some(3)
+    });
+    let why = daemon.peer("desktop")["why"].clone();
+    assert!(words(&why).contains(&format!("connect ECONNREFUSED {closed}")), "{why}");
+}
+
+#[test]
+fn an_alert_from_the_path_is_no_word_of_the_peer() {
+    let impostor = TcpListener::bind("127.0.0.1:0").unwrap();
+    let daemon = paired_at(&[impostor.local_addr().unwrap().to_string()]);
+    let begun = Instant::now();
+    for round in 0..3 {
+        let (mut tcp, _) = impostor.accept().unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(8), "dialled seldom: {round}");
+        let _ = tcp.read(&mut [0; 4096]);
+        // access_denied, fatal, in plaintext.
+        tcp.write_all(&[0x15, 3, 3, 0, 2, 2, 0x31]).unwrap();
+    }
+    let why = daemon.peer("desktop")["why"].clone();
+    assert!(words(&why).contains("before the other side had proven who it is"), "{why}");
+    assert!(!words(&why).contains("trust"), "{why}");
+}
+
+#[test]
+fn another_tls_server_at_an_old_address_does_not_slow_dialling() {
+    let mut other = HandPeer::new();
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    let foreign = rcgen::CertificateParams::default().self_signed(&key).unwrap();
+    other.certificate = foreign.der().clone();
+    let listener = other.listen();
+    let daemon = paired_at(&[listener.local_addr().unwrap().to_string()]);
+    let begun = Instant::now();
+    for round in 0..3 {
+        assert!(other.accept(&listener).is_err(), "nobody links to a stranger");
+        assert!(begun.elapsed() < Duration::from_secs(8), "dialled seldom: {round}");
+    }
+    let why = daemon.peer("desktop")["why"].clone();
+    assert!(words(&why).contains("whose key is not Ed25519"), "{why}");
+}
+
+#[test]
+fn devices_with_other_limits_stay_linked() {
+    let daemon = TestDaemon::start_with("laptop", &[], json!({"messageLimit": 65536}));
+    let peer = HandPeer::paired(&daemon, "desktop");
+    let many: Vec<String> = (0..5000).map(|n| format!("s-{n}")).collect();
+    let mut link = peer.dial(&daemon);
+    link.send(&peer.hello(&many.iter().map(String::as_str).collect::<Vec<_>>()));
+    assert_eq!(link.until("hello")["messageLimit"], 65536, "it says what it takes");
+    link.ping();
+    assert_eq!(daemon.peer("desktop")["sessionCount"], 5000, "a hello fits");
+
+    let mut asking = daemon.control();
+    let read = json!({"type": "relay", "targetSessionId": "s-1", "rpcCommand": {"type": "get_message"}});
+    asking.send(&read);
+    let call = link.until("rpc");
+    link.answer(&call, json!({"type": "response", "data": "x".repeat(200_000)}));
+    link.ping();
+    let answer = asking.next();
+    assert!(answer["success"] == true || answer["code"] == "too_large", "{}", &answer.to_string()[..200]);
 }

@@ -74,7 +74,7 @@ pub(crate) fn looks_like_secret(word: &str) -> bool {
 
 /// Asks to join with a ticket.
 pub(crate) async fn join(client: &mut Client, ticket: String, terms: PairTerms) -> Result<Paired, Failure> {
-    let request = PairJoin { ticket, address: None, terms };
+    let request = PairJoin { ticket: ticket.into(), address: None, terms };
     let request = serde_json::to_value(request).map_err(|e| Failure::new(Code::Internal, e.to_string()))?;
     client.ask("pair_join", members(request), JOIN_DEADLINE).await
 }

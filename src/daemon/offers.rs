@@ -117,7 +117,7 @@ impl Offers {
             self.cancel(client);
             return Err(Failure::new(Code::Interrupted, "The offer was taken back"));
         }
-        Ok(Offer { ticket: ticket.encode().to_string(), expires_in_seconds: open_for.as_secs(), addresses })
+        Ok(Offer { ticket: ticket.encode().into(), expires_in_seconds: open_for.as_secs(), addresses })
     }
 
     fn open_window(

@@ -125,9 +125,9 @@ impl DeviceKey {
         self.certificate.clone()
     }
 
-    /// A copy of the private key; its owner wipes it.
-    pub fn private_key(&self) -> PrivateKeyDer<'static> {
-        PrivatePkcs8KeyDer::from(self.pkcs8.to_vec()).into()
+    /// The private key, lent: a copy of one's own would not be wiped when it is dropped.
+    pub fn private_key(&self) -> PrivateKeyDer<'_> {
+        PrivatePkcs8KeyDer::from(self.pkcs8.as_slice()).into()
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::tls::{Alpn, Authenticated, Expect, RefusedBy, TlsError};
+use super::tls::{Alpn, Authenticated, Expect, TlsError};
 use super::{Context, session};
 use crate::identity::{Fingerprint, random};
 use crate::relay::Dialling;
@@ -181,12 +181,14 @@ impl DialError {
                         "if that machine really has a new key: pair again with --replace PEER; if not, somebody answers in its place",
                     ),
                     TlsError::OwnKey => failure.hint("that address is this machine itself"),
-                    TlsError::PeerRefusedUs(RefusedBy::Trust) | TlsError::NotPinned { .. } => {
+                    TlsError::BadCertificate(_) | TlsError::UnprovenAlert => {
+                        failure.hint("something else answers at that address, or in its place")
+                    }
+                    TlsError::NotPinned { .. } => {
                         failure.hint("pair the two: `pi-remote pair --ticket` on one, `pi-remote pair --ticket -` on the other")
                     }
                     TlsError::PeerRefusedUs(_)
                     | TlsError::Timeout
-                    | TlsError::BadCertificate(_)
                     | TlsError::NoAlpn
                     | TlsError::WrongAlpn
                     | TlsError::Io(_)
@@ -201,12 +203,19 @@ impl DialError {
     fn weight(&self) -> u8 {
         match self {
             Self::NoAddress => 0,
-            Self::Resolve { .. } => 1,
-            Self::Connect { .. } => 2,
-            Self::Tls { source: TlsError::FingerprintMismatch { .. }, .. } => 5,
-            Self::Tls { source: TlsError::PeerRefusedUs(_) | TlsError::NotPinned { .. }, .. } => 4,
-            Self::Tls { .. } => 3,
+            // An address that is this machine itself tells nothing of the peer.
+            Self::Tls { source: TlsError::OwnKey, .. } => 1,
+            Self::Resolve { .. } => 2,
+            Self::Connect { .. } => 3,
+            Self::Tls { source: TlsError::FingerprintMismatch { .. }, .. } => 6,
+            Self::Tls { source: TlsError::PeerRefusedUs(_) | TlsError::NotPinned { .. }, .. } => 5,
+            Self::Tls { .. } => 4,
         }
+    }
+
+    /// Of two errors the one that tells more; of equals the later.
+    fn or_later(self, later: Self) -> Self {
+        if later.weight() >= self.weight() { later } else { self }
     }
 }
 
@@ -244,8 +253,7 @@ pub async fn dial(
         if let Ok(Some(Ok(ended))) = timeout(pause, trying.join_next()).await {
             match ended {
                 Ok(won) => return Ok(won),
-                Err(error) if error.weight() >= worst.weight() => worst = error,
-                Err(_) => {}
+                Err(error) => worst = worst.or_later(error),
             }
         }
     }
@@ -257,28 +265,31 @@ async fn dial_one(
     expect: Expect,
     alpn: Alpn,
 ) -> Result<Authenticated<TcpStream>, DialError> {
-    let mut failed = None;
+    let mut worst = DialError::NoAddress;
     for resolved in resolve(address).await? {
-        let shown = shown(address, resolved);
-        let tcp = match timeout(CONNECTING, TcpStream::connect(resolved)).await {
-            Ok(Ok(tcp)) => tcp,
-            Ok(Err(source)) => {
-                failed = Some(DialError::Connect { address: shown, source });
-                continue;
-            }
-            Err(_) => {
-                failed = Some(DialError::Connect { address: shown, source: io::ErrorKind::TimedOut.into() });
-                continue;
-            }
-        };
-        // Without it a small frame may wait for the acknowledgement of the one before.
-        let _ = tcp.set_nodelay(true);
-        match context.tls.connect(tcp, expect.clone(), alpn).await {
+        match dial_resolved(context, shown(address, resolved), resolved, expect.clone(), alpn).await {
             Ok(link) => return Ok(link),
-            Err(source) => failed = Some(DialError::Tls { address: shown, source }),
+            Err(error) => worst = worst.or_later(error),
         }
     }
-    Err(failed.unwrap_or(DialError::NoAddress))
+    Err(worst)
+}
+
+async fn dial_resolved(
+    context: &Context,
+    address: String,
+    resolved: SocketAddr,
+    expect: Expect,
+    alpn: Alpn,
+) -> Result<Authenticated<TcpStream>, DialError> {
+    let connecting = timeout(CONNECTING, TcpStream::connect(resolved)).await;
+    let tcp = match connecting.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+        Ok(tcp) => tcp,
+        Err(source) => return Err(DialError::Connect { address, source }),
+    };
+    // Without it a small frame may wait for the acknowledgement of the one before.
+    let _ = tcp.set_nodelay(true);
+    context.tls.connect(tcp, expect, alpn).await.map_err(|source| DialError::Tls { address, source })
 }
 
 fn shown(address: &str, resolved: SocketAddr) -> String {

@@ -12,9 +12,10 @@ use tokio::time::timeout;
 use tokio_rustls::TlsStream;
 
 use super::Context;
-use super::tls::{Authenticated, refused_by_peer};
+use super::tls::{Authenticated, RefusedBy, refused_by_peer};
 use crate::identity::Fingerprint;
 use crate::relay::{LinkEnd, LinkFacts, LinkId};
+use crate::wire::DEFAULT_MESSAGE_LIMIT;
 use crate::wire::frames::{FrameDecoder, Limits};
 use crate::wire::link::LinkMessage;
 
@@ -100,7 +101,9 @@ fn facts_of(link: &Authenticated<TcpStream>, context: &Context) -> Option<LinkFa
 
 async fn read_messages(read: &mut Read, link: &Closing<'_>, dialled: bool, facts: &LinkFacts) -> LinkEnd {
     let Closing { id, peer, greeted, context } = *link;
-    let limit = context.relay.lock().limits().message + ENVELOPE;
+    // A hello must fit however small this device's limit is, and an answer that does not fit it ends
+    // one call, not the link.
+    let limit = context.relay.lock().limits().message.max(DEFAULT_MESSAGE_LIMIT) + ENVELOPE;
     let mut frames = FrameDecoder::new(Limits::for_messages_of(limit));
     loop {
         match read.read_buf(frames.buffer()).await {
@@ -138,7 +141,8 @@ async fn read_messages(read: &mut Read, link: &Closing<'_>, dialled: bool, facts
 }
 
 fn read_failed(error: &io::Error) -> LinkEnd {
-    if refused_by_peer(error).is_some() {
+    // After the handshake alerts are encrypted, so this is the peer's own word.
+    if matches!(refused_by_peer(error), Some(RefusedBy::Trust | RefusedBy::Certificate)) {
         LinkEnd::Refused
     } else if error.kind() == io::ErrorKind::UnexpectedEof {
         LinkEnd::Lost("the other side vanished".into())

@@ -152,8 +152,10 @@ impl TlsIdentity {
     pub fn new(key: &DeviceKey) -> Result<Self, Failure> {
         let unusable = |e: rustls::Error| Failure::new(Code::Internal, format!("TLS cannot use the device's key: {e}"));
         let provider = provider().map_err(unusable)?;
-        let certified = CertifiedKey::from_der(vec![key.certificate()], key.private_key(), &provider);
-        let certified = Arc::new(certified.map_err(unusable)?);
+        // `CertifiedKey::from_der` wants a copy of the key's bytes, and drops it unwiped.
+        let signing = aws_lc_rs::sign::any_supported_type(&key.private_key()).map_err(unusable)?;
+        let certified = Arc::new(CertifiedKey::new(vec![key.certificate()], signing));
+        certified.keys_match().map_err(unusable)?;
         Ok(Self { limits: Limits::default(), provider, certified, own: key.fingerprint() })
     }
 
@@ -174,7 +176,12 @@ impl TlsIdentity {
             Err(_) => return Err(TlsError::Timeout),
             Ok(Err((error, mut stream))) => {
                 let _ = timeout(self.limits.linger, stream.shutdown()).await;
-                return Err(verifier.explain(error));
+                return Err(match verifier.explain(error) {
+                    // A server judges this device's certificate after the handshake, where its word is
+                    // encrypted; in here anybody on the path can have written it.
+                    TlsError::PeerRefusedUs(RefusedBy::Trust | RefusedBy::Certificate) => TlsError::UnprovenAlert,
+                    other => other,
+                });
             }
             Ok(Ok(stream)) => stream,
         };

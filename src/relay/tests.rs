@@ -34,6 +34,7 @@ fn relay(byte: u8, instance: u64) -> Relay {
         port: 1,
         addresses: vec![],
         heartbeat_interval: 15,
+        message_limit: 64 * 1024,
         features: vec![],
         allows: vec![],
         dial: 0,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{Code, Failure};
 use super::link::{WaitUntil, join, to_json};
+use super::secret::SecretText;
 
 /// A checked `relay` request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -319,7 +320,7 @@ pub struct PairOffer {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PairJoin {
     /// The offerer's ticket.
-    pub ticket: String,
+    pub ticket: SecretText,
     /// An address to try first, `host:port` (what ssh reached it at, say).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
@@ -347,7 +348,7 @@ pub struct PairTerms {
 #[serde(rename_all = "camelCase")]
 pub struct Offer {
     /// The ticket, a secret for as long as the window is open.
-    pub ticket: String,
+    pub ticket: SecretText,
     /// How long the window stays open.
     pub expires_in_seconds: u64,
     /// The addresses in it, `host:port`.
@@ -394,6 +395,19 @@ pub struct Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::request::Request;
+
+    #[test]
+    fn a_ticket_travels_and_is_in_no_debug_text() {
+        let join = r#"{"type":"pair_join","ticket":"pir1secret","as":"desktop","grant":"full"}"#;
+        let request = Request::read(&Bytes::from_static(join.as_bytes())).1.unwrap();
+        assert!(!format!("{request:?}").contains("secret") && format!("{request:?}").contains("desktop"));
+        let Request::PairJoin(join) = request else { panic!("not a pair_join") };
+        assert_eq!(&*join.ticket, "pir1secret");
+        let offer = Offer { ticket: join.ticket, expires_in_seconds: 1, addresses: vec![] };
+        assert!(!format!("{offer:?}").contains("secret"));
+        assert!(serde_json::to_string(&offer).unwrap().contains(r#""ticket":"pir1secret""#));
+    }
 
     #[test]
     fn answers_keep_the_originals_shape_and_echo_the_id() {

@@ -198,6 +198,17 @@ mod tests {
         assert_eq!(d.next_message(), Err(FrameError::Empty));
     }
 
+    #[test]
+    fn a_receiver_of_usual_messages_holds_64_under_way_and_a_65th_ends_it() {
+        let mut d = FrameDecoder::new(Limits::for_messages_of(8 * 1024 * 1024));
+        for n in 0..64 {
+            d.buffer().extend_from_slice(&frame(n, &vec![b'x'; MAX_PAYLOAD], false));
+            assert_eq!(d.next_message(), Ok(None), "message {n}");
+        }
+        d.buffer().extend_from_slice(&frame(64, b"x", false));
+        assert_eq!(d.next_message(), Err(FrameError::TooManyPartial(64)));
+    }
+
     proptest! {
         #[test]
         fn interleaved_messages_come_out_whole(

@@ -4,8 +4,10 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::error::Category;
 use serde_json::value::RawValue;
 
+use super::DEFAULT_MESSAGE_LIMIT;
 use super::error::{Code, Failure};
 use super::ids::SessionId;
 use super::session::Verb;
@@ -20,6 +22,8 @@ pub const MAX_ADDRESSES: usize = 8;
 pub const MAX_SESSIONS: usize = 10_000;
 /// Most aliases of one session that are kept.
 pub const MAX_ALIASES: usize = 16;
+/// Most verbs in a hello that are looked at.
+const MAX_VERBS: usize = 64;
 /// Most characters of a name or alias that are kept.
 pub const MAX_NAME: usize = 64;
 
@@ -57,11 +61,14 @@ pub struct Hello {
     /// Seconds between its heartbeats; the larger of both sides' counts.
     #[serde(default)]
     pub heartbeat_interval: u64,
+    /// Longest command or answer that it takes, in bytes; what is longer is not to be sent to it.
+    #[serde(default = "default_message_limit")]
+    pub message_limit: u64,
     /// Optional abilities, by name.
     #[serde(default)]
     pub features: Vec<String>,
-    /// What the receiver may do there.
-    #[serde(default)]
+    /// What the receiver may do there; verbs that this version does not know are left out.
+    #[serde(default, deserialize_with = "known_verbs")]
     pub allows: Vec<Verb>,
     /// Of a dialler: which of its links this is, counted up, so that both sides know the newer of two.
     #[serde(default)]
@@ -72,6 +79,15 @@ pub struct Hello {
     /// Its sessions, as far as the receiver may list them; those that break a rule are left out.
     #[serde(default, deserialize_with = "valid_sessions")]
     pub sessions: Vec<SessionInfo>,
+}
+
+fn default_message_limit() -> u64 {
+    DEFAULT_MESSAGE_LIMIT as u64
+}
+
+fn known_verbs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Verb>, D::Error> {
+    let raw = Vec::<&RawValue>::deserialize(deserializer)?;
+    Ok(raw.into_iter().take(MAX_VERBS).filter_map(|r| serde_json::from_str(r.get()).ok()).collect())
 }
 
 fn valid_sessions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SessionInfo>, D::Error> {
@@ -120,6 +136,16 @@ pub enum WaitUntil {
     MessageProcessed,
     /// When the session's turn has ended.
     TurnEnd,
+    /// On a link: a moment that this version does not know, from a newer one. The call is to be
+    /// refused; a client that asks for it is.
+    #[serde(skip_deserializing)]
+    Unknown,
+}
+
+impl WaitUntil {
+    fn read(raw: &RawValue) -> Self {
+        serde_json::from_str(raw.get()).unwrap_or(Self::Unknown)
+    }
 }
 
 /// A call to a session on the receiver's machine.
@@ -192,12 +218,17 @@ pub enum LinkMessage {
     Unknown,
 }
 
-/// A message that breaks the rules; the link ends with it.
+/// A message that breaks the rules; the link ends with it. Its words hold nothing that the peer chose.
 #[derive(Debug, thiserror::Error)]
 pub enum BadMessage {
-    /// Not JSON, or a member of the wrong type.
-    #[error("not a message of this protocol: {0}")]
-    Json(#[from] serde_json::Error),
+    /// Not JSON, or a member of the wrong type. The parser's own words quote the message.
+    #[error("not a message of this protocol: {what} at column {column}")]
+    Json {
+        /// What is wrong with it.
+        what: &'static str,
+        /// Where, in bytes from 1; a message is one line.
+        column: usize,
+    },
     /// Not UTF-8.
     #[error("not UTF-8")]
     Utf8(#[from] std::str::Utf8Error),
@@ -212,6 +243,18 @@ pub enum BadMessage {
         /// The member.
         member: &'static str,
     },
+}
+
+impl From<serde_json::Error> for BadMessage {
+    fn from(error: serde_json::Error) -> Self {
+        let what = match error.classify() {
+            Category::Io => "unreadable",
+            Category::Syntax => "not JSON",
+            Category::Data => "a member of the wrong type, missing or repeated",
+            Category::Eof => "cut short",
+        };
+        Self::Json { what, column: error.column() }
+    }
 }
 
 /// The types that this version knows.
@@ -239,7 +282,8 @@ struct Wire<'a> {
     target_session_id: Option<Cow<'a, str>>,
     #[serde(borrow)]
     command: Option<&'a RawValue>,
-    wait_until: Option<WaitUntil>,
+    #[serde(borrow)]
+    wait_until: Option<&'a RawValue>,
     timeout_ms: Option<u64>,
     #[serde(borrow)]
     response: Option<&'a RawValue>,
@@ -293,7 +337,7 @@ impl LinkMessage {
                 id: need(wire.id, "rpc", "id")?,
                 target: need(wire.target_session_id, "rpc", "targetSessionId")?.into_owned(),
                 command: slice(need(wire.command, "rpc", "command")?),
-                wait_until: wire.wait_until,
+                wait_until: wire.wait_until.map(WaitUntil::read),
                 timeout_ms: wire.timeout_ms,
             }),
             "rpc_progress" => Self::RpcProgress {
@@ -412,6 +456,7 @@ mod tests {
             port: 7433,
             addresses: vec!["192.0.2.1:7433".into()],
             heartbeat_interval: 15,
+            message_limit: 65_536,
             features: vec![],
             allows: vec![Verb::Read],
             dial: 3,
@@ -457,6 +502,25 @@ mod tests {
     }
 
     #[test]
+    fn verbs_and_moments_of_a_later_version_end_no_link() {
+        let decode = |text: &'static str| LinkMessage::decode(&Bytes::from(text)).unwrap();
+        let hello = r#"{"type":"hello","instance":1,"allows":["list","dance",{"send":1},"send"]}"#;
+        let LinkMessage::Hello(hello) = decode(hello) else { panic!("no hello") };
+        assert_eq!(hello.allows, [Verb::List, Verb::Send]);
+        assert_eq!(hello.message_limit, 8 << 20, "what an earlier version takes");
+        for (until, read) in [
+            ("\"turn_end\"", Some(WaitUntil::TurnEnd)),
+            ("\"later\"", Some(WaitUntil::Unknown)),
+            ("{\"event\":5}", Some(WaitUntil::Unknown)),
+            ("null", None),
+        ] {
+            let text = format!(r#"{{"type":"rpc","id":1,"targetSessionId":"s","command":{{}},"waitUntil":{until}}}"#);
+            let LinkMessage::Rpc(rpc) = LinkMessage::decode(&Bytes::from(text)).unwrap() else { panic!("no call") };
+            assert_eq!(rpc.wait_until, read, "{until}");
+        }
+    }
+
+    #[test]
     fn sessions_that_break_the_id_rule_are_left_out_and_long_names_cut() {
         let text = format!(
             r#"{{"type":"hello","instance":1,"sessions":[{{"sessionId":"a/b","name":"x"}},{{"sessionId":"ok","name":"{}"}},5]}}"#,
@@ -486,6 +550,24 @@ mod tests {
             assert!(LinkMessage::decode(&Bytes::from(text)).is_err(), "{text}");
         }
         assert!(LinkMessage::decode(&Bytes::from_static(b"{\"type\":\"\xff\"}")).is_err());
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_message_is_told_without_quoting_it() {
+        let long = "\u{1b}]52;evil".repeat(100_000);
+        for text in [
+            format!(r#"{{"type":"bye","reason":{{"{long}":1}}}}"#),
+            format!(r#"{{"type":"rpc_response","id":1,"error":"{long}"}}"#),
+            format!(r#"{{"type":"hello","instance":"{long}"}}"#),
+            format!(r#"{{"type":"cancel","id":"{long}"}}"#),
+            format!(r#"{{"type":"heartbeat","ping":{long}}}"#),
+        ] {
+            let error = LinkMessage::decode(&Bytes::from(text)).unwrap_err();
+            assert!(std::error::Error::source(&error).is_none());
+            for told in [error.to_string(), format!("{error:?}")] {
+                assert!(told.len() < 200 && !told.contains("evil"), "{}", &told[..200.min(told.len())]);
+            }
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub mod ids;
 pub mod lines;
 pub mod link;
 pub mod request;
+pub mod secret;
 pub mod session;
 
 pub use error::{Code, Failure};

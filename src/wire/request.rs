@@ -293,6 +293,7 @@ mod tests {
             (r#"{"type":"add_peer","host":5}"#, "host"),
             (r#"{"type":"relay","targetSessionId":"s"}"#, "rpcCommand"),
             (r#"{"type":"relay","targetSessionId":"s","rpcCommand":{},"waitUntil":"later"}"#, "waitUntil"),
+            (r#"{"type":"relay","targetSessionId":"s","rpcCommand":{},"waitUntil":"unknown"}"#, "waitUntil"),
             (r#"{"type":"relay","targetSessionId":"s","rpcCommand":{},"timeoutMs":-1}"#, "timeoutMs"),
         ] {
             let failure = read(text).1.unwrap_err();

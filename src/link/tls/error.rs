@@ -16,6 +16,10 @@ pub enum TlsError {
     /// The other side sent an alert that judges this device.
     #[error("{0}")]
     PeerRefusedUs(RefusedBy),
+    /// An alert came that judges this device's key, from whoever is on the path: the other side had
+    /// neither proven its own key nor seen this one.
+    #[error("an alert ended the handshake before the other side had proven who it is")]
+    UnprovenAlert,
     /// Another device answered than the one that was dialled.
     #[error("expected the device {expected}, but {seen} answered")]
     FingerprintMismatch {
@@ -71,16 +75,18 @@ impl From<&TlsError> for Failure {
     fn from(error: &TlsError) -> Self {
         let code = match error {
             TlsError::Timeout => Code::Timeout,
-            TlsError::PeerRefusedUs(RefusedBy::Trust | RefusedBy::Certificate)
-            | TlsError::NotPinned { .. }
-            | TlsError::OwnKey
-            | TlsError::BadCertificate(_) => Code::NotPaired,
+            TlsError::PeerRefusedUs(RefusedBy::Trust | RefusedBy::Certificate) | TlsError::NotPinned { .. } => {
+                Code::NotPaired
+            }
             TlsError::FingerprintMismatch { .. } => Code::FingerprintMismatch,
             TlsError::PeerRefusedUs(RefusedBy::Protocol | RefusedBy::Version)
             | TlsError::NoAlpn
             | TlsError::WrongAlpn
             | TlsError::Protocol(_) => Code::IncompatibleVersion,
-            TlsError::Io(_) => Code::Unreachable,
+            // Not the peer, and so no word of the peer's.
+            TlsError::UnprovenAlert | TlsError::OwnKey | TlsError::BadCertificate(_) | TlsError::Io(_) => {
+                Code::Unreachable
+            }
         };
         Self::new(code, error.to_string())
     }
