@@ -311,15 +311,18 @@ fn on_a_terminal_it_asks_for_the_grant_and_the_ticket() {
         )
     };
     let mut offering = terminal(&laptop.dir, "pair --ticket");
-    assert!(offering.until("[full]").contains("What may the other machine do here?"));
+    assert!(offering.until("[Y/n]").contains("which lets it run code"));
     offering.write("\n");
     let shown = offering.until("Ctrl-C takes it back.");
     let ticket = shown.split_whitespace().find_map(|word| word.find("pir1").map(|at| &word[at..])).unwrap();
     let ticket: String = ticket.chars().take_while(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_')).collect();
     assert!(shown.contains("\u{1b}[1m"), "a terminal is coloured: {shown:?}");
     let mut joining = terminal(&desktop.dir, "pair --ticket -");
-    joining.until("[full]");
-    joining.write("full\n");
+    joining.until("[Y/n]");
+    joining.write("what?\n");
+    joining.until("y or n");
+    joining.until("[Y/n]");
+    joining.write("y\n");
     joining.until("Paste the ticket:");
     joining.write(&format!("{ticket}\n"));
     assert!(joining.until("via ticket").contains("paired with laptop"));
@@ -330,13 +333,13 @@ fn on_a_terminal_it_asks_for_the_grant_and_the_ticket() {
     offering.end().ends(0);
 
     let mut refused = terminal(&desktop.dir, "pair --ticket -");
-    refused.until("[full]");
-    refused.write("read\n");
-    refused.until("error:");
+    refused.until("[Y/n]");
+    refused.write("no\n");
+    refused.until("nothing was paired");
     refused.wait_until_over();
-    refused.end().ends(2);
+    refused.end().ends(130);
     let mut left = terminal(&desktop.dir, "pair --ticket");
-    left.until("[full]");
+    left.until("[Y/n]");
     left.write("\u{3}");
     left.wait_until_over();
     left.end().ends(130);

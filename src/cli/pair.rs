@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 use super::output::{self, failure_json};
 use super::{Context, Error, daemon, input, members, peers, ssh};
 use crate::control::client::{Client, OWN_DEADLINE};
+use crate::pairing::ticket::Ticket;
 use crate::wire::control::{Offer, PairFailed, PairJoin, PairOffer, PairTerms, Paired};
 use crate::wire::{Code, Failure, PeerName};
 
@@ -153,10 +155,7 @@ fn way(args: &Args) -> Result<Way, Error> {
 async fn terms(cx: &Context, args: &Args) -> Result<PairTerms, Error> {
     let grant = match &args.grant {
         Some(grant) => grant.clone(),
-        None if input::is_interactive() => {
-            let answer = input::question(cx, "What may the other machine do here? [full]").await?;
-            if answer.is_empty() { "full".into() } else { answer }
-        }
+        None if input::is_interactive() => ask_grant(cx).await?,
         None => {
             return Err(Error::usage(
                 "without a terminal, --grant says what the other machine may do here",
@@ -169,6 +168,24 @@ async fn terms(cx: &Context, args: &Args) -> Result<PairTerms, Error> {
     }
     let petname = args.petname.as_ref().map(|name| name.as_str().to_owned());
     Ok(PairTerms { petname, replace: args.replace.clone(), grant })
+}
+
+/// Asks once what the other machine may do here; anything but a yes or a no is asked about again.
+async fn ask_grant(cx: &Context) -> Result<String, Error> {
+    cx.out.note("Paired, the other machine may do everything here that you can do with your sessions: list and");
+    cx.out.note("read them, and send to them, which lets it run code. (Narrower grants come later.)");
+    loop {
+        let answer = input::question(cx, "Give it that full access? [Y/n]").await?;
+        match answer.to_lowercase().as_str() {
+            "" | "y" | "yes" | "full" => return Ok("full".into()),
+            "n" | "no" | "none" => {
+                cx.out.note("nothing was paired");
+                return Err(Error::interrupted());
+            }
+            // What was pasted here too early is not repeated: it may be the ticket.
+            _ => cx.out.note("y or n; the ticket is asked for next"),
+        }
+    }
 }
 
 async fn offer(cx: &Context, terms: PairTerms, window: Option<Duration>) -> Result<(), Error> {
@@ -232,7 +249,7 @@ async fn join_from_stdin(cx: &Context, terms: PairTerms) -> Result<(), Error> {
     if input::is_interactive() {
         cx.out.ask("Paste the ticket:");
     }
-    let ticket = input::line(TICKET_LIMIT).await?.trim().to_owned();
+    let ticket = read_ticket(cx).await?;
     if ticket.is_empty() {
         return Err(Error::usage(
             "there is no ticket on stdin",
@@ -240,10 +257,28 @@ async fn join_from_stdin(cx: &Context, terms: PairTerms) -> Result<(), Error> {
         ));
     }
     let mut client = daemon::connect_or_start(cx).await?;
-    match join(&mut client, ticket, terms).await {
+    match join(&mut client, ticket.to_string(), terms).await {
         Ok(paired) => report(cx, &paired, true),
         Err(failure) => Err(failed(cx, failure)),
     }
+}
+
+/// A ticket from stdin, also one that was wrapped over several lines when it was copied.
+async fn read_ticket(cx: &Context) -> Result<Zeroizing<String>, Error> {
+    let mut ticket = Zeroizing::new(String::new());
+    while ticket.len() < TICKET_LIMIT {
+        let line = Zeroizing::new(input::line(TICKET_LIMIT).await?);
+        let is_last = line.trim().is_empty();
+        ticket.push_str(line.trim());
+        // One that is whole needs no more; one that never gets whole ends with a blank line or the input.
+        if ticket.parse::<Ticket>().is_ok() || (is_last && !ticket.is_empty()) || line.is_empty() {
+            break;
+        }
+        if input::is_interactive() {
+            cx.out.note("this is no whole ticket yet: paste the rest of it, or end with an empty line");
+        }
+    }
+    Ok(ticket)
 }
 
 fn window(text: &str) -> Result<Duration, String> {

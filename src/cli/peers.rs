@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use super::output::{Output, Style, Table, failure_json};
 use super::{Context, Error, members};
 use crate::wire::control::{Checks, PeerList, PeerView};
+use crate::wire::session::Verb;
 use crate::wire::{Code, Failure, PeerName};
 
 #[derive(Debug, clap::Args)]
@@ -51,7 +52,7 @@ pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
         return verify(cx).await;
     }
     match args.command {
-        None => cx.show("peers", Map::new(), |out, list: &PeerList| table(out, &list.peers)).await,
+        None => cx.show("peers", Map::new(), |out, list: &PeerList| all(out, &list.peers)).await,
         Some(PeersCommand::Show { peer }) => {
             let list: PeerList = cx.ask("peers", Map::new()).await?;
             one(cx.out, find(&list.peers, &peer)?)
@@ -76,15 +77,19 @@ pub(crate) fn find<'a>(peers: &'a [PeerView], text: &str) -> Result<&'a PeerView
 /// A peer in lines, as `pair` and `peers show` print it.
 pub(crate) fn details(peer: &PeerView) -> Table {
     let mut table = Table::new(&[]);
-    let mut row = |name: &str, value: &str| table.row([(Style::Bold, name), (Style::Plain, value)]);
-    row("name", &peer.name);
-    row("fingerprint", &peer.fingerprint);
-    row("addresses", &peer.addresses.join(", "));
-    row("state", &state(peer));
-    row("may here", &may_here(peer));
-    row("may there", &peer.may_there.join(", "));
-    row("version", peer.version.as_deref().unwrap_or("not seen yet"));
-    row("paired", &format!("{} via {}", peer.paired_at, peer.paired_via));
+    let connected = if peer.connected { Style::Good } else { Style::Bad };
+    let mut row = |name: &str, style: Style, value: &str| table.row([(Style::Bold, name), (style, value)]);
+    row("name", Style::Bold, &peer.name);
+    row("state", connected, &state(peer));
+    if let Some(why) = peer.why.as_ref().filter(|_| !peer.connected) {
+        row("why", Style::Plain, why);
+    }
+    row("may here", Style::Plain, &may_here(peer));
+    row("may there", Style::Plain, &may_there(peer));
+    row("fingerprint", Style::Plain, &peer.fingerprint);
+    row("addresses", Style::Plain, &peer.addresses.join(", "));
+    row("version", Style::Plain, peer.version.as_deref().unwrap_or("not seen yet"));
+    row("paired", Style::Plain, &format!("{} via {}", peer.paired_at, peer.paired_via));
     table
 }
 
@@ -100,26 +105,18 @@ fn one(out: Output, peer: &PeerView) -> Result<(), Error> {
     if out.json { out.json(&json!({ "peer": peer })) } else { out.table(&details(peer)) }
 }
 
-fn table(out: Output, peers: &[PeerView]) -> Result<(), Error> {
+fn all(out: Output, peers: &[PeerView]) -> Result<(), Error> {
     if peers.is_empty() {
         out.note("nothing is paired; see: pi-remote pair --help");
         return Ok(());
     }
-    let mut table =
-        Table::new(&["NAME", "STATE", "MAY HERE", "MAY THERE", "VERSION", "PAIRED", "ADDRESSES", "FINGERPRINT"]);
-    for peer in peers {
-        table.row([
-            (Style::Plain, &peer.name),
-            (if peer.connected { Style::Good } else { Style::Bad }, &state(peer)),
-            (Style::Plain, &may_here(peer)),
-            (Style::Plain, &peer.may_there.join(",")),
-            (Style::Plain, peer.version.as_deref().unwrap_or("-")),
-            (Style::Plain, &format!("{} {}", peer.paired_at, peer.paired_via)),
-            (Style::Plain, &peer.addresses.join(",")),
-            (Style::Plain, &peer.fingerprint),
-        ]);
+    for (n, peer) in peers.iter().enumerate() {
+        if n > 0 {
+            out.line("")?;
+        }
+        out.table(&details(peer))?;
     }
-    out.table(&table)
+    Ok(())
 }
 
 fn state(peer: &PeerView) -> String {
@@ -127,8 +124,19 @@ fn state(peer: &PeerView) -> String {
         return "connected".into();
     }
     let seen = peer.last_seen.as_ref().map(|at| format!(", last seen {at}")).unwrap_or_default();
-    let why = peer.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-    format!("not connected{seen}{why}")
+    format!("not connected{seen}")
+}
+
+/// What this device may do there, by the preset's name where it is one.
+fn may_there(peer: &PeerView) -> String {
+    let all = |verb: &Verb| peer.may_there.iter().any(|there| there == verb.as_str());
+    if Verb::ALL.iter().all(all) {
+        "full".into()
+    } else if peer.may_there.is_empty() {
+        "not said yet".into()
+    } else {
+        peer.may_there.join(", ")
+    }
 }
 
 fn may_here(peer: &PeerView) -> String {

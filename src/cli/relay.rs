@@ -89,8 +89,18 @@ pub(crate) async fn call(cx: &Context, call: Call<'_>) -> Result<Answer, Error> 
             failure.delivered(true)
         }
         _ => failure,
-    })?;
+    });
+    let raw = raw.map_err(|failure| in_words(failure, &target.shown, deadline - GRACE))?;
     answer(target.shown, raw)
+}
+
+/// A time-out in a user's words; the daemon keeps the original's.
+fn in_words(failure: Failure, target: &str, waited: Duration) -> Failure {
+    if failure.code != Code::Timeout {
+        return failure;
+    }
+    let message = format!("{target} did not answer within {}", humantime::format_duration(waited));
+    Failure { message, ..failure }
 }
 
 /// A message's text: its `content`, or the text blocks in it.

@@ -18,7 +18,6 @@ pub(crate) struct Args {
     /// An id, a unique prefix of one, a name, an alias, or PEER/ and one of these
     session: String,
     /// The message, or - to read it from stdin, where no other user sees it
-    #[arg(allow_hyphen_values = true)]
     message: String,
     /// Wait for the running turn's end instead of steering it
     #[arg(long)]

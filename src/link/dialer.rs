@@ -169,7 +169,8 @@ impl DialError {
                 Failure::new(Code::Unreachable, message).hint("the name is not known to this machine's resolver")
             }
             Self::Connect { source, .. } if source.kind() == io::ErrorKind::ConnectionRefused => {
-                Failure::new(Code::Unreachable, message).hint("the machine is up, but no daemon listens there")
+                Failure::new(Code::Unreachable, message)
+                    .hint("the machine is up, but no daemon listens there, or one that is paired with nobody any more")
             }
             Self::Connect { .. } => {
                 Failure::new(Code::Unreachable, message).hint("the machine is off, elsewhere, or behind a firewall")

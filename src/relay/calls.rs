@@ -492,8 +492,8 @@ fn disconnected(peer: &Peer, target: &str) -> Failure {
     };
     // That the two are not paired is for the user to mend; all else mends itself.
     let mend = why.hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
-    if why.code == Code::NotPaired {
-        return Failure::new(Code::NotPaired, message).delivered(false).hint(format!("{}{mend}", why.message));
+    if matches!(why.code, Code::NotPaired | Code::FingerprintMismatch) {
+        return Failure::new(why.code, message).delivered(false).hint(format!("{}{mend}", why.message));
     }
     let hint = format!("{}: {}{mend}", peer.name, why.message);
     Failure::new(Code::PeerDisconnected, message).delivered(false).hint(hint)
