@@ -4,8 +4,8 @@ use std::net::Ipv4Addr;
 use std::sync::Barrier;
 use std::time::Duration;
 
+use crate::support::peer::ALPN_PAIR;
 use pi_remote::pairing::ticket::{Secret, Ticket};
-use pi_remote::wire::link::ALPN_PAIR;
 use rustls::AlertDescription;
 use serde_json::{Value, json};
 
