@@ -4,12 +4,11 @@ use std::net::Ipv4Addr;
 use std::sync::Barrier;
 use std::time::Duration;
 
-use crate::support::peer::ALPN_PAIR;
 use pi_remote::pairing::ticket::{Secret, Ticket};
 use rustls::AlertDescription;
 use serde_json::{Value, json};
 
-use crate::support::peer::HandPeer;
+use crate::support::peer::{ALPN_PAIR, HandPeer};
 use crate::support::{Control, TestDaemon, TestPair, eventually, pair};
 
 /// An open window: the ticket, and the connection that keeps it open.
