@@ -264,7 +264,7 @@ impl StateDir {
             let _ = fchmod(&socket, PRIVATE);
             socket.bind(&SockAddr::unix(&path)?)?;
             std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-            socket.listen(128)?;
+            socket.listen(1024)?;
             socket.set_nonblocking(true)?;
             Ok(UnixListener::from(OwnedFd::from(socket)))
         };
@@ -461,7 +461,12 @@ fn cannot_open(path: &Path, errno: Errno) -> Failure {
 }
 
 fn failed(what: &str, path: &Path, error: &io::Error) -> Failure {
-    Failure::new(Code::Io, format!("cannot {what} {}: {error}", path.display()))
+    let failure = Failure::new(Code::Io, format!("cannot {what} {}: {error}", path.display()));
+    if error.kind() == ErrorKind::StorageFull {
+        failure.hint("make room on that disk, then try again")
+    } else {
+        failure
+    }
 }
 
 #[cfg(test)]

@@ -210,6 +210,25 @@ fn the_window_closes_when_its_client_goes_or_takes_it_back() {
 }
 
 #[test]
+fn a_receipt_that_comes_late_says_nothing_about_the_next_window() {
+    let (desktop, laptop) = (TestDaemon::start("desktop"), TestDaemon::start("laptop"));
+    let (ticket, offering) = offer(&desktop, json!({}));
+    let mut slow = HandPeer::new();
+    let listener = slow.listen();
+    let mut exchange = slow.join(&desktop, &ticket.parse().unwrap(), "slow");
+    let proven = exchange.joiner.take().unwrap().receive(&exchange.line().expect("pair4")).unwrap();
+    assert_eq!(pinned(&desktop), [slow.fingerprint().to_string()]);
+    drop(offering);
+    let (ticket, mut offering) = offer(&desktop, json!({}));
+    listener.accept().expect("it is dialled as soon as it is pinned");
+    exchange.send(&proven.confirm());
+    assert_eq!(exchange.line(), None);
+    assert_eq!(join(&laptop, &ticket, json!({}))["success"], true, "the second window is still open");
+    let paired = event(&mut offering);
+    assert_eq!(paired["data"]["peer"]["fingerprint"], laptop.fingerprint, "{paired}");
+}
+
+#[test]
 fn unpairing_the_last_peer_does_not_close_an_open_window() {
     let desktop = TestDaemon::start("desktop");
     let old = HandPeer::paired(&desktop, "old");

@@ -109,7 +109,7 @@ struct Target {
     peer: Option<String>,
     id: String,
     shown: String,
-    /// The peer is away: what to say if the daemon has no better words.
+    /// Nobody who is here has it: what to say if the daemon has no better words.
     away: Option<Failure>,
 }
 
@@ -130,6 +130,10 @@ async fn locate(client: &mut Client, text: &str, prefix: Prefix) -> Result<Targe
         Err(failure) if failure.code == Code::SessionNotFound => match text.split_once('/') {
             Some((peer, rest)) if list.sessions.iter().all(|session| session.host != peer) => {
                 at_peer_without_sessions(client, failure, peer, rest).await
+            }
+            // The id of a session on a peer that is away: the daemon remembers whose it was.
+            None if SessionId::is_valid(&text) => {
+                Ok(Target { peer: None, id: text.clone(), shown: text, away: Some(failure) })
             }
             _ => Err(failure),
         },

@@ -1,12 +1,13 @@
 //! Pairing at this daemon: the one window that may be open, and joining another's.
 
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 use zeroize::Zeroizing;
@@ -21,7 +22,7 @@ use crate::link::tls::{RefusedBy, TlsError};
 use crate::pairing::exchange::{Offerer, Parties, Reason};
 use crate::pairing::message::Info;
 use crate::pairing::ticket::{Secret, Ticket};
-use crate::pairing::window::{AttemptId, DEFAULT_OPEN, Ending, Offer as Offering, Refusal, Window};
+use crate::pairing::window::{AttemptId, DEFAULT_OPEN, EXCHANGE_TIME, Offer as Offering, Refusal, Window};
 use crate::relay::{ClientId, Shared};
 use crate::trust::store::{Address, AddressSource, NewPeer};
 use crate::trust::{Grant, Peer};
@@ -37,7 +38,7 @@ const LINKING: Duration = Duration::from_secs(3);
 
 /// Pairing's desk.
 pub(super) struct Offers {
-    open: Mutex<Option<Open>>,
+    slot: Mutex<Slot>,
     book: Arc<Book>,
     context: Context,
     dialer: Dialer,
@@ -46,13 +47,33 @@ pub(super) struct Offers {
     listening: watch::Receiver<usize>,
 }
 
+/// The window, and those before it.
+#[derive(Default)]
+struct Slot {
+    open: Option<Open>,
+    /// How many windows there have been: each has a number, so that what was begun for one never
+    /// meets another.
+    windows: u64,
+    /// Exchanges whose pin is stored, until it is known whether the joiner confirms.
+    won: HashMap<AttemptId, oneshot::Sender<bool>>,
+}
+
 /// The open window and whom it concerns.
 struct Open {
     window: Window,
     client: ClientId,
     id: Option<Bytes>,
     terms: Terms,
-    expiry: Option<AbortHandle>,
+    _expiry: Timer,
+}
+
+/// A task that ends with what it belongs to.
+struct Timer(AbortHandle);
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// What the user has decided about the other device, checked.
@@ -72,13 +93,13 @@ impl Offers {
         ports: Vec<SocketAddr>,
         listening: watch::Receiver<usize>,
     ) -> Self {
-        Self { open: Mutex::new(None), book, context, dialer, own, ports, listening }
+        Self { slot: Mutex::default(), book, context, dialer, own, ports, listening }
     }
 
     /// Whether a window is open.
     pub(super) fn is_open(&self) -> bool {
         let now = self.context.clock.now();
-        self.lock().as_ref().is_some_and(|open| open.window.is_open(now))
+        self.lock().open.as_ref().is_some_and(|open| open.window.is_open(now))
     }
 
     /// Opens a window; what becomes of it is told to `client`.
@@ -96,19 +117,14 @@ impl Offers {
             // Who will join is not known yet; a machine that is paired already keeps its name without.
             self.book.store().petname_for(&terms.peer(Fingerprint::from_bytes([0; 32]), "peer", Vec::new()))?;
         }
-        let now = self.context.clock.now();
         let open_for = request.window_seconds.map_or(DEFAULT_OPEN, Duration::from_secs);
         let secret = Zeroizing::new(random::<16>()?);
         let addresses = addresses::own(&self.ports);
-        let invalid = |error: &dyn std::fmt::Display| Failure::new(Code::InvalidRequest, error.to_string());
-        let ticket = Ticket::new(self.own, Secret::from_bytes(&secret), addresses.clone()).map_err(|e| invalid(&e))?;
-        let window =
-            Window::open(Offering::Ticket(Secret::from_bytes(&secret)), now, open_for).map_err(|e| invalid(&e))?;
-        self.open_window(client, reply, window, terms, open_for)?;
-        self.book.window_is(true);
+        let ticket = Ticket::new(self.own, Secret::from_bytes(&secret), addresses.clone()).map_err(invalid)?;
+        let number = self.open_window(client, reply, Secret::from_bytes(&secret), terms, open_for)?;
         let listens = timeout(LINKING, self.listening.clone().wait_for(|ports| *ports > 0)).await.is_ok();
         if !listens {
-            self.close(&Failure::new(Code::Io, "no port could be listened on"));
+            self.close(number, &Failure::new(Code::Io, "no port could be listened on"));
             return Err(Failure::new(Code::Io, "cannot listen for the other machine: another program has the port")
                 .hint("stop that program, or start the daemon with another --port"));
         }
@@ -120,36 +136,45 @@ impl Offers {
         Ok(Offer { ticket: ticket.encode().into(), expires_in_seconds: open_for.as_secs(), addresses })
     }
 
+    /// Opens a window and gives its number.
     fn open_window(
         self: &Arc<Self>,
         client: ClientId,
         reply: &ReplyTo,
-        window: Window,
+        secret: Secret,
         terms: Terms,
         open_for: Duration,
-    ) -> Result<(), Failure> {
+    ) -> Result<u64, Failure> {
         let mut slot = self.lock();
-        let expired = |open: &Open| open.window.ending(self.context.clock.now()) == Some(Ending::Expired);
-        if slot.as_ref().is_some_and(|open| !expired(open)) {
+        let now = self.context.clock.now();
+        if slot.open.as_ref().is_some_and(|open| open.window.is_open(now)) {
             return Err(Failure::new(Code::PairingBusy, "A pairing window is open already")
                 .hint("finish or interrupt the `pi-remote pair` that waits, then try again"));
         }
+        // The window of a client that has gone would stay: its going closes only what is there by then.
+        if !self.context.relay.lock().has_client(client) {
+            return Err(taken_back());
+        }
+        let number = slot.windows;
+        let window = Window::open(number, Offering::Ticket(secret), now, open_for).map_err(invalid)?;
+        slot.windows += 1;
         let offers = Arc::clone(self);
         let expiry = tokio::spawn(async move {
             sleep(open_for).await;
-            offers.close(
-                &Failure::new(Code::PairingExpired, "Nobody paired before the window closed")
-                    .hint("run `pi-remote pair --ticket` again"),
-            );
+            offers.close(number, &expired());
         });
-        *slot = Some(Open { window, client, id: reply.id.clone(), terms, expiry: Some(expiry.abort_handle()) });
-        Ok(())
+        let open = Open { window, client, id: reply.id.clone(), terms, _expiry: Timer(expiry.abort_handle()) };
+        // One whose time was over while its timer slept with the machine.
+        if let Some(late) = slot.open.replace(open) {
+            self.tell_failed(&late, &expired());
+        }
+        self.book.window_is(true);
+        Ok(number)
     }
 
     /// Closes the window that a client opened; false when it has none.
     pub(super) fn cancel(&self, client: ClientId) -> bool {
-        let mine = self.lock().as_ref().is_some_and(|open| open.client == client);
-        mine && self.close(&Failure::new(Code::Interrupted, "The offer was taken back"))
+        self.close_if(|open| open.client == client, &taken_back())
     }
 
     /// Pairs with who made a ticket.
@@ -173,27 +198,32 @@ impl Offers {
             known
                 .extend(ticket.addresses().iter().filter(|a| *a != reached).map(|a| address(a, AddressSource::Ticket)));
             known.truncate(MAX_ADDRESSES);
-            self.book.pin(terms.peer(offerer, &info.name, known))
+            let peer = self.book.pin(terms.peer(offerer, &info.name, known))?;
+            self.dialer.kick(offerer);
+            Ok(peer)
         };
         let own = self.info();
         let peer = join(&self.context, &ticket, &addresses, own_spki, &own, store).await.map_err(joining_failed)?;
-        self.dialer.kick(peer.fingerprint);
         wait_linked(&self.context.relay, peer.fingerprint).await;
         Ok(Paired { peer: view(&self.book, &self.context.relay, &peer), confirmed: true })
     }
 
-    /// Ends the window, if one is open, and says why. Whether one was.
-    fn close(&self, why: &Failure) -> bool {
-        let Some(mut open) = self.lock().take() else { return false };
-        let was_open = open.window.cancel(self.context.clock.now()) || why.code == Code::PairingExpired;
-        if let Some(expiry) = open.expiry.take().filter(|_| why.code != Code::PairingExpired) {
-            expiry.abort();
-        }
+    fn close(&self, number: u64, why: &Failure) -> bool {
+        self.close_if(|open| open.window.number() == number, why)
+    }
+
+    /// Ends the window, if it is one of these, and says why. Whether it was. One that was won is no
+    /// window any more.
+    fn close_if(&self, which: impl FnOnce(&mut Open) -> bool, why: &Failure) -> bool {
+        let mut slot = self.lock();
+        let Some(open) = slot.open.take_if(which) else { return false };
         self.book.window_is(false);
-        if was_open {
-            self.tell(open.client, open.id.as_ref(), "pair_failed", &to_json(&PairFailed { error: why.clone() }));
-        }
-        was_open
+        self.tell_failed(&open, why);
+        true
+    }
+
+    fn tell_failed(&self, open: &Open, why: &Failure) {
+        self.tell(open.client, open.id.as_ref(), "pair_failed", &to_json(&PairFailed { error: why.clone() }));
     }
 
     fn terms(&self, terms: &PairTerms) -> Result<Terms, Failure> {
@@ -222,8 +252,9 @@ impl Offers {
         tell(&self.context.relay, client, id, event, data);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Open>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Held before the pins and the relay are, never after.
+    fn lock(&self) -> MutexGuard<'_, Slot> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -246,7 +277,7 @@ impl Desk for Offers {
     fn begin(&self, from: SocketAddr, hello: Duration, parties: &Parties<'_>) -> Result<(AttemptId, Offerer), Refusal> {
         let now = self.context.clock.now();
         let mut slot = self.lock();
-        let open = slot.as_mut().ok_or(Refusal::Closed)?;
+        let open = slot.open.as_mut().ok_or(Refusal::Closed)?;
         let id = open.window.begin(from.ip(), hello, now)?;
         let Some(Offering::Ticket(secret)) = open.window.offer(now) else { return Err(Refusal::Closed) };
         let offerer = Offerer::by_ticket(secret, parties).map_err(|_| Refusal::Closed)?;
@@ -256,12 +287,8 @@ impl Desk for Offers {
     fn proven(&self, attempt: AttemptId, joiner: Fingerprint, info: &Info, from: SocketAddr) -> Result<Info, Failure> {
         let now = self.context.clock.now();
         let mut slot = self.lock();
-        let closed = || Failure::new(Code::PairingExpired, "The window is closed");
-        let open = slot.as_mut().ok_or_else(closed)?;
-        open.window.succeed(attempt, now).map_err(|_| closed())?;
-        if let Some(expiry) = open.expiry.take() {
-            expiry.abort();
-        }
+        let won = slot.open.take_if(|open| open.window.succeed(attempt, now).is_ok());
+        let open = won.ok_or_else(|| Failure::new(Code::PairingExpired, "The window is closed"))?;
         let mut known = addresses::of_peer(&info.host_ports(), from.ip());
         if info.port != 0 {
             let seen = SocketAddr::new(from.ip(), info.port).to_string();
@@ -271,40 +298,51 @@ impl Desk for Offers {
         known.truncate(MAX_ADDRESSES);
         let known = known.iter().map(|a| address(a, AddressSource::Hello)).collect();
         let pinned = self.book.pin(open.terms.peer(joiner, &info.name, known));
-        if let Err(failure) = pinned {
-            let (client, id) = (open.client, open.id.clone());
-            *slot = None;
-            drop(slot);
-            self.book.window_is(false);
-            self.tell(client, id.as_ref(), "pair_failed", &to_json(&PairFailed { error: failure.clone() }));
-            return Err(failure);
-        }
-        Ok(self.info())
-    }
-
-    fn done(&self, _attempt: AttemptId, joiner: Fingerprint, confirmed: bool) {
-        let Some(open) = self.lock().take() else { return };
         self.book.window_is(false);
-        let Some(peer) = self.book.store().get(joiner).cloned() else { return };
+        let peer = pinned.inspect_err(|failure| self.tell_failed(&open, failure))?;
         self.dialer.kick(joiner);
+        let (confirm, confirmed) = oneshot::channel();
+        slot.won.retain(|_, confirm| !confirm.is_closed());
+        slot.won.insert(attempt, confirm);
         let (book, relay) = (Arc::clone(&self.book), self.context.relay.clone());
         tokio::spawn(async move {
+            // Not confirmed either when the exchange was broken off and nobody says so.
+            let confirmed = timeout(EXCHANGE_TIME, confirmed).await.is_ok_and(|told| told == Ok(true));
             wait_linked(&relay, joiner).await;
             let paired = Paired { peer: view(&book, &relay, &peer), confirmed };
             tell(&relay, open.client, open.id.as_ref(), "paired", &to_json(&paired));
         });
+        Ok(self.info())
+    }
+
+    fn done(&self, attempt: AttemptId, _joiner: Fingerprint, confirmed: bool) {
+        if let Some(confirm) = self.lock().won.remove(&attempt) {
+            // Nobody waits for it any more when it comes too late.
+            let _ = confirm.send(confirmed);
+        }
     }
 
     fn failed(&self, attempt: AttemptId, why: Reason) {
         let now = self.context.clock.now();
         let mut slot = self.lock();
-        let Some(open) = slot.as_mut() else { return };
+        let Some(open) = slot.open.as_mut() else { return };
         let Some(failed) = open.window.fail(attempt, why, now) else { return };
-        let (client, id) = (open.client, open.id.clone());
-        drop(slot);
         let data = serde_json::json!({ "address": failed.from.to_string(), "reason": why.to_string() });
-        self.tell(client, id.as_ref(), "pair_attempt_failed", &to_json(&data));
+        self.tell(open.client, open.id.as_ref(), "pair_attempt_failed", &to_json(&data));
     }
+}
+
+fn invalid(error: impl std::fmt::Display) -> Failure {
+    Failure::new(Code::InvalidRequest, error.to_string())
+}
+
+fn taken_back() -> Failure {
+    Failure::new(Code::Interrupted, "The offer was taken back")
+}
+
+fn expired() -> Failure {
+    Failure::new(Code::PairingExpired, "Nobody paired before the window closed")
+        .hint("run `pi-remote pair --ticket` again")
 }
 
 /// Waits a moment for the first link to a new peer; without one by then, the answer says so.
@@ -340,5 +378,90 @@ fn joining_failed(error: JoinError) -> Failure {
         JoinError::Dial(error) => error.into_failure(),
         JoinError::Exchange(reason) => Failure::from(reason),
         JoinError::Here(failure) => failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::daemon::book::Notes;
+    use crate::identity::DeviceKey;
+    use crate::link::tls::{Pins, TlsIdentity};
+    use crate::relay::{Limits, Me, Relay};
+    use crate::state_dir::StateDir;
+    use crate::trust::Store;
+    use crate::wire::link::Hello;
+
+    /// The desk of a daemon that listens, and its clock.
+    fn desk() -> (tempfile::TempDir, Arc<Offers>, Clock) {
+        let temp = tempfile::tempdir().unwrap();
+        let key = DeviceKey::generate().unwrap();
+        let clock = Clock::manual(SystemTime::UNIX_EPOCH);
+        let hello = Hello {
+            instance: 1,
+            version: "1".into(),
+            name: "here".into(),
+            port: 0,
+            addresses: Vec::new(),
+            heartbeat_interval: 15,
+            message_limit: 1 << 20,
+            features: Vec::new(),
+            allows: Vec::new(),
+            dial: 0,
+            contested: false,
+            sessions: Vec::new(),
+        };
+        let me = Me { fingerprint: key.fingerprint(), host: "here".into(), hello };
+        let relay = Shared::new(Relay::new(me, Limits::for_messages_of(65536)));
+        let store = Store::load(StateDir::open(&temp.path().join("s")).unwrap()).unwrap();
+        let (pins, listen) = (Pins::default(), watch::channel(false).0);
+        let book = Arc::new(Book::new(store, pins, relay.clone(), clock.clone(), listen));
+        let keeper = Arc::new(Notes { book: Arc::clone(&book), ports: Vec::new() });
+        let context = Context { relay, clock: clock.clone(), tls: TlsIdentity::new(&key).unwrap(), keeper };
+        let dialer = Dialer::new(context.clone());
+        let ports = vec!["127.0.0.1:7433".parse().unwrap()];
+        let offers = Offers::new(book, context, dialer, key.fingerprint(), ports, watch::channel(1).1);
+        (temp, Arc::new(offers), clock)
+    }
+
+    async fn open(offers: &Arc<Offers>, seconds: u64) -> ClientId {
+        let client = offers.context.relay.lock().open_client();
+        let terms = PairTerms { petname: None, replace: None, grant: "full".into() };
+        let request = PairOffer { window_seconds: Some(seconds), terms };
+        offers.offer(client, &ReplyTo::default(), &request).await.unwrap();
+        client
+    }
+
+    async fn line(offers: &Offers, client: ClientId) -> String {
+        let lines = poll_fn(|cx| offers.context.relay.lock().poll_client(client, 1, cx)).await.unwrap();
+        String::from_utf8_lossy(&lines[0]).into_owned()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_timer_of_a_window_that_expired_in_a_suspend_leaves_the_next_one_open() {
+        let (_temp, offers, clock) = desk();
+        let first = open(&offers, 60).await;
+        // The clock that counts suspended time is ahead of the timers.
+        clock.advance(Duration::from_secs(61));
+        let second = open(&offers, 600).await;
+        assert!(line(&offers, first).await.contains("pairing_expired"));
+        sleep(Duration::from_secs(120)).await;
+        assert!(offers.is_open());
+        assert!(!offers.cancel(first) && offers.cancel(second) && !offers.is_open());
+    }
+
+    #[tokio::test]
+    async fn no_window_opens_for_a_client_that_has_gone() {
+        let (_temp, offers, clock) = desk();
+        let client = open(&offers, 60).await;
+        assert!(offers.cancel(client));
+        offers.context.relay.lock().close_client(client, clock.now());
+        let terms = PairTerms { petname: None, replace: None, grant: "full".into() };
+        let request = PairOffer { window_seconds: None, terms };
+        assert!(offers.offer(client, &ReplyTo::default(), &request).await.is_err());
+        assert!(!offers.is_open());
     }
 }

@@ -176,12 +176,11 @@ impl TlsIdentity {
             Err(_) => return Err(TlsError::Timeout),
             Ok(Err((error, mut stream))) => {
                 let _ = timeout(self.limits.linger, stream.shutdown()).await;
-                return Err(match verifier.explain(error) {
-                    // A server judges this device's certificate after the handshake, where its word is
-                    // encrypted; in here anybody on the path can have written it.
-                    TlsError::PeerRefusedUs(RefusedBy::Trust | RefusedBy::Certificate) => TlsError::UnprovenAlert,
-                    other => other,
-                });
+                let explained = verifier.explain(error);
+                // A server judges this device's certificate after the handshake, where its word is
+                // encrypted; in here anybody on the path can have written it.
+                let judged = matches!(explained, TlsError::PeerRefusedUs(RefusedBy::Trust | RefusedBy::Certificate));
+                return Err(if judged { TlsError::UnprovenAlert } else { explained });
             }
             Ok(Ok(stream)) => stream,
         };

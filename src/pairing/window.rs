@@ -23,6 +23,7 @@ pub const REMEMBERED: usize = 32;
 /// An offer to pair. All times are of one clock that counts suspend and never goes back.
 #[derive(Debug)]
 pub struct Window {
+    number: u64,
     offer: Option<Offer>,
     deadline: Duration,
     ending: Option<Ending>,
@@ -39,9 +40,12 @@ pub enum Offer {
     Ticket(Secret),
 }
 
-/// Names one exchange of a window.
+/// Names one exchange of one window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct AttemptId(u64);
+pub struct AttemptId {
+    window: u64,
+    exchange: u64,
+}
 
 /// An exchange under way.
 #[derive(Debug)]
@@ -100,15 +104,16 @@ pub struct Closed;
 pub struct OutOfBounds;
 
 impl Window {
-    /// Opens a window at `now`.
+    /// Opens a window at `now`. Its number tells its exchanges from those of other windows.
     ///
     /// # Errors
     /// When `open_for` is not from [`MIN_OPEN`] to [`MAX_OPEN`].
-    pub fn open(offer: Offer, now: Duration, open_for: Duration) -> Result<Self, OutOfBounds> {
+    pub fn open(number: u64, offer: Offer, now: Duration, open_for: Duration) -> Result<Self, OutOfBounds> {
         if !(MIN_OPEN..=MAX_OPEN).contains(&open_for) {
             return Err(OutOfBounds);
         }
         Ok(Self {
+            number,
             offer: Some(offer),
             deadline: now.saturating_add(open_for),
             ending: None,
@@ -117,6 +122,11 @@ impl Window {
             failed: VecDeque::new(),
             failures: 0,
         })
+    }
+
+    /// The number that it was given.
+    pub fn number(&self) -> u64 {
+        self.number
     }
 
     /// When it closes, unless it has before.
@@ -160,7 +170,7 @@ impl Window {
         if self.attempts.len() >= PLACES {
             return Err(Refusal::Full);
         }
-        let id = AttemptId(self.next_id);
+        let id = AttemptId { window: self.number, exchange: self.next_id };
         self.next_id += 1;
         self.attempts.insert(id, Attempt { from, deadline });
         Ok(id)
@@ -256,7 +266,11 @@ mod tests {
     }
 
     fn window(now: Duration) -> Window {
-        Window::open(Offer::Ticket(Secret::from_bytes(&[1; 16])), now, DEFAULT_OPEN).unwrap()
+        Window::open(1, Offer::Ticket(Secret::from_bytes(&[1; 16])), now, DEFAULT_OPEN).unwrap()
+    }
+
+    fn attempt(exchange: u64) -> AttemptId {
+        AttemptId { window: 1, exchange }
     }
 
     fn ip(n: u8) -> IpAddr {
@@ -265,7 +279,7 @@ mod tests {
 
     #[test]
     fn a_window_is_open_from_a_second_to_an_hour() {
-        let open = |time| Window::open(Offer::Ticket(Secret::from_bytes(&[1; 16])), s(5), time);
+        let open = |time| Window::open(1, Offer::Ticket(Secret::from_bytes(&[1; 16])), s(5), time);
         for bad in [s(0), s(1) - Duration::from_nanos(1), s(3600) + Duration::from_nanos(1), Duration::MAX] {
             assert_eq!(open(bad).unwrap_err(), OutOfBounds);
         }
@@ -380,7 +394,7 @@ mod tests {
             let ms = Duration::from_millis;
             let mut now = s(1_000);
             let offer = Offer::Ticket(Secret::from_bytes(&[1; 16]));
-            let mut window = Window::open(offer, now, ms(open_ms)).unwrap();
+            let mut window = Window::open(1, offer, now, ms(open_ms)).unwrap();
             let deadline = window.deadline();
             let (mut begun, mut won, mut cancelled) = (Vec::new(), None, false);
             let mut failures = 0;
@@ -398,18 +412,18 @@ mod tests {
                         }
                     }
                     Act::Succeed(id) => {
-                        let may = window.is_under_way(AttemptId(id), now);
-                        let wins = window.succeed(AttemptId(id), now).is_ok();
+                        let may = window.is_under_way(attempt(id), now);
+                        let wins = window.succeed(attempt(id), now).is_ok();
                         prop_assert_eq!(wins, open && may);
                         if wins {
                             prop_assert!(won.is_none());
-                            won = Some(AttemptId(id));
+                            won = Some(attempt(id));
                         }
                     }
                     Act::Fail(id) => {
-                        let known = window.attempts.contains_key(&AttemptId(id));
-                        prop_assert_eq!(window.fail(AttemptId(id), Reason::WrongProof, now).is_some(), known);
-                        prop_assert_eq!(window.is_under_way(AttemptId(id), now), won == Some(AttemptId(id)));
+                        let known = window.attempts.contains_key(&attempt(id));
+                        prop_assert_eq!(window.fail(attempt(id), Reason::WrongProof, now).is_some(), known);
+                        prop_assert_eq!(window.is_under_way(attempt(id), now), won == Some(attempt(id)));
                     }
                     Act::Cancel => cancelled |= window.cancel(now),
                     Act::Settle => window.settle(now),
@@ -432,5 +446,15 @@ mod tests {
             prop_assert!(window.attempts.is_empty() && window.offer.is_none());
             prop_assert_eq!(begun.len(), window.failures() as usize + usize::from(won.is_some()));
         }
+    }
+
+    #[test]
+    fn an_exchange_of_one_window_is_none_of_the_next() {
+        let now = s(5);
+        let exchange = window(now).begin(ip(1), now, now).unwrap();
+        let mut next = Window::open(2, Offer::Ticket(Secret::from_bytes(&[1; 16])), now, DEFAULT_OPEN).unwrap();
+        next.begin(ip(2), now, now).unwrap();
+        assert_eq!((next.succeed(exchange, now), next.fail(exchange, Reason::Stalled, now)), (Err(Closed), None));
+        assert!(next.is_open(now));
     }
 }

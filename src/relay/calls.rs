@@ -49,8 +49,12 @@ impl Question {
         self.command_type.as_deref() == Some("send")
     }
 
-    /// A turn ends for a `send` alone.
+    /// Whether what is waited for is known, and comes: a turn ends for a `send` alone.
     fn check(&self) -> Result<(), Failure> {
+        if self.wait_until == Some(WaitUntil::Unknown) {
+            let message = "waitUntil is not message_processed or turn_end, and no other moment is known here";
+            return Err(Failure::new(Code::InvalidRequest, message).delivered(false));
+        }
         if self.waits_for_turn_end() && !self.is_send() {
             let message = "waitUntil turn_end goes with a send alone";
             return Err(Failure::new(Code::InvalidRequest, message).delivered(false));
@@ -116,6 +120,10 @@ impl Relay {
             let message =
                 format!("More than {} calls or too many bytes of this peer are in flight", self.limits.link_calls);
             return Err(Failure::new(Code::Overloaded, message).delivered(false));
+        }
+        if rpc.command.len() > self.limits.message {
+            let message = format!("The command exceeds {} bytes", self.limits.message);
+            return Err(Failure::new(Code::TooLarge, message).delivered(false));
         }
         let head = checked_head(&rpc.command)?;
         let verb = head.command_type.as_deref().and_then(Verb::of_command);
@@ -200,13 +208,7 @@ impl Relay {
             }
             Origin::Link { link, id } => {
                 let outcome = match answer {
-                    Ok((response, event))
-                        if has_line_break(&response) || event.as_deref().is_some_and(has_line_break) =>
-                    {
-                        let message = "The session's answer has a line break between its members";
-                        Outcome::Failed(Failure::new(Code::SessionRefused, message).delivered(true))
-                    }
-                    Ok((response, event)) => Outcome::Answer { response, event },
+                    Ok((response, event)) => self.answer_for(link, response, event),
                     Err(failure) => Outcome::Failed(failure),
                 };
                 self.push_answer(link, id, outcome);
@@ -333,10 +335,9 @@ impl Relay {
                 });
             }
             Destination::Link { link, session } => {
-                if has_line_break(&question.command) {
+                if let Err(failure) = self.may_be_sent(link, &question.command) {
                     self.pending.remove(id);
-                    let message = "A command with a line break between its members cannot go to another machine";
-                    return Err(Failure::new(Code::InvalidRequest, message).delivered(false));
+                    return Err(failure);
                 }
                 let rpc = LinkMessage::Rpc(Rpc {
                     id: id.0,
@@ -358,6 +359,20 @@ impl Relay {
         Ok(id)
     }
 
+    /// Whether a peer takes such a command.
+    fn may_be_sent(&self, link: LinkId, command: &[u8]) -> Result<(), Failure> {
+        let limit = self.links.get(&link).map_or(0, |link| link.message_limit);
+        if command.len() > limit {
+            let message = format!("The command is longer than the {limit} bytes that the other machine takes");
+            return Err(Failure::new(Code::TooLarge, message).delivered(false));
+        }
+        if has_line_break(command) {
+            let message = "A command with a line break between its members cannot go to another machine";
+            return Err(Failure::new(Code::InvalidRequest, message).delivered(false));
+        }
+        Ok(())
+    }
+
     fn forget(&mut self, id: CallId) -> Option<Call> {
         let call = self.pending.remove(id)?;
         match &call.origin {
@@ -377,6 +392,20 @@ impl Relay {
             Origin::Nobody { .. } => {}
         }
         Some(call)
+    }
+
+    /// An answer as a peer takes it.
+    fn answer_for(&self, link: LinkId, response: Bytes, event: Option<Bytes>) -> Outcome {
+        let limit = self.links.get(&link).map_or(0, |link| link.message_limit);
+        let refuse = |code, message: String| Outcome::Failed(Failure::new(code, message).delivered(true));
+        if response.len() + event.as_ref().map_or(0, Bytes::len) > limit {
+            let message = format!("The answer is longer than the {limit} bytes that the asking machine takes");
+            return refuse(Code::TooLarge, message);
+        }
+        if has_line_break(&response) || event.as_deref().is_some_and(has_line_break) {
+            return refuse(Code::SessionRefused, "The session's answer has a line break between its members".into());
+        }
+        Outcome::Answer { response, event }
     }
 
     fn push_answer(&mut self, link: LinkId, id: u64, outcome: Outcome) {

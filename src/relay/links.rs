@@ -13,6 +13,7 @@ use super::queue::{Lane, LinkOutbox, wake};
 use super::roster::Sessions;
 use super::{LinkId, Relay};
 use crate::identity::Fingerprint;
+use crate::wire::DEFAULT_MESSAGE_LIMIT;
 use crate::wire::error::{Code, Failure};
 use crate::wire::link::{ByeReason, Hello, LinkMessage};
 
@@ -58,6 +59,8 @@ pub struct LinkView {
 pub(super) struct Link {
     pub(super) peer: Fingerprint,
     pub(super) sessions: Sessions,
+    /// Longest command or answer that the peer takes, in bytes.
+    pub(super) message_limit: usize,
     /// Size of what is shown of the sessions, in bytes.
     pub(super) roster: usize,
     /// Answers to calls that this peer was not asked, or too late.
@@ -101,6 +104,7 @@ impl Relay {
         let link = Link {
             peer,
             sessions: Sessions::new(),
+            message_limit: DEFAULT_MESSAGE_LIMIT,
             roster: 0,
             strays: 0,
             calls: HashMap::new(),

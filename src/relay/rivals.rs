@@ -52,6 +52,7 @@ impl Relay {
             link.state = State::Live { instance: hello.instance };
             link.interval = Duration::from_secs(interval);
             link.next_ping = now;
+            link.message_limit = usize::try_from(hello.message_limit).unwrap_or(usize::MAX);
             if !dialled {
                 link.dial = hello.dial;
             }

@@ -334,6 +334,36 @@ fn a_line_break_between_members_fails_its_own_call_and_not_the_link() {
 }
 
 #[test]
+fn what_the_other_machine_does_not_take_is_not_sent_to_it() {
+    let mut relay = relay(1, 1);
+    relay.limits = Limits::for_messages_of(1 << 20);
+    pin(&mut relay, 2);
+    relay.session_added(session("mine"));
+    let link = link(&mut relay, 2, &["s"]);
+    messages(&mut relay, link);
+    let client = relay.open_client();
+    let long = format!(r#"{{"type":"send","message":"{}"}}"#, "x".repeat(64 * 1024));
+    let request = control::Relay { command: long.clone().into(), ..request("s", 1) };
+    ask_with(&mut relay, client, request, 1, Duration::ZERO);
+    assert_eq!(lines(&mut relay, client)[0]["code"], "too_large");
+    let command = Bytes::from_static(br#"{"type":"get_message"}"#);
+    for (id, wait_until) in [(1, None), (2, Some(WaitUntil::Unknown))] {
+        let rpc = Rpc { id, target: "mine".into(), command: command.clone(), wait_until, timeout_ms: None };
+        relay.link_message(link, LinkMessage::Rpc(rpc), Duration::ZERO);
+    }
+    let SessionWork::Call { call, .. } = work(&mut relay).remove(0) else { panic!("no call") };
+    relay.session_answered(call, Ok((long.into(), None)), Duration::ZERO);
+    let codes: Vec<_> = messages(&mut relay, link)
+        .into_iter()
+        .map(|message| {
+            let LinkMessage::RpcResponse { outcome: Outcome::Failed(failure), .. } = message else { panic!() };
+            failure.code
+        })
+        .collect();
+    assert_eq!(codes, [Code::InvalidRequest, Code::TooLarge]);
+}
+
+#[test]
 fn a_pinned_petname_goes_before_this_machines_own_name() {
     let mut relay = relay(1, 1);
     relay.set_peer(device(2), "here".parse().unwrap(), Grant::Full, false);
