@@ -2,9 +2,13 @@
 //! do to a link by hand.
 
 use std::io::Write;
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
+use pi_remote::relay::queue::{Budget, Lane, LinkOutbox};
 use pi_remote::session::fake::{FakeBehaviour, FakeSession};
+use pi_remote::wire::frames::{FrameDecoder, Limits, MAX_PAYLOAD};
 use serde_json::{Value, json};
 
 use crate::support::peer::HandPeer;
@@ -195,4 +199,31 @@ fn another_pinned_peer_or_a_changed_key_at_a_peers_address_is_refused_with_both_
     link.until("hello");
     link.send(&expected.hello(&[]));
     daemon.until_linked("laptop");
+}
+
+/// Messages of one size, one lane each, put in as soon as there is room, and frames taken one by one.
+fn from_outbox_to_receiver(messages: u64, size: usize, limit: usize, receiver: Limits) {
+    let mut outbox = LinkOutbox::new(limit, Budget::new(limit));
+    let mut decoder = FrameDecoder::new(receiver);
+    let (mut pushed, mut come) = (0, 0);
+    let mut frames = BytesMut::new();
+    let mut cx = Context::from_waker(Waker::noop());
+    while come < messages {
+        while pushed < messages && outbox.push(Lane::Answer(pushed), vec![b'x'; size].into()).is_ok() {
+            pushed += 1;
+        }
+        assert!(outbox.poll_fill(&mut frames, 1, &mut cx).is_ready());
+        decoder.buffer().extend_from_slice(&frames.split());
+        while let Some(message) = decoder.next_message().unwrap() {
+            assert_eq!(message.len(), size);
+            come += 1;
+        }
+    }
+}
+
+#[test]
+fn a_sender_has_at_most_32_messages_under_way_where_a_receiver_takes_64() {
+    let usual = Limits::for_messages_of(LIMIT);
+    assert_eq!(usual.partial, 64);
+    from_outbox_to_receiver(200, 3 * MAX_PAYLOAD, 1 << 26, Limits { partial: 32, ..usual });
 }

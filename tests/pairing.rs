@@ -5,11 +5,10 @@ use std::sync::Barrier;
 use std::time::Duration;
 
 use pi_remote::pairing::ticket::{Secret, Ticket};
-use pi_remote::wire::link::ALPN_PAIR;
 use rustls::AlertDescription;
 use serde_json::{Value, json};
 
-use crate::support::peer::HandPeer;
+use crate::support::peer::{ALPN_PAIR, HandPeer};
 use crate::support::{Control, TestDaemon, TestPair, eventually, pair};
 
 /// An open window: the ticket, and the connection that keeps it open.

@@ -10,11 +10,10 @@ use std::time::Duration;
 use bytes::BytesMut;
 use pi_remote::session::fake::FakeSession;
 use pi_remote::wire::frames;
-use pi_remote::wire::link::{ALPN_LINK, ALPN_PAIR};
 use rustls::AlertDescription;
 use serde_json::{Value, json};
 
-use crate::support::peer::{HandPeer, certificate, connect_from};
+use crate::support::peer::{ALPN_LINK, ALPN_PAIR, HandPeer, certificate, connect_from};
 use crate::support::proxy::Proxy;
 use crate::support::{DEADLINE, TestDaemon, TestPair, eventually, within};
 

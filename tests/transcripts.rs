@@ -109,7 +109,7 @@ const DEPARTURES: &[Departure] = &[
         file: ADD_PEER,
         sent: r#"{"type":"add_peer","host":"127.0.0.1","port":7433}"#,
         why: "the original links to itself; here one's own address is refused",
-        ours: Ours::Fails("not_paired"),
+        ours: Ours::Fails("unreachable"),
     },
     Departure {
         file: ADD_PEER,

@@ -16,6 +16,7 @@ use super::tls::{Alpn, Authenticated, Expect, TlsError};
 use super::{Context, session};
 use crate::identity::{Fingerprint, random};
 use crate::relay::Dialling;
+use crate::wire::HostPort;
 use crate::wire::error::{Code, Failure};
 
 /// First pause between two attempts.
@@ -298,8 +299,11 @@ fn shown(address: &str, resolved: SocketAddr) -> String {
 }
 
 async fn resolve(address: &str) -> Result<Vec<SocketAddr>, DialError> {
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host).to_owned();
-    match timeout(RESOLVING, lookup_host(address)).await {
+    let Ok(address) = address.parse::<HostPort>() else {
+        return Err(DialError::Resolve { host: address.to_owned(), temporary: false });
+    };
+    let host = address.host().to_owned();
+    match timeout(RESOLVING, lookup_host((address.host(), address.port()))).await {
         Ok(Ok(found)) => Ok(found.collect()),
         Ok(Err(error)) => Err(DialError::Resolve { host, temporary: error.to_string().contains("Temporary") }),
         Err(_) => Err(DialError::Resolve { host, temporary: true }),

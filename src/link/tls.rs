@@ -47,7 +47,7 @@ pub enum Alpn {
 }
 
 impl Alpn {
-    /// The protocol id on the wire.
+    /// The protocol id on the wire; its number is the protocol's version.
     pub const fn id(self) -> &'static [u8] {
         match self {
             Self::Link => b"pi-remote/1",

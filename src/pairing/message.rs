@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
-use std::net::Ipv6Addr;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -12,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::exchange::Reason;
-use super::ticket::{MAX_ADDRESS, MAX_ADDRESSES, is_host, is_host_port};
+use super::ticket::MAX_ADDRESSES;
+use crate::wire::HostPort;
+use crate::wire::host_port::split_host_port;
 use crate::wire::link::MAX_NAME;
 
 /// Longest line of an exchange, in bytes with its newline.
@@ -42,14 +43,8 @@ pub struct Info {
 impl Info {
     /// Its addresses as `host:port`, IPv6 in brackets; those without a port take `port`.
     pub fn host_ports(&self) -> Vec<String> {
-        let complete = |address: &String| {
-            if is_host_port(address) {
-                return Some(address.clone());
-            }
-            let host = address.parse::<Ipv6Addr>().map_or_else(|_| address.clone(), |ip| format!("[{ip}]"));
-            Some(format!("{host}:{}", self.port)).filter(|whole| is_host_port(whole))
-        };
-        self.addresses.iter().filter_map(complete).collect()
+        let complete = |address: &String| HostPort::with_default(address, self.port).ok();
+        self.addresses.iter().filter_map(complete).map(|address| address.to_string()).collect()
     }
 
     /// Its JSON, cut to what is kept of it, which always fits a line.
@@ -69,8 +64,7 @@ impl Info {
     fn bounded(mut self) -> Self {
         cut(&mut self.name, MAX_NAME);
         cut(&mut self.version, MAX_VERSION);
-        let fits = |a: &str| a.len() <= MAX_ADDRESS && (is_host(a) || is_host_port(a) || a.parse::<Ipv6Addr>().is_ok());
-        self.addresses.retain(|address| fits(address));
+        self.addresses.retain(|address| split_host_port(address).is_ok());
         self.addresses.truncate(MAX_ADDRESSES);
         self
     }

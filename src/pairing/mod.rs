@@ -14,7 +14,8 @@
 //!
 //! 1. the first line has come: [`Window::begin`] gives it a place, or it gets [`PAIR_FAIL`];
 //! 2. [`Offerer::receive`] checks the proof;
-//! 3. [`Window::succeed`] decides that this one, and no other, has won; the window is closed;
+//! 3. [`Window::succeed`] lets this one win, unless another has, its time is over or the window is
+//!    closed; from here on the window is closed to all, whatever becomes of the rest;
 //! 4. the joiner's pin is stored, and only then [`ProvenJoiner::confirm`] gives the answer;
 //! 5. [`AwaitingReceipt::receive`] hears that the joiner has stored the offerer's pin too.
 //!

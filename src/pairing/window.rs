@@ -176,8 +176,7 @@ impl Window {
         Ok(id)
     }
 
-    /// Whether an exchange may go on: it has its place and its time, and the window is open; or it
-    /// has won. Ask again whenever the window has changed.
+    /// Whether an exchange can still win, or has: [`Window::succeed`] asks the same of one that has not.
     pub fn is_under_way(&self, id: AttemptId, now: Duration) -> bool {
         match self.ending(now) {
             None => self.attempts.get(&id).is_some_and(|attempt| now < attempt.deadline),
@@ -186,8 +185,7 @@ impl Window {
         }
     }
 
-    /// When an exchange must be over; `None` once it has failed or won. A winner keeps to the same
-    /// time for the rest of its lines, but has won even if it does not.
+    /// Until when an exchange can win; `None` once it has failed or won.
     pub fn attempt_deadline(&self, id: AttemptId) -> Option<Duration> {
         self.attempts.get(&id).map(|attempt| attempt.deadline)
     }

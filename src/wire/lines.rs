@@ -53,11 +53,6 @@ impl LineDecoder {
         }
     }
 
-    /// Whether bytes of an unfinished line are held.
-    pub fn is_mid_line(&self) -> bool {
-        !self.buffer.is_empty()
-    }
-
     fn too_long(&self) -> LineTooLong {
         LineTooLong { limit: self.limit }
     }
@@ -107,7 +102,7 @@ mod tests {
                 rest = later;
             }
             prop_assert_eq!(seen, lines.iter().map(|l| Bytes::from(l.clone())).collect::<Vec<_>>());
-            prop_assert!(!decoder.is_mid_line());
+            prop_assert!(decoder.buffer.is_empty());
         }
     }
 }

@@ -12,10 +12,6 @@ use super::error::{Code, Failure};
 use super::ids::SessionId;
 use super::session::Verb;
 
-/// ALPN protocol of a link; its number is the protocol's version.
-pub const ALPN_LINK: &[u8] = b"pi-remote/1";
-/// ALPN protocol of a pairing exchange.
-pub const ALPN_PAIR: &[u8] = b"pi-remote-pair/1";
 /// Most addresses that are kept of what a peer tells about itself.
 pub const MAX_ADDRESSES: usize = 8;
 /// Most sessions that one peer may announce.

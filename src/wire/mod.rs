@@ -3,6 +3,7 @@
 pub mod control;
 pub mod error;
 pub mod frames;
+pub mod host_port;
 pub mod ids;
 pub mod lines;
 pub mod link;
@@ -11,6 +12,7 @@ pub mod secret;
 pub mod session;
 
 pub use error::{Code, Failure};
+pub use host_port::HostPort;
 pub use ids::{PeerName, SessionId};
 
 /// Longest line or message taken unless configured otherwise, in bytes (8 MiB).

@@ -82,8 +82,6 @@ pub struct CommandHead {
     pub repeated: Option<String>,
     /// Whether it brings a `from`, which only a daemon may add.
     pub has_from: bool,
-    /// Whether a `send` names its message.
-    pub has_message_id: bool,
 }
 
 impl CommandHead {
@@ -120,7 +118,6 @@ impl<'de> Visitor<'de> for HeadVisitor {
                 map.next_value::<IgnoredAny>()?;
             }
             head.has_from |= key == "from";
-            head.has_message_id |= key == "messageId";
             if seen.contains(&key) {
                 head.repeated.get_or_insert(key);
             } else if seen.len() < MAX_MEMBERS {
@@ -136,28 +133,6 @@ impl<'de> Visitor<'de> for HeadVisitor {
 /// Most members at a command's top level; more are taken for a repeated one and refused.
 const MAX_MEMBERS: usize = 64;
 
-/// The few members of a session's line that decide what it is.
-#[derive(Debug, Deserialize)]
-pub struct SessionLine<'a> {
-    /// `response` or `event`.
-    #[serde(rename = "type", borrow)]
-    pub kind: Option<Cow<'a, str>>,
-    /// Of a response: which command it answers.
-    #[serde(borrow)]
-    pub command: Option<Cow<'a, str>>,
-    /// Of a response: the session's word about the command.
-    pub success: Option<bool>,
-    /// Of an event: which.
-    #[serde(borrow)]
-    pub event: Option<Cow<'a, str>>,
-    /// Its payload, as it came.
-    #[serde(borrow)]
-    pub data: Option<&'a RawValue>,
-    /// Of a failed response: why.
-    #[serde(borrow)]
-    pub error: Option<&'a RawValue>,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,7 +141,7 @@ mod tests {
     fn a_head_tells_type_repetition_and_what_was_brought() {
         let head = CommandHead::read(r#"{"type":"send","message":"hi","messageId":"x"}"#).unwrap();
         assert_eq!(head.command_type.as_deref(), Some("send"));
-        assert!(head.is_object && head.has_message_id && !head.has_from && head.repeated.is_none());
+        assert!(head.is_object && !head.has_from && head.repeated.is_none());
         let head = CommandHead::read(r#"{"type":"get_message","t\u0079pe":"send","from":1}"#).unwrap();
         assert_eq!(head.repeated.as_deref(), Some("type"), "escaped names are the same name");
         assert!(head.has_from);

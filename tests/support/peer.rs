@@ -12,7 +12,7 @@ use pi_remote::pairing::exchange::{Joiner, Parties};
 use pi_remote::pairing::message::Info;
 use pi_remote::pairing::ticket::Ticket;
 use pi_remote::wire::frames::{self, FrameDecoder, MAX_PAYLOAD};
-use pi_remote::wire::link::{ALPN_LINK, ALPN_PAIR};
+
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature};
 use rustls::server::ParsedCertificate;
@@ -28,6 +28,11 @@ use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 
 use super::{DEADLINE, TestDaemon};
+
+/// The protocol of a link, as documented.
+pub const ALPN_LINK: &[u8] = b"pi-remote/1";
+/// The protocol of a pairing exchange.
+pub const ALPN_PAIR: &[u8] = b"pi-remote-pair/1";
 
 /// A device of the test's own.
 pub struct HandPeer {

@@ -1,0 +1,203 @@
+//! Where a device is dialled: a host and a port.
+
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+/// Longest `host:port`, in bytes; a ticket counts them in one byte.
+pub const MAX_HOST_PORT: usize = 255;
+
+/// A host (a name, an IPv4 or an IPv6 address without a zone) and a TCP port from 1. Read from
+/// `host:port`, with an IPv6 address in brackets, and shown so.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct HostPort {
+    host: String,
+    port: u16,
+}
+
+/// The text is no host with a port, or is longer than [`MAX_HOST_PORT`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an address is HOST:PORT, or [IPv6]:PORT")]
+pub struct NotHostPort;
+
+impl HostPort {
+    /// Reads `host:port`, or what [`split_host_port`] takes for a host alone, which gets the port
+    /// `default`.
+    ///
+    /// # Errors
+    /// [`NotHostPort`].
+    pub fn with_default(text: &str, default: u16) -> Result<Self, NotHostPort> {
+        let (host, port) = split_host_port(text)?;
+        Self::new(host, port.unwrap_or(default))
+    }
+
+    /// The host, an IPv6 address without brackets.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port, never 0.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    fn new(host: &str, port: u16) -> Result<Self, NotHostPort> {
+        let whole = Self { host: host.to_owned(), port };
+        if port == 0 || whole.to_string().len() > MAX_HOST_PORT { Err(NotHostPort) } else { Ok(whole) }
+    }
+}
+
+impl FromStr for HostPort {
+    type Err = NotHostPort;
+
+    /// The port must be there.
+    fn from_str(text: &str) -> Result<Self, NotHostPort> {
+        let (host, port) = split_host_port(text)?;
+        Self::new(host, port.ok_or(NotHostPort)?)
+    }
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port } = self;
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+    }
+}
+
+/// The host, without brackets, and the port, where there is one, of `host:port`, `[IPv6]:port`,
+/// `[IPv6]`, a bare IPv6 address or a bare host.
+///
+/// # Errors
+/// [`NotHostPort`]; a port is from 1 and has no leading zeros.
+pub fn split_host_port(text: &str) -> Result<(&str, Option<u16>), NotHostPort> {
+    if text.len() > MAX_HOST_PORT {
+        return Err(NotHostPort);
+    }
+    if is_ipv6(text) {
+        return Ok((text, None));
+    }
+    if let Some(rest) = text.strip_prefix('[') {
+        let (host, rest) = rest.split_once(']').filter(|(host, _)| is_ipv6(host)).ok_or(NotHostPort)?;
+        return match rest.strip_prefix(':') {
+            Some(port) => Ok((host, Some(read_port(port)?))),
+            None if rest.is_empty() => Ok((host, None)),
+            None => Err(NotHostPort),
+        };
+    }
+    let (host, port) = match text.split_once(':') {
+        Some((host, port)) => (host, Some(read_port(port)?)),
+        None => (text, None),
+    };
+    if host.parse::<Ipv4Addr>().is_ok() || is_name(host) { Ok((host, port)) } else { Err(NotHostPort) }
+}
+
+fn is_ipv6(text: &str) -> bool {
+    text.parse::<Ipv6Addr>().is_ok()
+}
+
+fn read_port(text: &str) -> Result<u16, NotHostPort> {
+    let plain = !text.starts_with('0') && text.bytes().all(|b| b.is_ascii_digit());
+    text.parse().ok().filter(|_| plain).ok_or(NotHostPort)
+}
+
+/// Whether `text` can be the name of a host. A last label of digits alone is an IPv4 address gone
+/// wrong, which resolvers read in surprising ways.
+fn is_name(text: &str) -> bool {
+    let text = text.strip_suffix('.').unwrap_or(text);
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.chars().all(|c| c.is_alphanumeric() || matches!(c, '-' | '_'))
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let last = text.rsplit('.').next().unwrap_or_default();
+    text.len() <= 253 && text.split('.').all(is_label) && !last.bytes().all(|b| b.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn hosts_and_ports_are_told_apart_also_in_ipv6() {
+        for (text, host, port) in [
+            ("desktop", "desktop", None),
+            ("desktop:1", "desktop", Some(1)),
+            ("desk-top.local:7433", "desk-top.local", Some(7433)),
+            ("a_b.c.:80", "a_b.c.", Some(80)),
+            ("192.0.2.1:65535", "192.0.2.1", Some(65_535)),
+            ("192.0.2.1", "192.0.2.1", None),
+            ("::1", "::1", None),
+            ("::1:7433", "::1:7433", None),
+            ("[::1]", "::1", None),
+            ("[::1]:7433", "::1", Some(7433)),
+            ("[2001:db8::1]:1", "2001:db8::1", Some(1)),
+            ("b\u{fc}ro:1", "b\u{fc}ro", Some(1)),
+        ] {
+            assert_eq!(split_host_port(text), Ok((host, port)), "{text}");
+            assert_eq!(text.parse::<HostPort>().is_ok(), port.is_some(), "{text}");
+            let whole = HostPort::with_default(text, 9).unwrap();
+            assert_eq!((whole.host(), whole.port()), (host, port.unwrap_or(9)), "{text}");
+            assert_eq!(whole.to_string().parse(), Ok(whole), "{text}");
+        }
+        assert_eq!(HostPort::with_default("::1", 7433).unwrap().to_string(), "[::1]:7433");
+    }
+
+    #[test]
+    fn what_is_no_host_and_port_is_refused() {
+        let long = format!("{}:1", "a.".repeat(127));
+        for bad in [
+            "",
+            ":",
+            "h:",
+            ":1",
+            "h:0",
+            "h:01",
+            "h:+1",
+            "h:x",
+            "h:65536",
+            "h:1 ",
+            " h:1",
+            "[::1",
+            "[::1:1",
+            "[::1]1",
+            "[::1]:",
+            "[::1]:0",
+            "[h]:1",
+            "[fe80::1%eth0]:1",
+            "[1.2.3.4]:1",
+            "1.2.3.256:1",
+            "127.1:1",
+            "1:1",
+            "a..b:1",
+            "-a:1",
+            "a-:1",
+            "a/b:1",
+            "a@b:1",
+            "a:1:2",
+            "h:1\n",
+            "h\0:1",
+            "\u{1b}[2J:1",
+            "\u{202e}:1",
+            &long,
+            &format!("{}:1", "a".repeat(64)),
+        ] {
+            assert_eq!(split_host_port(bad), Err(NotHostPort), "{bad:?}");
+            assert_eq!(HostPort::with_default(bad, 7433), Err(NotHostPort), "{bad:?}");
+        }
+        assert_eq!(HostPort::with_default("h", 0), Err(NotHostPort));
+        let longest = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(61)].join(".");
+        assert_eq!(HostPort::with_default(&longest, 7433), Err(NotHostPort), "no room for a port");
+        assert!(HostPort::with_default(&longest, 7).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_read_is_shown_so_that_it_is_read_again(text in "[a-z0-9:.\\[\\]-]{0,30}", port in 1u16..) {
+            if let Ok(whole) = HostPort::with_default(&text, port) {
+                prop_assert_eq!(whole.to_string().parse(), Ok(whole));
+            }
+        }
+    }
+}
