@@ -48,5 +48,6 @@ pub mod pairing;
 pub mod relay;
 pub mod session;
 pub mod state_dir;
+pub mod tasks;
 pub mod trust;
 pub mod wire;

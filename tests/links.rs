@@ -1,8 +1,9 @@
 //! Links between real daemons: how they come about, end, come back, and what they carry.
 
 use std::sync::Barrier;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use pi_remote::clock::Clock;
 use pi_remote::session::fake::FakeSession;
 use serde_json::{Value, json};
 
@@ -58,6 +59,17 @@ async fn unpair_cuts_the_link_and_the_other_side_says_who_and_what_to_do() {
     assert_eq!(send.status.code(), Some(5), "{said}");
     assert!(said.contains("does not trust this device any more") && said.contains("pair again"), "{said}");
     drop(session);
+}
+
+#[test]
+fn a_daemon_that_has_gone_leaves_nothing_behind_that_dials() {
+    let clock = Clock::manual(SystemTime::UNIX_EPOCH);
+    let (mut laptop, desktop) = (Machine::start_with("laptop", clock.clone()), Machine::start("desktop"));
+    pair_machines(&desktop, &laptop);
+    // Long enough that the link counts as a good one, after which it is dialled again at once.
+    clock.advance(Duration::from_secs(11));
+    laptop.stop(Stop::Politely);
+    assert_eq!(desktop.only_peer(&mut desktop.control())["connected"], false);
 }
 
 #[test]

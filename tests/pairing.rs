@@ -1,6 +1,7 @@
 //! Pairing by ticket: who gets in, who does not, and what is left behind by whoever is interrupted.
 
-use std::net::Ipv4Addr;
+use std::io::Read;
+use std::net::{Ipv4Addr, TcpListener};
 use std::sync::Barrier;
 use std::time::Duration;
 
@@ -382,6 +383,22 @@ fn kill_9_at_any_moment_leaves_the_old_file_or_the_new_one() {
         }
     }
     assert!(without + with == 16 && without > 0, "{without} rounds were interrupted early, {with} late");
+}
+
+#[test]
+fn a_join_ends_with_its_client() {
+    let laptop = TestDaemon::start("laptop");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let ticket = Ticket::new(HandPeer::new().fingerprint(), Secret::from_bytes(&[1; 16]), vec![address]).unwrap();
+    let mut joining = laptop.control();
+    joining.send(&json!({"type": "pair_join", "ticket": ticket.encode().as_str(), "grant": "full"}));
+    let (mut stalling, _) = listener.accept().unwrap();
+    drop(joining);
+    // Much less than a handshake may take.
+    stalling.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+    stalling.read_to_end(&mut Vec::new()).expect("the connection ends");
+    assert!(pinned(&laptop).is_empty());
 }
 
 #[test]

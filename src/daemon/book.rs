@@ -27,6 +27,7 @@ pub(super) struct Book {
     clock: Clock,
     listen: watch::Sender<bool>,
     window_is_open: AtomicBool,
+    closed: AtomicBool,
     /// Where notes are written; kept, since the last come while the runtime ends.
     runtime: Handle,
 }
@@ -40,6 +41,7 @@ impl Book {
             clock,
             listen,
             window_is_open: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             runtime: Handle::current(),
         }
     }
@@ -69,6 +71,12 @@ impl Book {
     /// Has the ports listen while anyone is pinned, or a pairing window is open.
     pub(super) fn window_is(&self, open: bool) {
         self.window_is_open.store(open, Ordering::Release);
+        self.set_listening(&self.store());
+    }
+
+    /// Has the ports listen no more, whatever happens.
+    pub(super) fn stop_listening(&self) {
+        self.closed.store(true, Ordering::Release);
         self.set_listening(&self.store());
     }
 
@@ -116,6 +124,7 @@ impl Book {
 
     fn set_listening(&self, store: &Store) {
         let wanted = self.window_is_open.load(Ordering::Acquire) || !store.peers().is_empty();
+        let wanted = wanted && !self.closed.load(Ordering::Acquire);
         self.listen.send_if_modified(|listen| std::mem::replace(listen, wanted) != wanted);
     }
 

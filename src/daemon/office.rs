@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::json;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -25,6 +25,7 @@ use crate::link::{Context, session};
 use crate::relay::ClientId;
 use crate::session::watch::WatchHandle;
 use crate::state_dir::StateDir;
+use crate::tasks::Tasks;
 use crate::trust::Peer;
 use crate::trust::store::{Address, AddressSource, add_address};
 use crate::wire::control::{Check, Checks, IdentityView, PeerList, Refused, ReplyTo, Status, Unpaired};
@@ -49,6 +50,7 @@ pub(super) struct Office {
     pub(super) book: Arc<Book>,
     pub(super) offers: Arc<Offers>,
     pub(super) dialer: Dialer,
+    pub(super) tasks: Tasks,
     pub(super) admission: Admission,
     pub(super) listening: watch::Receiver<usize>,
     pub(super) ports: Vec<SocketAddr>,
@@ -301,10 +303,14 @@ impl Office {
             add_address(&mut peer.addresses, Address { address: reached, source: AddressSource::User });
         })?;
         let context = self.context.clone();
-        let mut running = tokio::spawn(async move { session::run(link, true, &context).await });
+        let (ended, has_ended) = oneshot::channel::<()>();
+        self.tasks.spawn(async move {
+            session::run(link, true, &context).await;
+            drop(ended);
+        });
         tokio::select! {
             linked = self.wait_linked(fingerprint) => linked,
-            _ = &mut running => Err(self.why(fingerprint)),
+            _ = has_ended => Err(self.why(fingerprint)),
         }
     }
 
