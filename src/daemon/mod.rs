@@ -160,6 +160,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     for port in ports {
         wings.spawn(serve(port, is_wanted.clone(), door.clone()));
     }
+    wings.spawn(Arc::clone(&book).keep_notes());
     wings.spawn(keep_addresses(relay.clone(), bound.clone()));
     let server = control::Context { relay: relay.clone(), clock: clock.clone(), admin: office.clone(), going_down };
     wings.spawn(control::serve(control_socket, server));
@@ -186,6 +187,8 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     let_go(&relay, &clock).await;
     wings.shutdown().await;
     tasks.shutdown().await;
+    // The last links have told their end by now.
+    book.take_notes(true);
     // Leftovers mean nothing without the lock, but a client would try them.
     let _ = dir.remove("daemon.sock");
     let _ = dir.remove("daemon.pid");

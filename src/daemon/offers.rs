@@ -382,7 +382,7 @@ fn joining_failed(error: JoinError) -> Failure {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::SystemTime;
 
     use super::*;
@@ -396,7 +396,7 @@ mod tests {
     use crate::wire::link::Hello;
 
     /// The desk of a daemon that listens, and its clock.
-    fn desk() -> (tempfile::TempDir, Arc<Offers>, Clock) {
+    pub(in crate::daemon) fn desk() -> (tempfile::TempDir, Arc<Offers>, Clock) {
         let temp = tempfile::tempdir().unwrap();
         let key = DeviceKey::generate().unwrap();
         let clock = Clock::manual(SystemTime::UNIX_EPOCH);
@@ -425,6 +425,12 @@ mod tests {
         let ports = vec!["127.0.0.1:7433".parse().unwrap()];
         let offers = Offers::new(book, context, dialer, key.fingerprint(), ports, watch::channel(1).1, tasks);
         (temp, Arc::new(offers), clock)
+    }
+
+    impl Offers {
+        pub(in crate::daemon) fn book(&self) -> Arc<Book> {
+            Arc::clone(&self.book)
+        }
     }
 
     async fn open(offers: &Arc<Offers>, seconds: u64) -> ClientId {
