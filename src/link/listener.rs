@@ -22,8 +22,10 @@ use crate::wire::error::{Code, Failure};
 
 /// Connections that the kernel keeps while none is taken.
 const BACKLOG: i32 = 1024;
-/// Pause after a failure that time may heal.
+/// First pause after a failure that time may heal; it doubles to the longest.
 const RETRY: Duration = Duration::from_millis(200);
+/// Longest such pause.
+const LONGEST_RETRY: Duration = Duration::from_secs(5);
 
 /// A port that is this daemon's, listening or not.
 #[derive(Debug)]
@@ -107,6 +109,7 @@ pub struct Door {
 pub async fn serve(mut port: Port, mut wanted: watch::Receiver<bool>, door: Door) {
     // They outlive the listener: a link that ends has to say so.
     let mut connections = JoinSet::new();
+    let mut retry = RETRY;
     loop {
         if wanted.wait_for(|wanted| *wanted).await.is_err() {
             return;
@@ -114,11 +117,18 @@ pub async fn serve(mut port: Port, mut wanted: watch::Receiver<bool>, door: Door
         let listener = match port.listen() {
             Ok(listener) => listener,
             Err(error) => {
-                tracing::warn!(address = %port.address, %error, "cannot listen");
-                sleep(RETRY).await;
+                if retry == RETRY {
+                    tracing::warn!(address = %port.address, %error, "cannot listen; trying again and again");
+                }
+                sleep(retry).await;
+                retry = (retry * 2).min(LONGEST_RETRY);
                 continue;
             }
         };
+        if retry != RETRY {
+            tracing::info!(address = %port.address, "listening at last");
+            retry = RETRY;
+        }
         let counted = Counted::new(&door.listening);
         tokio::select! {
             () = accept(&listener, &door, &mut connections) => {}
