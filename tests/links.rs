@@ -73,6 +73,33 @@ fn a_daemon_that_has_gone_leaves_nothing_behind_that_dials() {
 }
 
 #[test]
+fn a_configured_address_is_kept_for_who_answers_there_and_takes_up_no_link_that_was_cut() {
+    let mut pair_of = TestPair::start();
+    let proxy = Proxy::to(pair_of.desktop.port().unwrap());
+    let address = proxy.address.to_string();
+    let has = |daemon: &TestDaemon, address: &str| {
+        let peers = daemon.ask(json!({"type": "peers"}));
+        peers["data"]["peers"][0]["addresses"].as_array().unwrap().contains(&json!(address))
+    };
+    // Linked already: the address is kept all the same, or it would be tried for ever.
+    let linked = pair_of.laptop.ask(json!({"type": "add_peer", "host": address}));
+    assert_eq!(linked["code"], "already_connected", "{linked}");
+    assert!(has(&pair_of.laptop, &address));
+
+    let second = Proxy::to(pair_of.desktop.port().unwrap());
+    let other = second.address.to_string();
+    let removed = pair_of.laptop.ask(json!({"type": "remove_peer", "host": "desktop"}));
+    assert_eq!(removed["success"], true, "{removed}");
+    pair_of.laptop.kill();
+    let config = json!({"name": "laptop", "peers": [other]});
+    std::fs::write(pair_of.laptop.dir.join("config.json"), config.to_string()).unwrap();
+    pair_of.laptop.run(&[]);
+    eventually("the configured address is kept", || has(&pair_of.laptop, &other));
+    let peer = pair_of.laptop.peer("desktop");
+    assert!(words(&peer["why"]).contains("cut here"), "{peer}");
+}
+
+#[test]
 fn after_unpair_the_other_side_dials_seldom_and_pairing_again_links_at_once() {
     let pair_of = TestPair::start();
     let (laptop, desktop) = (&pair_of.laptop, &pair_of.desktop);
