@@ -301,6 +301,20 @@ fn a_suggested_petname_that_another_has_gets_a_number() {
 }
 
 #[test]
+fn every_client_is_told_of_a_change_of_trust() {
+    let (desktop, laptop) = (TestDaemon::start("desktop"), TestDaemon::start("laptop"));
+    let mut watching = laptop.control();
+    watching.ask(json!({"type": "subscribe"}));
+    pair(&desktop, &laptop);
+    let peer = json!({"name": "desktop", "fingerprint": desktop.fingerprint});
+    let told = watching.until(|line| line["event"] == "peer_paired");
+    assert_eq!(told["data"], json!({"peer": peer}));
+    assert_eq!(laptop.ask(json!({"type": "unpair", "peer": "desktop"}))["success"], true);
+    let told = watching.until(|line| line["event"] == "peer_unpaired");
+    assert_eq!(told["data"], json!({"peer": peer}));
+}
+
+#[test]
 fn pairing_again_is_idempotent() {
     let two = TestPair::start();
     pair(&two.desktop, &two.laptop);

@@ -7,11 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use serde::Serialize;
 use tokio::sync::{Notify, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until};
 
 use super::addresses;
+use super::views::peer_ref;
 use crate::clock::{Clock, rfc3339};
 use crate::identity::Fingerprint;
 use crate::link::Keeper;
@@ -19,6 +21,7 @@ use crate::link::tls::Pins;
 use crate::relay::{LinkFacts, Shared};
 use crate::trust::store::{Address, AddressSource, Change, NewPeer, add_address};
 use crate::trust::{Peer, Store};
+use crate::wire::control::PeerRef;
 use crate::wire::error::Failure;
 use crate::wire::link::Hello;
 
@@ -123,13 +126,21 @@ impl Book {
     /// The store's; nothing has changed then.
     pub(super) fn pin(&self, new: NewPeer) -> Result<Peer, Failure> {
         let replaced = new.replaces.filter(|old| *old != new.fingerprint);
+        let via = new.via;
+        let replaced_peer = replaced.and_then(|old| self.store().get(old).cloned());
         let peer = self.change(|store| store.pin(new, self.clock.wall()))?;
+        tracing::info!(
+            peer = %peer.name, fingerprint = %peer.fingerprint, via,
+            replaced = replaced_peer.as_ref().map(|old| old.fingerprint.to_string()), "paired"
+        );
         let mut relay = self.relay.lock();
         // A reason from before the two were paired (again) says nothing any more.
         relay.set_why(peer.fingerprint, None);
         if let Some(old) = replaced {
             relay.unpin(old, self.clock.now());
         }
+        relay
+            .emit("peer_paired", &PeerPaired { peer: peer_ref(&peer), replaced: replaced_peer.as_ref().map(peer_ref) });
         Ok(peer)
     }
 
@@ -138,8 +149,14 @@ impl Book {
     /// # Errors
     /// The disk's; the pin stays then.
     pub(super) fn unpin(&self, fingerprint: Fingerprint) -> Result<bool, Failure> {
-        self.change(|store| Ok(((), store.unpin(fingerprint))))?;
-        Ok(self.relay.lock().unpin(fingerprint, self.clock.now()))
+        let peer = self.change(|store| Ok((store.get(fingerprint).cloned(), store.unpin(fingerprint))))?;
+        let mut relay = self.relay.lock();
+        let cut = relay.unpin(fingerprint, self.clock.now());
+        if let Some(peer) = peer {
+            tracing::info!(peer = %peer.name, %fingerprint, link_cut = cut, "unpaired");
+            relay.emit("peer_unpaired", &serde_json::json!({ "peer": peer_ref(&peer) }));
+        }
+        Ok(cut)
     }
 
     /// Changes what is kept of a peer.
@@ -220,6 +237,14 @@ impl Book {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Data of the event `peer_paired`.
+#[derive(Serialize)]
+struct PeerPaired {
+    peer: PeerRef,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replaced: Option<PeerRef>,
 }
 
 /// What links tell is kept here.

@@ -41,6 +41,13 @@ const TAILSCALE: Duration = Duration::from_secs(5);
 /// How often a configured address is tried that has not led to a peer.
 const CONFIGURED_RETRY: Duration = Duration::from_secs(60);
 
+/// Who has an address tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    User,
+    Configuration,
+}
+
 /// The daemon, as clients see it.
 pub(super) struct Office {
     pub(super) dir: StateDir,
@@ -141,7 +148,7 @@ impl Office {
             let address = with_port(address);
             wings.spawn(async move {
                 while !office.is_known_address(&address) {
-                    if let Err(failure) = office.link_at(&address).await {
+                    if let Err(failure) = office.link_at(&address, By::Configuration).await {
                         tracing::debug!(address, %failure, "a configured peer is not there");
                     }
                     sleep(CONFIGURED_RETRY).await;
@@ -227,7 +234,6 @@ impl Office {
     fn unpair(&self, peer: &str) -> Result<Vec<u8>, Failure> {
         let peer = self.book.store().find(peer)?.clone();
         let link_cut = self.book.unpin(peer.fingerprint)?;
-        tracing::info!(peer = %peer.name, fingerprint = %peer.fingerprint, link_cut, "unpaired");
         Ok(to_json(&Unpaired { peer: views::peer_ref(&peer), link_cut }))
     }
 
@@ -266,7 +272,7 @@ impl Office {
         }
         let port =
             exact.ok_or_else(|| Failure::new(Code::InvalidRequest, format!("{port} is no TCP port (1 to 65535)")))?;
-        self.link_at(&join_port(name, port)).await?;
+        self.link_at(&join_port(name, port), By::User).await?;
         Ok(to_json(&json!({ "host": name, "port": port })))
     }
 
@@ -284,8 +290,9 @@ impl Office {
         })
     }
 
-    /// Links to whichever pinned peer answers at an address, and keeps the address for it.
-    async fn link_at(&self, address: &str) -> Result<(), Failure> {
+    /// Links to whichever pinned peer answers at an address, and keeps the address for it, linked
+    /// already or not.
+    async fn link_at(&self, address: &str, by: By) -> Result<(), Failure> {
         let expect = Expect::AnyPinned(self.book.pins());
         let (link, reached) =
             dial(&self.context, &[address.to_owned()], expect, Alpn::Link).await.map_err(|error| {
@@ -294,14 +301,18 @@ impl Office {
                 if unpaired { Failure { code: Code::NotPaired, ..failure } } else { failure }
             })?;
         let fingerprint = link.peer;
-        if self.context.relay.lock().is_linked(fingerprint) {
-            let name = self.book.store().get(fingerprint).map(|peer| peer.name.to_string()).unwrap_or_default();
-            return Err(Failure::new(Code::AlreadyConnected, format!("Already connected to {name}")));
-        }
-        self.book.update(fingerprint, |peer| {
-            peer.removed = false;
+        let keep = |peer: &mut Peer| {
+            // Only the user takes up again what the user has cut.
+            peer.removed &= matches!(by, By::Configuration);
             add_address(&mut peer.addresses, Address { address: reached, source: AddressSource::User });
-        })?;
+        };
+        let peer = self.book.update(fingerprint, keep)?;
+        if self.context.relay.lock().is_linked(fingerprint) {
+            return Err(Failure::new(Code::AlreadyConnected, format!("Already connected to {}", peer.name)));
+        }
+        if peer.removed {
+            return Ok(());
+        }
         let context = self.context.clone();
         let (ended, has_ended) = oneshot::channel::<()>();
         self.tasks.spawn(async move {
