@@ -103,7 +103,9 @@ impl Settings {
         Ok(Self {
             port: first(flags.port, port, file.port, || DEFAULT_PORT),
             listen: first(flag_listen, listen, file.listen.map(|list| list.0), || vec![ListenAddr::All]),
-            heartbeat_interval: first(None, None, file.heartbeat_interval.map(seconds), || Duration::from_secs(15)),
+            heartbeat_interval: first(None, None, file.heartbeat_interval.map(|interval| interval.0), || {
+                Duration::from_secs(15)
+            }),
             auto_shutdown_timeout: first(None, None, file.auto_shutdown_timeout.map(seconds), || Duration::ZERO),
             peers: first(None, None, file.peers.map(|list| list.0), Vec::new),
             name: first(None, None, file.name, host_name),
@@ -187,7 +189,7 @@ fn from_environment<T: FromStr<Err: fmt::Display>>(
 struct File {
     port: Option<u16>,
     listen: Option<ListenList>,
-    heartbeat_interval: Option<Seconds<1, 300>>,
+    heartbeat_interval: Option<Heartbeat>,
     auto_shutdown_timeout: Option<Seconds<0, { 365 * 86_400 }>>,
     peers: Option<PeerAddresses>,
     name: Option<PeerName>,
@@ -208,6 +210,20 @@ impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for Seconds<MIN, MAX>
         } else {
             Err(de::Error::custom(format!("{value} seconds, but {MIN} to {MAX} are possible")))
         }
+    }
+}
+
+/// The original takes any number, so one out of bounds is no reason not to start.
+struct Heartbeat(Duration);
+
+impl<'de> Deserialize<'de> for Heartbeat {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let value = u64::deserialize(from)?;
+        let taken = value.clamp(1, 300);
+        if taken != value {
+            tracing::warn!("config.json: heartbeatInterval is {value} s, but 1 to 300 are possible; {taken} is taken");
+        }
+        Ok(Self(Duration::from_secs(taken)))
     }
 }
 
@@ -356,6 +372,10 @@ mod tests {
         let settings = load(text).unwrap();
         assert_eq!(settings.peers.value, ["host", "h2:9"]);
         assert_eq!(settings.heartbeat_interval.value, Duration::from_secs(20));
+        for (interval, taken) in [(0, 1), (1, 1), (300, 300), (301, 300)] {
+            let settings = load(&format!(r#"{{"heartbeatInterval":{interval}}}"#)).unwrap();
+            assert_eq!(settings.heartbeat_interval.value, Duration::from_secs(taken));
+        }
         let (_temp, none) = dir(None);
         let defaults = Settings::load(&none, &Flags::default(), |_| None).unwrap();
         assert_eq!((defaults.port.value, defaults.message_limit.value), (7433, 8 * 1024 * 1024));
@@ -369,8 +389,7 @@ mod tests {
             ("{\n\"port\": 1,\n}", 3, "trailing comma"),
             ("{\n\"port\": \"x\"}", 2, "invalid type"),
             ("{\n\n\"port\": 70000}", 3, "70000"),
-            ("{\"heartbeatInterval\":0}", 1, "1 to 300"),
-            ("{\"heartbeatInterval\":301}", 1, "1 to 300"),
+            ("{\"autoShutdownTimeout\":999999999}", 1, "seconds"),
             ("{\"messageLimit\":1}", 1, "messageLimit"),
             ("{\"listen\":\"nowhere\"}", 1, "nowhere"),
             ("{\"name\":\"a/b\"}", 1, "peer's name"),

@@ -17,10 +17,10 @@
 //! | [`trust`] | `policy` (PURE) decides, `store` keeps the pins |
 //! | [`identity`] | the device's key, certificate and fingerprint |
 //! | [`wire`] | PURE: the messages of the three wires and their bounded codecs |
-//! | [`config`], [`clock`], [`state_dir`] | settings; time; files, modes and the lock |
+//! | [`config`], [`clock`], [`state_dir`], [`tasks`] | settings; time; files, modes and the lock; tasks that end |
 //!
 //! Imports run downwards: cli -> daemon -> session, link, control -> relay -> pairing, trust
-//! -> identity, config -> wire, state_dir, clock.
+//! -> identity, config -> wire, state_dir, clock, tasks.
 //!
 //! # Invariants, each kept by a test
 //!
@@ -48,5 +48,6 @@ pub mod pairing;
 pub mod relay;
 pub mod session;
 pub mod state_dir;
+pub mod tasks;
 pub mod trust;
 pub mod wire;

@@ -227,3 +227,8 @@ fn a_sender_has_at_most_32_messages_under_way_where_a_receiver_takes_64() {
     assert_eq!(usual.partial, 64);
     from_outbox_to_receiver(200, 3 * MAX_PAYLOAD, 1 << 26, Limits { partial: 32, ..usual });
 }
+
+#[test]
+fn long_messages_put_in_as_there_is_room_never_exceed_what_a_receiver_holds() {
+    from_outbox_to_receiver(30, LIMIT, 4 * LIMIT, Limits::for_messages_of(LIMIT));
+}

@@ -73,8 +73,9 @@ fn a_ticket_pairs_in_json_and_works_once() {
     let offered = offering.end().ends(0).json();
     for (line, other, name) in [(joined, &laptop, "laptop"), (offered, &desktop, "desktop")] {
         let members: Vec<&String> = line.as_object().unwrap().keys().collect();
-        assert_eq!(members, ["event", "peer"]);
+        assert_eq!(members, ["confirmed", "event", "peer"]);
         assert_eq!((&line["event"], &line["peer"]["name"]), (&json!("paired"), &json!(name)));
+        assert_eq!(line["confirmed"], true);
         assert_eq!(line["peer"]["fingerprint"].as_str(), Some(other.fingerprint.as_str()));
         assert_eq!(
             (&line["peer"]["grants"][0]["preset"], &line["peer"]["pairedVia"]),

@@ -13,7 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["relay"],
     &["pairing", "trust"],
     &["identity", "config"],
-    &["state_dir", "clock"],
+    &["state_dir", "clock", "tasks"],
     &["wire"],
 ];
 

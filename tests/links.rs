@@ -3,8 +3,9 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::Barrier;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use pi_remote::clock::Clock;
 use pi_remote::session::fake::FakeSession;
 use serde_json::{Value, json};
 
@@ -61,6 +62,44 @@ async fn unpair_cuts_the_link_and_the_other_side_says_who_and_what_to_do() {
     assert_eq!(send.status.code(), Some(5), "{said}");
     assert!(said.contains("does not trust this device any more") && said.contains("pair again"), "{said}");
     drop(session);
+}
+
+#[test]
+fn a_daemon_that_has_gone_leaves_nothing_behind_that_dials() {
+    let clock = Clock::manual(SystemTime::UNIX_EPOCH);
+    let (mut laptop, desktop) = (Machine::start_with("laptop", clock.clone()), Machine::start("desktop"));
+    pair_machines(&desktop, &laptop);
+    // Long enough that the link counts as a good one, after which it is dialled again at once.
+    clock.advance(Duration::from_secs(11));
+    laptop.stop(Stop::Politely);
+    assert_eq!(desktop.only_peer(&mut desktop.control())["connected"], false);
+}
+
+#[test]
+fn a_configured_address_is_kept_for_who_answers_there_and_takes_up_no_link_that_was_cut() {
+    let mut pair_of = TestPair::start();
+    let proxy = Proxy::to(pair_of.desktop.port().unwrap());
+    let address = proxy.address.to_string();
+    let has = |daemon: &TestDaemon, address: &str| {
+        let peers = daemon.ask(json!({"type": "peers"}));
+        peers["data"]["peers"][0]["addresses"].as_array().unwrap().contains(&json!(address))
+    };
+    // Linked already: the address is kept all the same, or it would be tried for ever.
+    let linked = pair_of.laptop.ask(json!({"type": "add_peer", "host": address}));
+    assert_eq!(linked["code"], "already_connected", "{linked}");
+    assert!(has(&pair_of.laptop, &address));
+
+    let second = Proxy::to(pair_of.desktop.port().unwrap());
+    let other = second.address.to_string();
+    let removed = pair_of.laptop.ask(json!({"type": "remove_peer", "host": "desktop"}));
+    assert_eq!(removed["success"], true, "{removed}");
+    pair_of.laptop.kill();
+    let config = json!({"name": "laptop", "peers": [other]});
+    std::fs::write(pair_of.laptop.dir.join("config.json"), config.to_string()).unwrap();
+    pair_of.laptop.run(&[]);
+    eventually("the configured address is kept", || has(&pair_of.laptop, &other));
+    let peer = pair_of.laptop.peer("desktop");
+    assert!(words(&peer["why"]).contains("cut here"), "{peer}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Pairing by ticket: who gets in, who does not, and what is left behind by whoever is interrupted.
 
-use std::net::Ipv4Addr;
+use std::io::Read;
+use std::net::{Ipv4Addr, TcpListener};
 use std::sync::Barrier;
 use std::time::Duration;
 
@@ -299,6 +300,20 @@ fn a_suggested_petname_that_another_has_gets_a_number() {
 }
 
 #[test]
+fn every_client_is_told_of_a_change_of_trust() {
+    let (desktop, laptop) = (TestDaemon::start("desktop"), TestDaemon::start("laptop"));
+    let mut watching = laptop.control();
+    watching.ask(json!({"type": "subscribe"}));
+    pair(&desktop, &laptop);
+    let peer = json!({"name": "desktop", "fingerprint": desktop.fingerprint});
+    let told = watching.until(|line| line["event"] == "peer_paired");
+    assert_eq!(told["data"], json!({"peer": peer}));
+    assert_eq!(laptop.ask(json!({"type": "unpair", "peer": "desktop"}))["success"], true);
+    let told = watching.until(|line| line["event"] == "peer_unpaired");
+    assert_eq!(told["data"], json!({"peer": peer}));
+}
+
+#[test]
 fn pairing_again_is_idempotent() {
     let two = TestPair::start();
     pair(&two.desktop, &two.laptop);
@@ -381,6 +396,22 @@ fn kill_9_at_any_moment_leaves_the_old_file_or_the_new_one() {
         }
     }
     assert!(without + with == 16 && without > 0, "{without} rounds were interrupted early, {with} late");
+}
+
+#[test]
+fn a_join_ends_with_its_client() {
+    let laptop = TestDaemon::start("laptop");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let ticket = Ticket::new(HandPeer::new().fingerprint(), Secret::from_bytes(&[1; 16]), vec![address]).unwrap();
+    let mut joining = laptop.control();
+    joining.send(&json!({"type": "pair_join", "ticket": ticket.encode().as_str(), "grant": "full"}));
+    let (mut stalling, _) = listener.accept().unwrap();
+    drop(joining);
+    // Much less than a handshake may take.
+    stalling.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+    stalling.read_to_end(&mut Vec::new()).expect("the connection ends");
+    assert!(pinned(&laptop).is_empty());
 }
 
 #[test]

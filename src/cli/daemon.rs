@@ -12,7 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
@@ -108,8 +108,30 @@ pub(crate) async fn connect_or_start(cx: &Context) -> Result<Client, Error> {
         connected => return Ok(connected?),
     }
     cx.out.note("no daemon is running: starting it in the background");
-    start_in_background(cx, &Args::default()).await?;
-    cx.connect().await
+    match start_in_background(cx, &Args::default()).await {
+        Ok(_) => cx.connect().await,
+        // Another has started one at the same moment, which may not answer yet.
+        Err(failed) => reconnect(cx).await.ok_or(failed),
+    }
+}
+
+/// A connection to a daemon that holds the state directory and is about to answer.
+async fn reconnect(cx: &Context) -> Option<Client> {
+    let dir = cx.dir().ok()?;
+    let until = Instant::now() + READY_DEADLINE;
+    while Instant::now() < until {
+        match Client::connect(&dir).await {
+            Ok(client) => return Some(client),
+            Err(_) => {
+                // Nobody holds it: what failed was no race.
+                if StateDir::open(&dir).ok()?.lock().is_ok() {
+                    return None;
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
+    None
 }
 
 /// Writes log lines to `writer`: this program's at info, with `verbose` at debug.

@@ -85,7 +85,7 @@ pub(crate) async fn join(client: &mut Client, ticket: String, terms: PairTerms) 
 pub(crate) fn report(cx: &Context, paired: &Paired, to_stdout: bool) -> Result<(), Error> {
     let peer = &paired.peer;
     if cx.out.json {
-        return cx.out.json(&json!({ "event": "paired", "peer": peer }));
+        return cx.out.json(&json!({ "event": "paired", "peer": peer, "confirmed": paired.confirmed }));
     }
     let headline = format!("paired with {} ({})", peer.name, peer.fingerprint);
     if to_stdout {

@@ -4,6 +4,7 @@ use std::future::{Future, poll_fn};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{self, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -12,6 +13,8 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{ReadHalf, WriteHalf};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::clock::Clock;
@@ -55,11 +58,18 @@ pub struct Context {
     pub clock: Clock,
     /// The daemon.
     pub admin: Arc<dyn Admin>,
+    /// Whether the daemon goes down: from then on nobody is taken, and nothing is begun.
+    pub going_down: watch::Receiver<bool>,
 }
 
 /// Takes clients until it is dropped.
 pub async fn serve(listener: UnixListener, context: Context) {
-    let mut clients = tokio::task::JoinSet::new();
+    let mut clients = JoinSet::new();
+    let mut going_down = context.going_down.clone();
+    let mut going_down = pin!(async move {
+        // The daemon that cannot say it any more is down.
+        let _ = going_down.wait_for(|going_down| *going_down).await;
+    });
     let own = nix::unistd::geteuid().as_raw();
     loop {
         tokio::select! {
@@ -78,8 +88,11 @@ pub async fn serve(listener: UnixListener, context: Context) {
                 }
             },
             Some(_) = clients.join_next() => {}
+            () = &mut going_down => break,
         }
     }
+    drop(listener);
+    while clients.join_next().await.is_some() {}
 }
 
 fn is_from(stream: &UnixStream, uid: u32) -> bool {
@@ -89,12 +102,13 @@ fn is_from(stream: &UnixStream, uid: u32) -> bool {
 async fn serve_client(mut stream: UnixStream, context: Context) {
     let client = context.relay.lock().open_client();
     let gone = Gone { client, context: context.clone() };
+    let mut requests = JoinSet::new();
     {
         let (read, mut write) = stream.split();
         let mut writer = pin!(write_lines(&mut write, client, &context));
         tokio::select! {
             () = &mut writer => {}
-            (end, read) = read_requests(read, client, &context) => match end {
+            (end, read) = read_requests(read, client, &context, &mut requests) => match end {
                 End::Eof => tokio::select! {
                     () = &mut writer => {}
                     () = wait_half_closed(&read, client, &context) => {}
@@ -116,7 +130,10 @@ async fn serve_client(mut stream: UnixStream, context: Context) {
             }
         }
     }
+    // Nobody waits for what is still worked on.
+    requests.abort_all();
     drop(gone);
+    requests.shutdown().await;
     // What the client has not sent yet is read and thrown away, or its kernel would throw away the
     // last word instead.
     let _ = timeout(LAST_WORD, async {
@@ -168,7 +185,12 @@ enum End {
     CutOff(String),
 }
 
-async fn read_requests<'a>(mut read: ReadHalf<'a>, client: ClientId, context: &Context) -> (End, ReadHalf<'a>) {
+async fn read_requests<'a>(
+    mut read: ReadHalf<'a>,
+    client: ClientId,
+    context: &Context,
+    requests: &mut JoinSet<()>,
+) -> (End, ReadHalf<'a>) {
     let limit = context.relay.lock().limits().message;
     let mut lines = LineDecoder::new(limit);
     loop {
@@ -181,7 +203,7 @@ async fn read_requests<'a>(mut read: ReadHalf<'a>, client: ClientId, context: &C
                 () = until_hung_up(&read) => return (End::HungUp, read),
             }
             match lines.next_line() {
-                Ok(Some(line)) => dispatch(&line, client, context),
+                Ok(Some(line)) => dispatch(&line, client, context, requests),
                 Ok(None) => break,
                 Err(error) => {
                     return (End::CutOff(error.to_string()), read);
@@ -203,9 +225,12 @@ fn hung_up(fd: BorrowedFd<'_>) -> bool {
     poll(&mut fds, PollTimeout::ZERO).is_ok() && fds[0].revents().is_some_and(|seen| seen.contains(PollFlags::POLLHUP))
 }
 
-fn dispatch(line: &Bytes, client: ClientId, context: &Context) {
+fn dispatch(line: &Bytes, client: ClientId, context: &Context, requests: &mut JoinSet<()>) {
     let (reply, request) = Request::read(line);
     let mut relay = context.relay.lock();
+    if *context.going_down.borrow() {
+        return relay.answer(client, &reply, Err(&shutting_down()));
+    }
     match request {
         Err(failure) => relay.answer(client, &reply, Err(&failure)),
         Ok(Request::Relay(request)) => relay.relay(client, reply, request, context.clock.now()),
@@ -242,15 +267,28 @@ fn dispatch(line: &Bytes, client: ClientId, context: &Context) {
         ) => {
             relay.request_started(client);
             drop(relay);
+            let mut handling = Arc::clone(&context.admin).handle(client, reply.clone(), request);
             let context = context.clone();
-            tokio::spawn(async move {
-                let answer = Arc::clone(&context.admin).handle(client, reply.clone(), request).await;
+            let answer = move |answer: Result<Vec<u8>, Failure>| {
                 let mut relay = context.relay.lock();
                 relay.answer(client, &reply, answer.as_deref());
                 relay.request_ended(client);
-            });
+            };
+            // Begun here, so that what needs no waiting is done in order, and also for a client that
+            // goes without its answer.
+            match poll_once(&mut handling) {
+                Poll::Ready(done) => answer(done),
+                Poll::Pending => {
+                    while requests.try_join_next().is_some() {}
+                    requests.spawn(async move { answer(handling.await) });
+                }
+            }
         }
     }
+}
+
+fn poll_once(handling: &mut Answer) -> Poll<Result<Vec<u8>, Failure>> {
+    handling.as_mut().poll(&mut task::Context::from_waker(task::Waker::noop()))
 }
 
 fn message(text: &str) -> Vec<u8> {
@@ -279,6 +317,6 @@ async fn write_lines(write: &mut WriteHalf<'_>, client: ClientId, context: &Cont
 }
 
 /// The failure of a request that comes while the daemon goes down.
-pub fn shutting_down() -> Failure {
+fn shutting_down() -> Failure {
     Failure::new(Code::ShuttingDown, "The daemon is going down")
 }

@@ -1,23 +1,32 @@
 //! The pinned peers of a running daemon: on disk, in the verifier, in the relay, all alike.
 
 use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use tokio::runtime::Handle;
-use tokio::sync::watch;
+use serde::Serialize;
+use tokio::sync::{Notify, watch};
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep_until};
 
 use super::addresses;
+use super::views::peer_ref;
 use crate::clock::{Clock, rfc3339};
 use crate::identity::Fingerprint;
 use crate::link::Keeper;
 use crate::link::tls::Pins;
 use crate::relay::{LinkFacts, Shared};
-use crate::trust::store::{Address, AddressSource, NewPeer, add_address};
+use crate::trust::store::{Address, AddressSource, Change, NewPeer, add_address};
 use crate::trust::{Peer, Store};
+use crate::wire::control::PeerRef;
 use crate::wire::error::Failure;
 use crate::wire::link::Hello;
+
+/// How often it is saved when peers were last seen.
+const SAVE_SEEN: Duration = Duration::from_secs(30);
 
 /// Where pins change, and with them who is let in and who is dialled.
 pub(super) struct Book {
@@ -27,8 +36,34 @@ pub(super) struct Book {
     clock: Clock,
     listen: watch::Sender<bool>,
     window_is_open: AtomicBool,
-    /// Where notes are written; kept, since the last come while the runtime ends.
-    runtime: Handle,
+    closed: AtomicBool,
+    /// Held while the pins change and from before they are written until they are believed. The pins
+    /// themselves are not held for that long: links ask for them.
+    changing: Mutex<Unsaved>,
+    notes: Mutex<HashMap<Fingerprint, Note>>,
+    noted: Notify,
+}
+
+/// Whether notes are in memory that are not on the disk; who is trusted always is.
+#[derive(Debug, Default)]
+struct Unsaved(bool);
+
+/// What links have told of a peer since it was last taken into the pins.
+#[derive(Debug, Default)]
+struct Note {
+    addresses: Vec<Address>,
+    version: Option<String>,
+    last_seen: Option<String>,
+}
+
+impl Note {
+    fn apply(self, peer: &mut Peer) {
+        for address in self.addresses {
+            add_address(&mut peer.addresses, address);
+        }
+        peer.version = self.version.or(peer.version.take());
+        peer.last_seen = self.last_seen.or(peer.last_seen.take());
+    }
 }
 
 impl Book {
@@ -40,13 +75,16 @@ impl Book {
             clock,
             listen,
             window_is_open: AtomicBool::new(false),
-            runtime: Handle::current(),
+            closed: AtomicBool::new(false),
+            changing: Mutex::default(),
+            notes: Mutex::default(),
+            noted: Notify::new(),
         }
     }
 
-    /// The pins, for a look or a change; after a change, [`Book::publish`].
+    /// The pins, for a look.
     pub(super) fn store(&self) -> MutexGuard<'_, Store> {
-        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.store)
     }
 
     /// The pins that the verifier asks.
@@ -72,6 +110,12 @@ impl Book {
         self.set_listening(&self.store());
     }
 
+    /// Has the ports listen no more, whatever happens.
+    pub(super) fn stop_listening(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.set_listening(&self.store());
+    }
+
     pub(super) fn fingerprints(&self) -> Vec<Fingerprint> {
         self.store().peers().iter().map(|peer| peer.fingerprint).collect()
     }
@@ -82,14 +126,21 @@ impl Book {
     /// The store's; nothing has changed then.
     pub(super) fn pin(&self, new: NewPeer) -> Result<Peer, Failure> {
         let replaced = new.replaces.filter(|old| *old != new.fingerprint);
-        let peer = self.store().pin(new, self.clock.wall())?;
-        self.publish();
+        let via = new.via;
+        let replaced_peer = replaced.and_then(|old| self.store().get(old).cloned());
+        let peer = self.change(|store| store.pin(new, self.clock.wall()))?;
+        tracing::info!(
+            peer = %peer.name, fingerprint = %peer.fingerprint, via,
+            replaced = replaced_peer.as_ref().map(|old| old.fingerprint.to_string()), "paired"
+        );
         let mut relay = self.relay.lock();
         // A reason from before the two were paired (again) says nothing any more.
         relay.set_why(peer.fingerprint, None);
         if let Some(old) = replaced {
             relay.unpin(old, self.clock.now());
         }
+        relay
+            .emit("peer_paired", &PeerPaired { peer: peer_ref(&peer), replaced: replaced_peer.as_ref().map(peer_ref) });
         Ok(peer)
     }
 
@@ -98,9 +149,13 @@ impl Book {
     /// # Errors
     /// The disk's; the pin stays then.
     pub(super) fn unpin(&self, fingerprint: Fingerprint) -> Result<bool, Failure> {
-        self.store().unpin(fingerprint)?;
-        let cut = self.relay.lock().unpin(fingerprint, self.clock.now());
-        self.publish();
+        let peer = self.change(|store| Ok((store.get(fingerprint).cloned(), store.unpin(fingerprint))))?;
+        let mut relay = self.relay.lock();
+        let cut = relay.unpin(fingerprint, self.clock.now());
+        if let Some(peer) = peer {
+            tracing::info!(peer = %peer.name, %fingerprint, link_cut = cut, "unpaired");
+            relay.emit("peer_unpaired", &serde_json::json!({ "peer": peer_ref(&peer) }));
+        }
         Ok(cut)
     }
 
@@ -109,29 +164,87 @@ impl Book {
     /// # Errors
     /// The store's; nothing has changed then.
     pub(super) fn update(&self, fingerprint: Fingerprint, change: impl FnOnce(&mut Peer)) -> Result<Peer, Failure> {
-        let peer = self.store().update(fingerprint, change)?;
+        self.change(|store| store.update(fingerprint, change))
+    }
+
+    /// Writes a change, believes it and publishes it.
+    fn change<T>(&self, make: impl FnOnce(&Store) -> Result<(T, Change), Failure>) -> Result<T, Failure> {
+        let mut unsaved = lock(&self.changing);
+        let (made, change) = make(&self.store())?;
+        change.write()?;
+        unsaved.0 = false;
+        self.store().believe(change);
         self.publish();
-        Ok(peer)
+        Ok(made)
     }
 
     fn set_listening(&self, store: &Store) {
         let wanted = self.window_is_open.load(Ordering::Acquire) || !store.peers().is_empty();
+        let wanted = wanted && !self.closed.load(Ordering::Acquire);
         self.listen.send_if_modified(|listen| std::mem::replace(listen, wanted) != wanted);
     }
 
-    /// Notes what a link told, off the link's task, which must not wait for the disk. That it cannot
-    /// be written changes nothing about the link.
-    fn note(self: &Arc<Self>, peer: Fingerprint, change: impl FnOnce(&mut Peer) + Send + 'static) {
-        let book = Arc::clone(self);
-        self.runtime.spawn_blocking(move || {
-            if book.store().get(peer).is_none() {
-                return;
-            }
-            if let Err(error) = book.store().update(peer, change) {
-                tracing::warn!(%error, "could not note what was seen of a peer");
-            }
-        });
+    /// Notes what a link told; it is taken into the pins by [`Book::keep_notes`], since the link's
+    /// task must not wait for the disk. What several links of a peer tell meanwhile is one note.
+    fn note(&self, peer: Fingerprint, note: impl FnOnce(&mut Note)) {
+        note(lock(&self.notes).entry(peer).or_default());
+        self.noted.notify_one();
     }
+
+    /// Takes notes into the pins, one write at a time, for as long as it is polled.
+    pub(super) async fn keep_notes(self: Arc<Self>) {
+        let mut seen_saved = Instant::now();
+        loop {
+            tokio::select! {
+                () = self.noted.notified() => {}
+                () = sleep_until(seen_saved + SAVE_SEEN) => {}
+            }
+            let save_seen = seen_saved.elapsed() >= SAVE_SEEN;
+            if save_seen {
+                seen_saved = Instant::now();
+            }
+            let book = Arc::clone(&self);
+            if let Err(error) = spawn_blocking(move || book.take_notes(save_seen)).await {
+                tracing::warn!(%error, "what was seen of peers could not be kept");
+            }
+        }
+    }
+
+    /// Takes the notes into the pins. Only what a later start needs to reach a peer is written at once;
+    /// when peers were last seen, if `save_seen` says so.
+    pub(super) fn take_notes(&self, save_seen: bool) {
+        let mut unsaved = lock(&self.changing);
+        let mut notes = std::mem::take(&mut *lock(&self.notes));
+        let store = self.store().clone();
+        let mut save = save_seen;
+        let change = store.with(|peer| {
+            let Some(note) = notes.remove(&peer.fingerprint) else { return };
+            let before = peer.clone();
+            note.apply(peer);
+            save |= before.addresses != peer.addresses || before.version != peer.version;
+            unsaved.0 |= before != *peer;
+        });
+        if save && unsaved.0 {
+            // That it cannot be written changes nothing about the links.
+            match change.write() {
+                Ok(()) => unsaved.0 = false,
+                Err(error) => tracing::warn!(%error, "could not note what was seen of a peer"),
+            }
+        }
+        self.store().believe(change);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Data of the event `peer_paired`.
+#[derive(Serialize)]
+struct PeerPaired {
+    peer: PeerRef,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replaced: Option<PeerRef>,
 }
 
 /// What links tell is kept here.
@@ -158,20 +271,65 @@ impl Keeper for Notes {
         let seen = if dialled { facts.address } else { SocketAddr::new(from, hello.port) };
         let seen_is_far = seen.port() != 0 && !addresses::is_own(seen, &self.ports);
         let version: String = hello.version.chars().take(32).collect();
-        self.book.note(peer, move |peer| {
+        self.book.note(peer, |note| {
             for address in told {
-                add_address(&mut peer.addresses, Address { address, source: AddressSource::Hello });
+                add_address(&mut note.addresses, Address { address, source: AddressSource::Hello });
             }
             if seen_is_far {
-                add_address(&mut peer.addresses, Address { address: seen.to_string(), source: AddressSource::Seen });
+                add_address(&mut note.addresses, Address { address: seen.to_string(), source: AddressSource::Seen });
             }
-            peer.version = Some(version);
-            peer.last_seen = Some(now);
+            note.version = Some(version);
+            note.last_seen = Some(now);
         });
     }
 
     fn ended(&self, peer: Fingerprint) {
         let now = rfc3339(self.book.clock.wall());
-        self.book.note(peer, |peer| peer.last_seen = Some(now));
+        self.book.note(peer, |note| note.last_seen = Some(now));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::offers::tests::desk;
+    use crate::trust::Grant;
+    use crate::wire::PeerName;
+
+    #[tokio::test]
+    async fn what_many_links_tell_is_one_note_and_when_a_peer_was_seen_is_written_seldom() {
+        let (temp, offers, _) = desk();
+        let book = offers.book();
+        let peer = Fingerprint::from_bytes([1; 32]);
+        let new = NewPeer {
+            fingerprint: peer,
+            petname: None,
+            suggested: PeerName::suggested("p"),
+            replaces: None,
+            addresses: vec![],
+            grant: Grant::Full,
+            via: "ticket",
+        };
+        book.pin(new).unwrap();
+        let file = temp.path().join("s/peers.json");
+        let before = std::fs::read(&file).unwrap();
+        for n in 0..1000 {
+            book.note(peer, |note| note.last_seen = Some(n.to_string()));
+            book.note(Fingerprint::from_bytes([2; 32]), |note| note.last_seen = Some(n.to_string()));
+        }
+        assert_eq!(lock(&book.notes).len(), 2);
+        book.take_notes(false);
+        assert_eq!(book.store().get(peer).unwrap().last_seen.as_deref(), Some("999"));
+        assert_eq!(std::fs::read(&file).unwrap(), before);
+        book.take_notes(true);
+        assert!(String::from_utf8(std::fs::read(&file).unwrap()).unwrap().contains("999"));
+        // Where it is and what it runs is written at once, and a pin that has gone comes not back.
+        book.note(peer, |note| note.version = Some("7.7.7".into()));
+        book.take_notes(false);
+        assert!(String::from_utf8(std::fs::read(&file).unwrap()).unwrap().contains("7.7.7"));
+        book.note(peer, |note| note.version = Some("8".into()));
+        book.unpin(peer).unwrap();
+        book.take_notes(true);
+        assert!(book.store().peers().is_empty());
     }
 }

@@ -32,6 +32,7 @@ use crate::relay::{Limits, Me, Relay, Shared};
 use crate::session::names::Names;
 use crate::session::watch::{RESCAN_EVERY, Watch};
 use crate::state_dir::StateDir;
+use crate::tasks::Tasks;
 use crate::trust::Store;
 use crate::wire::Failure;
 use crate::wire::link::Hello;
@@ -100,7 +101,9 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         tls: TlsIdentity::new(&key)?,
         keeper: Arc::new(Notes { book: Arc::clone(&book), ports: bound.clone() }),
     };
-    let dialer = Dialer::new(context.clone());
+    let tasks = Tasks::default();
+    let (go_down, going_down) = watch::channel(false);
+    let dialer = Dialer::new(context.clone(), tasks.clone(), going_down.clone());
     let admission = Admission::new(Bounds::default());
     let (listening, is_listening) = watch::channel(0);
     let own_spki: Arc<[u8]> = key.spki().into();
@@ -111,6 +114,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         key.fingerprint(),
         bound.clone(),
         is_listening.clone(),
+        tasks.clone(),
     ));
     let gate = Gate {
         pins,
@@ -137,7 +141,8 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         context: context.clone(),
         book: Arc::clone(&book),
         offers,
-        dialer: dialer.clone(),
+        dialer,
+        tasks: tasks.clone(),
         admission,
         listening: is_listening.clone(),
         ports: bound.clone(),
@@ -155,12 +160,14 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     for port in ports {
         wings.spawn(serve(port, is_wanted.clone(), door.clone()));
     }
+    wings.spawn(Arc::clone(&book).keep_notes());
     wings.spawn(keep_addresses(relay.clone(), bound.clone()));
-    let server = control::Context { relay: relay.clone(), clock: clock.clone(), admin: office.clone() };
+    let server = control::Context { relay: relay.clone(), clock: clock.clone(), admin: office.clone(), going_down };
     wings.spawn(control::serve(control_socket, server));
     wings.spawn(Arc::clone(&office).shut_down_when_idle());
     office.dial_all();
-    office.try_configured_peers(&mut wings);
+    let mut trying = JoinSet::new();
+    office.try_configured_peers(&mut trying);
 
     watched.ready().await;
     on_ready(Ready {
@@ -173,8 +180,15 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         () = stop.notified() => {}
     }
     tracing::info!("going down");
-    go_down(&relay, &clock).await;
+    // First nobody comes in any more and nobody is dialled, then those there are are let go.
+    go_down.send_replace(true);
+    book.stop_listening();
+    trying.shutdown().await;
+    let_go(&relay, &clock).await;
     wings.shutdown().await;
+    tasks.shutdown().await;
+    // The last links have told their end by now.
+    book.take_notes(true);
     // Leftovers mean nothing without the lock, but a client would try them.
     let _ = dir.remove("daemon.sock");
     let _ = dir.remove("daemon.pid");
@@ -192,14 +206,18 @@ fn raise_descriptor_limit() {
 }
 
 /// Says bye on every link, and lets clients read what waits for them.
-async fn go_down(relay: &Shared, clock: &Clock) {
-    {
-        let mut relay = relay.lock();
-        relay.end_all_links(clock.now());
-        relay.end_all_clients();
-    }
+async fn let_go(relay: &Shared, clock: &Clock) {
     let quiet = async {
-        while !relay.lock().is_quiet() {
+        loop {
+            {
+                let mut relay = relay.lock();
+                // Again and again, since what had begun to come in may still arrive.
+                relay.end_all_links(clock.now());
+                relay.end_all_clients();
+                if relay.is_quiet() {
+                    return;
+                }
+            }
             sleep(Duration::from_millis(5)).await;
         }
     };

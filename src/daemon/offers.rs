@@ -24,6 +24,7 @@ use crate::pairing::message::Info;
 use crate::pairing::ticket::{Secret, Ticket};
 use crate::pairing::window::{AttemptId, DEFAULT_OPEN, EXCHANGE_TIME, Offer as Offering, Refusal, Window};
 use crate::relay::{ClientId, Shared};
+use crate::tasks::Tasks;
 use crate::trust::store::{Address, AddressSource, NewPeer};
 use crate::trust::{Grant, Peer};
 use crate::wire::PeerName;
@@ -45,6 +46,7 @@ pub(super) struct Offers {
     own: Fingerprint,
     ports: Vec<SocketAddr>,
     listening: watch::Receiver<usize>,
+    tasks: Tasks,
 }
 
 /// The window, and those before it.
@@ -68,11 +70,13 @@ struct Open {
 }
 
 /// A task that ends with what it belongs to.
-struct Timer(AbortHandle);
+struct Timer(Option<AbortHandle>);
 
 impl Drop for Timer {
     fn drop(&mut self) {
-        self.0.abort();
+        if let Some(task) = &self.0 {
+            task.abort();
+        }
     }
 }
 
@@ -92,8 +96,9 @@ impl Offers {
         own: Fingerprint,
         ports: Vec<SocketAddr>,
         listening: watch::Receiver<usize>,
+        tasks: Tasks,
     ) -> Self {
-        Self { slot: Mutex::default(), book, context, dialer, own, ports, listening }
+        Self { slot: Mutex::default(), book, context, dialer, own, ports, listening, tasks }
     }
 
     /// Whether a window is open.
@@ -159,11 +164,11 @@ impl Offers {
         let window = Window::open(number, Offering::Ticket(secret), now, open_for).map_err(invalid)?;
         slot.windows += 1;
         let offers = Arc::clone(self);
-        let expiry = tokio::spawn(async move {
+        let expiry = self.tasks.spawn(async move {
             sleep(open_for).await;
             offers.close(number, &expired());
         });
-        let open = Open { window, client, id: reply.id.clone(), terms, _expiry: Timer(expiry.abort_handle()) };
+        let open = Open { window, client, id: reply.id.clone(), terms, _expiry: Timer(expiry) };
         // One whose time was over while its timer slept with the machine.
         if let Some(late) = slot.open.replace(open) {
             self.tell_failed(&late, &expired());
@@ -305,7 +310,7 @@ impl Desk for Offers {
         slot.won.retain(|_, confirm| !confirm.is_closed());
         slot.won.insert(attempt, confirm);
         let (book, relay) = (Arc::clone(&self.book), self.context.relay.clone());
-        tokio::spawn(async move {
+        self.tasks.spawn(async move {
             // Not confirmed either when the exchange was broken off and nobody says so.
             let confirmed = timeout(EXCHANGE_TIME, confirmed).await.is_ok_and(|told| told == Ok(true));
             wait_linked(&relay, joiner).await;
@@ -382,7 +387,7 @@ fn joining_failed(error: JoinError) -> Failure {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::SystemTime;
 
     use super::*;
@@ -396,7 +401,7 @@ mod tests {
     use crate::wire::link::Hello;
 
     /// The desk of a daemon that listens, and its clock.
-    fn desk() -> (tempfile::TempDir, Arc<Offers>, Clock) {
+    pub(in crate::daemon) fn desk() -> (tempfile::TempDir, Arc<Offers>, Clock) {
         let temp = tempfile::tempdir().unwrap();
         let key = DeviceKey::generate().unwrap();
         let clock = Clock::manual(SystemTime::UNIX_EPOCH);
@@ -421,10 +426,17 @@ mod tests {
         let book = Arc::new(Book::new(store, pins, relay.clone(), clock.clone(), listen));
         let keeper = Arc::new(Notes { book: Arc::clone(&book), ports: Vec::new() });
         let context = Context { relay, clock: clock.clone(), tls: TlsIdentity::new(&key).unwrap(), keeper };
-        let dialer = Dialer::new(context.clone());
+        let tasks = Tasks::default();
+        let dialer = Dialer::new(context.clone(), tasks.clone(), watch::channel(false).1);
         let ports = vec!["127.0.0.1:7433".parse().unwrap()];
-        let offers = Offers::new(book, context, dialer, key.fingerprint(), ports, watch::channel(1).1);
+        let offers = Offers::new(book, context, dialer, key.fingerprint(), ports, watch::channel(1).1, tasks);
         (temp, Arc::new(offers), clock)
+    }
+
+    impl Offers {
+        pub(in crate::daemon) fn book(&self) -> Arc<Book> {
+            Arc::clone(&self.book)
+        }
     }
 
     async fn open(offers: &Arc<Offers>, seconds: u64) -> ClientId {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::json;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -25,6 +25,7 @@ use crate::link::{Context, session};
 use crate::relay::ClientId;
 use crate::session::watch::WatchHandle;
 use crate::state_dir::StateDir;
+use crate::tasks::Tasks;
 use crate::trust::Peer;
 use crate::trust::store::{Address, AddressSource, add_address};
 use crate::wire::control::{Check, Checks, IdentityView, PeerList, Refused, ReplyTo, Status, Unpaired};
@@ -40,6 +41,13 @@ const TAILSCALE: Duration = Duration::from_secs(5);
 /// How often a configured address is tried that has not led to a peer.
 const CONFIGURED_RETRY: Duration = Duration::from_secs(60);
 
+/// Who has an address tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    User,
+    Configuration,
+}
+
 /// The daemon, as clients see it.
 pub(super) struct Office {
     pub(super) dir: StateDir,
@@ -49,6 +57,7 @@ pub(super) struct Office {
     pub(super) book: Arc<Book>,
     pub(super) offers: Arc<Offers>,
     pub(super) dialer: Dialer,
+    pub(super) tasks: Tasks,
     pub(super) admission: Admission,
     pub(super) listening: watch::Receiver<usize>,
     pub(super) ports: Vec<SocketAddr>,
@@ -139,7 +148,7 @@ impl Office {
             let address = with_port(address);
             wings.spawn(async move {
                 while !office.is_known_address(&address) {
-                    if let Err(failure) = office.link_at(&address).await {
+                    if let Err(failure) = office.link_at(&address, By::Configuration).await {
                         tracing::debug!(address, %failure, "a configured peer is not there");
                     }
                     sleep(CONFIGURED_RETRY).await;
@@ -225,7 +234,6 @@ impl Office {
     fn unpair(&self, peer: &str) -> Result<Vec<u8>, Failure> {
         let peer = self.book.store().find(peer)?.clone();
         let link_cut = self.book.unpin(peer.fingerprint)?;
-        tracing::info!(peer = %peer.name, fingerprint = %peer.fingerprint, link_cut, "unpaired");
         Ok(to_json(&Unpaired { peer: views::peer_ref(&peer), link_cut }))
     }
 
@@ -264,7 +272,7 @@ impl Office {
         }
         let port =
             exact.ok_or_else(|| Failure::new(Code::InvalidRequest, format!("{port} is no TCP port (1 to 65535)")))?;
-        self.link_at(&join_port(name, port)).await?;
+        self.link_at(&join_port(name, port), By::User).await?;
         Ok(to_json(&json!({ "host": name, "port": port })))
     }
 
@@ -282,8 +290,9 @@ impl Office {
         })
     }
 
-    /// Links to whichever pinned peer answers at an address, and keeps the address for it.
-    async fn link_at(&self, address: &str) -> Result<(), Failure> {
+    /// Links to whichever pinned peer answers at an address, and keeps the address for it, linked
+    /// already or not.
+    async fn link_at(&self, address: &str, by: By) -> Result<(), Failure> {
         let expect = Expect::AnyPinned(self.book.pins());
         let (link, reached) =
             dial(&self.context, &[address.to_owned()], expect, Alpn::Link).await.map_err(|error| {
@@ -292,19 +301,27 @@ impl Office {
                 if unpaired { Failure { code: Code::NotPaired, ..failure } } else { failure }
             })?;
         let fingerprint = link.peer;
-        if self.context.relay.lock().is_linked(fingerprint) {
-            let name = self.book.store().get(fingerprint).map(|peer| peer.name.to_string()).unwrap_or_default();
-            return Err(Failure::new(Code::AlreadyConnected, format!("Already connected to {name}")));
-        }
-        self.book.update(fingerprint, |peer| {
-            peer.removed = false;
+        let keep = |peer: &mut Peer| {
+            // Only the user takes up again what the user has cut.
+            peer.removed &= matches!(by, By::Configuration);
             add_address(&mut peer.addresses, Address { address: reached, source: AddressSource::User });
-        })?;
+        };
+        let peer = self.book.update(fingerprint, keep)?;
+        if self.context.relay.lock().is_linked(fingerprint) {
+            return Err(Failure::new(Code::AlreadyConnected, format!("Already connected to {}", peer.name)));
+        }
+        if peer.removed {
+            return Ok(());
+        }
         let context = self.context.clone();
-        let mut running = tokio::spawn(async move { session::run(link, true, &context).await });
+        let (ended, has_ended) = oneshot::channel::<()>();
+        self.tasks.spawn(async move {
+            session::run(link, true, &context).await;
+            drop(ended);
+        });
         tokio::select! {
             linked = self.wait_linked(fingerprint) => linked,
-            _ = &mut running => Err(self.why(fingerprint)),
+            _ = has_ended => Err(self.why(fingerprint)),
         }
     }
 
@@ -367,7 +384,11 @@ impl Office {
         check(
             "peers.json",
             crate::trust::Store::load(self.dir.clone()).and_then(|stored| {
-                if stored.peers() == store.peers() {
+                // When a peer was last seen is written seldom.
+                let lasting = |peers: &[Peer]| -> Vec<Peer> {
+                    peers.iter().cloned().map(|peer| Peer { last_seen: None, ..peer }).collect()
+                };
+                if lasting(stored.peers()) == lasting(store.peers()) {
                     Ok(format!("{} pinned, as this daemon knows them", stored.peers().len()))
                 } else {
                     Err(Failure::new(

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::{TcpStream, lookup_host};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -16,6 +16,7 @@ use super::tls::{Alpn, Authenticated, Expect, TlsError};
 use super::{Context, session};
 use crate::identity::{Fingerprint, random};
 use crate::relay::Dialling;
+use crate::tasks::Tasks;
 use crate::wire::HostPort;
 use crate::wire::error::{Code, Failure};
 
@@ -39,12 +40,15 @@ const CONNECTING: Duration = Duration::from_secs(5);
 pub struct Dialer {
     context: Context,
     kicks: Arc<Mutex<HashMap<Fingerprint, Arc<Notify>>>>,
+    tasks: Tasks,
+    going_down: watch::Receiver<bool>,
 }
 
 impl Dialer {
-    /// A dialler that dials nobody yet.
-    pub fn new(context: Context) -> Self {
-        Self { context, kicks: Arc::default() }
+    /// A dialler that dials nobody yet. Once `going_down` says so it dials nobody any more; the links
+    /// that it has made go on among `tasks`.
+    pub fn new(context: Context, tasks: Tasks, going_down: watch::Receiver<bool>) -> Self {
+        Self { context, kicks: Arc::default(), tasks, going_down }
     }
 
     /// Has a peer dialled at once: a new one, or one for which something has changed.
@@ -61,56 +65,67 @@ impl Dialer {
         let kick = Arc::new(Notify::new());
         kicks.insert(peer, Arc::clone(&kick));
         let dialer = self.clone();
-        tokio::spawn(async move {
+        self.tasks.spawn(async move {
             dialer.keep_linked(peer, &kick).await;
             dialer.kicks.lock().unwrap_or_else(PoisonError::into_inner).remove(&peer);
         });
     }
 
     async fn keep_linked(&self, peer: Fingerprint, kick: &Notify) {
-        let relay = &self.context.relay;
+        let mut going_down = self.going_down.clone();
         let mut failed = 0;
+        loop {
+            let link = tokio::select! {
+                biased;
+                _ = going_down.wait_for(|going_down| *going_down) => return,
+                link = self.reach(peer, kick, &mut failed) => link,
+            };
+            let Some(link) = link else { return };
+            let begun = self.context.clock.now();
+            session::run(link, true, &self.context).await;
+            let good = self.context.clock.now().saturating_sub(begun) >= GOOD_LIFE;
+            failed = if good { 0 } else { failed + 1 };
+        }
+    }
+
+    /// Dials a peer until it answers; `None` once it is not pinned any more.
+    async fn reach(&self, peer: Fingerprint, kick: &Notify, failed: &mut u32) -> Option<Authenticated<TcpStream>> {
+        let relay = &self.context.relay;
         loop {
             poll_fn(|cx| relay.lock().poll_unlinked(peer, cx)).await;
             let dialling = relay.lock().dialling(peer);
             let pause = match dialling {
-                Dialling::Gone => return,
+                Dialling::Gone => return None,
                 Dialling::Removed => {
                     kick.notified().await;
                     // Whoever takes the link up again does not wait for what failed before.
-                    failed = 0;
+                    *failed = 0;
                     continue;
                 }
                 Dialling::Refused => REFUSED_PAUSE,
-                Dialling::Wanted => pause_after(failed),
+                Dialling::Wanted => pause_after(*failed),
             };
             tokio::select! {
                 () = sleep(pause) => {}
-                () = kick.notified() => failed = 0,
+                () = kick.notified() => *failed = 0,
                 () = poll_fn(|cx| relay.lock().poll_linked(peer, cx)) => {
-                    failed = 0;
+                    *failed = 0;
                     continue;
                 }
             }
             let addresses = self.context.keeper.addresses(peer);
-            match dial(&self.context, &addresses, Expect::Exactly(peer), Alpn::Link).await {
-                Ok((link, _)) => {
-                    let begun = self.context.clock.now();
-                    session::run(link, true, &self.context).await;
-                    let good = self.context.clock.now().saturating_sub(begun) >= GOOD_LIFE;
-                    failed = if good { 0 } else { failed + 1 };
-                }
-                Err(why) => {
-                    failed += 1;
-                    tracing::debug!(%peer, error = %why, failed, "could not reach a peer");
-                    let mut relay = relay.lock();
-                    let why = why.into_failure();
-                    // A port that does not answer takes nothing back of what the peer has said.
-                    let tells = matches!(why.code, Code::NotPaired | Code::FingerprintMismatch);
-                    if tells || relay.dialling(peer) != Dialling::Refused {
-                        relay.set_why(peer, Some(why));
-                    }
-                }
+            let why = match dial(&self.context, &addresses, Expect::Exactly(peer), Alpn::Link).await {
+                Ok((link, _)) => return Some(link),
+                Err(why) => why,
+            };
+            *failed += 1;
+            tracing::debug!(%peer, error = %why, failed, "could not reach a peer");
+            let mut relay = relay.lock();
+            let why = why.into_failure();
+            // A port that does not answer takes nothing back of what the peer has said.
+            let tells = matches!(why.code, Code::NotPaired | Code::FingerprintMismatch);
+            if tells || relay.dialling(peer) != Dialling::Refused {
+                relay.set_why(peer, Some(why));
             }
         }
     }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::admission::{Admission, Place};
@@ -21,8 +22,10 @@ use crate::wire::error::{Code, Failure};
 
 /// Connections that the kernel keeps while none is taken.
 const BACKLOG: i32 = 1024;
-/// Pause after a failure that time may heal.
+/// First pause after a failure that time may heal; it doubles to the longest.
 const RETRY: Duration = Duration::from_millis(200);
+/// Longest such pause.
+const LONGEST_RETRY: Duration = Duration::from_secs(5);
 
 /// A port that is this daemon's, listening or not.
 #[derive(Debug)]
@@ -104,6 +107,9 @@ pub struct Door {
 
 /// Listens on a port whenever `wanted` says so, until it is dropped.
 pub async fn serve(mut port: Port, mut wanted: watch::Receiver<bool>, door: Door) {
+    // They outlive the listener: a link that ends has to say so.
+    let mut connections = JoinSet::new();
+    let mut retry = RETRY;
     loop {
         if wanted.wait_for(|wanted| *wanted).await.is_err() {
             return;
@@ -111,14 +117,21 @@ pub async fn serve(mut port: Port, mut wanted: watch::Receiver<bool>, door: Door
         let listener = match port.listen() {
             Ok(listener) => listener,
             Err(error) => {
-                tracing::warn!(address = %port.address, %error, "cannot listen");
-                sleep(RETRY).await;
+                if retry == RETRY {
+                    tracing::warn!(address = %port.address, %error, "cannot listen; trying again and again");
+                }
+                sleep(retry).await;
+                retry = (retry * 2).min(LONGEST_RETRY);
                 continue;
             }
         };
+        if retry != RETRY {
+            tracing::info!(address = %port.address, "listening at last");
+            retry = RETRY;
+        }
         let counted = Counted::new(&door.listening);
         tokio::select! {
-            () = accept(&listener, &door) => {}
+            () = accept(&listener, &door, &mut connections) => {}
             unwanted = wanted.wait_for(|wanted| !*wanted) => if unwanted.is_err() { return },
         }
         drop(counted);
@@ -142,14 +155,18 @@ impl Drop for Counted<'_> {
     }
 }
 
-async fn accept(listener: &TcpListener, door: &Door) {
+async fn accept(listener: &TcpListener, door: &Door, connections: &mut JoinSet<()>) {
     loop {
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = connections.join_next() => continue,
+        };
+        match accepted {
             Ok((stream, mut from)) => {
                 from.set_ip(from.ip().to_canonical());
                 // Here, so that the order of arrival is that of the connections and not of the tasks.
                 let place = door.admission.enter(from.ip());
-                tokio::spawn(authenticate(stream, from, place, door.clone()));
+                connections.spawn(authenticate(stream, from, place, door.clone()));
             }
             Err(error) => {
                 // Out of descriptors, most likely: they come back, the listener stays.

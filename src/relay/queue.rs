@@ -7,6 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
 
+use crate::wire::DEFAULT_MESSAGE_LIMIT;
 use crate::wire::frames::{MAX_PAYLOAD, encode};
 use crate::wire::ids::SessionId;
 
@@ -139,6 +140,8 @@ pub enum Lane {
 /// Most messages of several frames that are under way at once. A receiver bounds what it holds of
 /// unfinished ones ([`Limits`](crate::wire::frames::Limits)), so the sender must stay well below.
 const MAX_STARTED: usize = 32;
+/// Most bytes that those messages have together, unless it is one alone; half of what a receiver holds.
+const MAX_STARTED_BYTES: usize = 2 * DEFAULT_MESSAGE_LIMIT;
 /// Bytes that an outbox has beyond its limit and the budget of all for what a link cannot do
 /// without: its state, heartbeats, cancels and refusals.
 const RESERVE: usize = 4 * 1024 * 1024;
@@ -151,6 +154,7 @@ pub struct LinkOutbox {
     /// Lanes whose next message has several frames, while enough such messages are under way.
     parked: VecDeque<Lane>,
     started: usize,
+    started_bytes: usize,
     reserved: usize,
     next_number: u32,
     bytes: usize,
@@ -163,6 +167,7 @@ pub struct LinkOutbox {
 struct Outgoing {
     number: u32,
     rest: Bytes,
+    length: usize,
     started: bool,
     reserved: bool,
 }
@@ -175,6 +180,7 @@ impl LinkOutbox {
             turns: VecDeque::new(),
             parked: VecDeque::new(),
             started: 0,
+            started_bytes: 0,
             reserved: 0,
             next_number: 0,
             bytes: 0,
@@ -218,7 +224,7 @@ impl LinkOutbox {
         if queue.is_empty() {
             self.turns.push_back(lane);
         }
-        queue.push_back(Outgoing { number, rest: message, started: false, reserved });
+        queue.push_back(Outgoing { number, length: message.len(), rest: message, started: false, reserved });
         wake(&mut self.waker);
     }
 
@@ -249,12 +255,14 @@ impl LinkOutbox {
         let Some(message) = queue.front_mut() else { return true };
         let is_long = message.rest.len() > MAX_PAYLOAD;
         if is_long && !message.started {
-            if self.started >= MAX_STARTED {
+            let many = self.started >= MAX_STARTED || self.started_bytes + message.length > MAX_STARTED_BYTES;
+            if many && self.started > 0 {
                 self.parked.push_back(lane);
                 return true;
             }
             message.started = true;
             self.started += 1;
+            self.started_bytes += message.length;
         }
         let part = message.rest.split_to(message.rest.len().min(MAX_PAYLOAD));
         let last = message.rest.is_empty();
@@ -268,7 +276,8 @@ impl LinkOutbox {
         if last {
             if message.started {
                 self.started -= 1;
-                self.turns.extend(self.parked.pop_front());
+                self.started_bytes -= message.length;
+                self.turns.append(&mut self.parked);
             }
             queue.pop_front();
         }

@@ -1,5 +1,5 @@
-//! `peers.json`: the pinned peers. What is on disk and what is in memory never differ: a change is
-//! written first and believed afterwards.
+//! `peers.json`: the pinned peers. A change is written first and believed afterwards, so memory and
+//! disk agree on who is trusted.
 
 use std::time::SystemTime;
 
@@ -88,14 +88,22 @@ pub struct NewPeer {
     pub via: &'static str,
 }
 
-/// The pinned peers, on disk and in memory.
+/// A change that was checked, to be written with [`Change::write`] and then believed with
+/// [`Store::believe`]; no other may be made meanwhile.
 #[derive(Debug)]
+pub struct Change {
+    dir: StateDir,
+    peers: Vec<Peer>,
+}
+
+/// The pinned peers, on disk and in memory.
+#[derive(Debug, Clone)]
 pub struct Store {
     dir: StateDir,
     peers: Vec<Peer>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct File {
     version: u32,
     peers: Vec<Peer>,
@@ -175,7 +183,7 @@ impl Store {
     ///
     /// # Errors
     /// `name_taken`, `overloaded` with too many peers, or the disk's; nothing is pinned then.
-    pub fn pin(&mut self, new: NewPeer, at: SystemTime) -> Result<Peer, Failure> {
+    pub fn pin(&self, new: NewPeer, at: SystemTime) -> Result<(Peer, Change), Failure> {
         let name = self.petname_for(&new)?;
         let before = self.get(new.replaces.unwrap_or(new.fingerprint)).or_else(|| self.get(new.fingerprint));
         let mut peer = Peer {
@@ -199,25 +207,21 @@ impl Store {
                 .hint("`pi-remote unpair` those you do not use"));
         }
         peers.push(peer.clone());
-        self.save(peers)?;
-        Ok(peer)
+        Ok((peer, self.change(peers)))
     }
 
     /// Takes a pin away.
-    ///
-    /// # Errors
-    /// The disk's; the pin stays then.
-    pub fn unpin(&mut self, fingerprint: Fingerprint) -> Result<(), Failure> {
+    pub fn unpin(&self, fingerprint: Fingerprint) -> Change {
         let mut peers = self.peers.clone();
         peers.retain(|peer| peer.fingerprint != fingerprint);
-        self.save(peers)
+        self.change(peers)
     }
 
     /// Changes what is kept of a peer.
     ///
     /// # Errors
     /// `peer_not_found`, `name_taken`, or the disk's; nothing is changed then.
-    pub fn update(&mut self, fingerprint: Fingerprint, change: impl FnOnce(&mut Peer)) -> Result<Peer, Failure> {
+    pub fn update(&self, fingerprint: Fingerprint, change: impl FnOnce(&mut Peer)) -> Result<(Peer, Change), Failure> {
         let mut peers = self.peers.clone();
         let Some(peer) = peers.iter_mut().find(|peer| peer.fingerprint == fingerprint) else {
             return Err(Failure::new(Code::PeerNotFound, format!("Peer {fingerprint} not found")));
@@ -227,20 +231,42 @@ impl Store {
         if peers.iter().any(|peer| peer.name == changed.name && peer.fingerprint != fingerprint) {
             return Err(name_taken(&changed.name));
         }
-        if self.get(fingerprint) != Some(&changed) {
-            self.save(peers)?;
-        }
-        Ok(changed)
+        Ok((changed, self.change(peers)))
     }
 
-    fn save(&mut self, mut peers: Vec<Peer>) -> Result<(), Failure> {
+    /// All as it is, after this change to each peer.
+    pub fn with(&self, change: impl FnMut(&mut Peer)) -> Change {
+        let mut peers = self.peers.clone();
+        peers.iter_mut().for_each(change);
+        self.change(peers)
+    }
+
+    /// Makes a change that was written what is in memory too.
+    pub fn believe(&mut self, change: Change) {
+        self.peers = change.peers;
+    }
+
+    fn change(&self, mut peers: Vec<Peer>) -> Change {
         peers.sort_by(|a, b| a.name.cmp(&b.name));
-        let file = File { version: 1, peers };
+        Change { dir: self.dir.clone(), peers }
+    }
+}
+
+impl Change {
+    /// Writes it to the disk.
+    ///
+    /// # Errors
+    /// The disk's; what was there before is there still.
+    pub fn write(&self) -> Result<(), Failure> {
+        #[derive(Serialize)]
+        struct File<'a> {
+            version: u32,
+            peers: &'a [Peer],
+        }
+        let file = File { version: 1, peers: &self.peers };
         let mut json = serde_json::to_vec_pretty(&file).map_err(|e| Failure::new(Code::Internal, e.to_string()))?;
         json.push(b'\n');
-        self.dir.write_atomic(FILE, &json)?;
-        self.peers = file.peers;
-        Ok(())
+        self.dir.write_atomic(FILE, &json)
     }
 }
 
@@ -278,6 +304,15 @@ mod tests {
         (dir, Store::load(state).unwrap())
     }
 
+    impl Store {
+        fn pin_now(&mut self, new: NewPeer) -> Result<Peer, Failure> {
+            let (peer, change) = self.pin(new, SystemTime::UNIX_EPOCH)?;
+            change.write()?;
+            self.believe(change);
+            Ok(peer)
+        }
+    }
+
     fn new(byte: u8, suggested: &str) -> NewPeer {
         NewPeer {
             fingerprint: Fingerprint::from_bytes([byte; 32]),
@@ -293,7 +328,7 @@ mod tests {
     #[test]
     fn what_was_pinned_is_there_after_a_restart() {
         let (_dir, mut store) = store();
-        let peer = store.pin(new(1, "desktop"), SystemTime::UNIX_EPOCH).unwrap();
+        let peer = store.pin_now(new(1, "desktop")).unwrap();
         let again = Store::load(store.dir.clone()).unwrap();
         assert_eq!(again.peers(), [peer]);
         let mode = std::fs::metadata(store.dir.join(FILE)).unwrap().permissions().mode();
@@ -303,20 +338,20 @@ mod tests {
     #[test]
     fn a_suggested_name_that_is_taken_gets_a_number_and_a_given_one_is_refused() {
         let (_dir, mut store) = store();
-        store.pin(new(1, "pi"), SystemTime::UNIX_EPOCH).unwrap();
-        assert_eq!(store.pin(new(2, "pi"), SystemTime::UNIX_EPOCH).unwrap().name.as_str(), "pi-2");
+        store.pin_now(new(1, "pi")).unwrap();
+        assert_eq!(store.pin_now(new(2, "pi")).unwrap().name.as_str(), "pi-2");
         let given = NewPeer { petname: Some("pi".parse().unwrap()), ..new(3, "x") };
-        assert_eq!(store.pin(given, SystemTime::UNIX_EPOCH).unwrap_err().code, Code::NameTaken);
+        assert_eq!(store.pin_now(given).unwrap_err().code, Code::NameTaken);
         assert_eq!(store.peers().len(), 2);
     }
 
     #[test]
     fn pairing_again_keeps_the_name_and_replacing_moves_it_to_the_new_key() {
         let (_dir, mut store) = store();
-        store.pin(new(1, "pi"), SystemTime::UNIX_EPOCH).unwrap();
-        assert_eq!(store.pin(new(1, "other"), SystemTime::UNIX_EPOCH).unwrap().name.as_str(), "pi");
+        store.pin_now(new(1, "pi")).unwrap();
+        assert_eq!(store.pin_now(new(1, "other")).unwrap().name.as_str(), "pi");
         let replacing = NewPeer { replaces: Some(Fingerprint::from_bytes([1; 32])), ..new(2, "other") };
-        assert_eq!(store.pin(replacing, SystemTime::UNIX_EPOCH).unwrap().name.as_str(), "pi");
+        assert_eq!(store.pin_now(replacing).unwrap().name.as_str(), "pi");
         assert!(store.get(Fingerprint::from_bytes([1; 32])).is_none(), "the old pin is dropped");
     }
 
@@ -336,7 +371,7 @@ mod tests {
     #[test]
     fn a_broken_file_is_named_and_left_alone() {
         let (_dir, mut store) = store();
-        store.pin(new(1, "a"), SystemTime::UNIX_EPOCH).unwrap();
+        store.pin_now(new(1, "a")).unwrap();
         store.dir.write_atomic(FILE, b"{\"version\":1,\"peers\":[{}]}").unwrap();
         let failure = Store::load(store.dir.clone()).unwrap_err();
         assert!(failure.message.contains("peers.json") && failure.hint.is_some(), "{failure:?}");

@@ -21,6 +21,7 @@ pub struct Machine {
     pub dir: PathBuf,
     pub fingerprint: String,
     pub port: u16,
+    pub clock: Clock,
     running: Option<(oneshot::Sender<Stop>, JoinHandle<()>)>,
     _keep: TempDir,
 }
@@ -37,12 +38,17 @@ pub enum Stop {
 impl Machine {
     /// A machine called `name` whose daemon runs.
     pub fn start(name: &str) -> Self {
+        Self::start_with(name, Clock::system())
+    }
+
+    /// A machine with a clock of the test's own.
+    pub fn start_with(name: &str, clock: Clock) -> Self {
         let keep = tempfile::tempdir().unwrap();
         let dir = keep.path().join("s");
         let state = StateDir::open(&dir).unwrap();
         let config = json!({"name": name}).to_string();
         state.write_atomic("config.json", config.as_bytes()).unwrap();
-        let mut machine = Self { dir, fingerprint: String::new(), port: 0, running: None, _keep: keep };
+        let mut machine = Self { dir, fingerprint: String::new(), port: 0, clock, running: None, _keep: keep };
         machine.run();
         machine
     }
@@ -58,7 +64,7 @@ impl Machine {
     pub fn begin(&mut self) -> mpsc::Receiver<Ready> {
         let (tell, ready) = mpsc::channel();
         let (stop, stopped) = oneshot::channel();
-        let (dir, port) = (self.dir.clone(), self.port);
+        let (dir, port, clock) = (self.dir.clone(), self.port, self.clock.clone());
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
@@ -66,13 +72,15 @@ impl Machine {
                 let mut stopped = stopped;
                 loop {
                     let (politely, shutdown) = oneshot::channel::<()>();
-                    let mut running = std::pin::pin!(daemon::run(options(&dir, port, shutdown, tell.clone())));
+                    let mut running =
+                        std::pin::pin!(daemon::run(options(&dir, port, clock.clone(), shutdown, tell.clone())));
                     let ended = tokio::select! {
                         ended = &mut running => ended,
                         how = &mut stopped => {
                             if how == Ok(Stop::Politely) {
                                 drop(politely);
                                 running.await.unwrap();
+                                nothing_runs().await;
                             }
                             return;
                         }
@@ -117,14 +125,24 @@ impl Drop for Machine {
     }
 }
 
-fn options(dir: &Path, port: u16, shutdown: oneshot::Receiver<()>, tell: mpsc::Sender<Ready>) -> Options {
+/// A daemon that has gone leaves no task behind in this runtime; what was aborted ends at its turn.
+async fn nothing_runs() {
+    let left = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let begun = Instant::now();
+    while left() > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(2), "{} tasks are left behind", left());
+        tokio::task::yield_now().await;
+    }
+}
+
+fn options(dir: &Path, port: u16, clock: Clock, shutdown: oneshot::Receiver<()>, tell: mpsc::Sender<Ready>) -> Options {
     let dir = StateDir::open(dir).unwrap();
     let flags = Flags { port: Some(port), listen: vec![ListenAddr::Loopback] };
     let settings = Settings::load(&dir, &flags, |_| None).unwrap();
     Options {
         dir,
         settings,
-        clock: Clock::system(),
+        clock,
         shutdown: Box::pin(async { drop(shutdown.await) }),
         on_ready: Box::new(move |ready| drop(tell.send(ready))),
     }
