@@ -109,7 +109,7 @@ async fn a_message_is_sent_as_it_was_given() {
             "\ttab and \"quotes\" and \u{1f600}\n\n",
             "\ttab and \"quotes\" and \u{1f600}\n".into(),
         ),
-        (vec!["send", "work", "-x"], "", "-x".into()),
+        (vec!["send", "work", "--", "-x"], "", "-x".into()),
         (vec!["send", "work", "--", "--wait"], "", "--wait".into()),
         (vec!["send", "work", "-"], &"big ".repeat(1024 * 1024), "big ".repeat(1024 * 1024)),
     ] {

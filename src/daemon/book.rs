@@ -1,7 +1,7 @@
 //! The pinned peers of a running daemon: on disk, in the verifier, in the relay, all alike.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,6 +42,8 @@ pub(super) struct Book {
     changing: Mutex<Unsaved>,
     notes: Mutex<HashMap<Fingerprint, Note>>,
     noted: Notify,
+    /// Peers that are trusted no more although the disk would not take it: they stay cut off.
+    revoked: Mutex<HashSet<Fingerprint>>,
 }
 
 /// Whether notes are in memory that are not on the disk; who is trusted always is.
@@ -79,6 +81,7 @@ impl Book {
             changing: Mutex::default(),
             notes: Mutex::default(),
             noted: Notify::new(),
+            revoked: Mutex::default(),
         }
     }
 
@@ -95,9 +98,11 @@ impl Book {
     /// Makes verifier and relay believe what is stored.
     pub(super) fn publish(&self) {
         let store = self.store();
-        self.pins.replace(store.peers().iter().map(|peer| peer.fingerprint));
+        let revoked = lock(&self.revoked).clone();
+        let trusted = || store.peers().iter().filter(|peer| !revoked.contains(&peer.fingerprint));
+        self.pins.replace(trusted().map(|peer| peer.fingerprint));
         let mut relay = self.relay.lock();
-        for peer in store.peers() {
+        for peer in trusted() {
             relay.set_peer(peer.fingerprint, peer.name.clone(), peer.grant, peer.removed);
         }
         drop(relay);
@@ -128,6 +133,7 @@ impl Book {
         let replaced = new.replaces.filter(|old| *old != new.fingerprint);
         let via = new.via;
         let replaced_peer = replaced.and_then(|old| self.store().get(old).cloned());
+        lock(&self.revoked).remove(&new.fingerprint);
         let peer = self.change(|store| store.pin(new, self.clock.wall()))?;
         tracing::info!(
             peer = %peer.name, fingerprint = %peer.fingerprint, via,
@@ -144,17 +150,26 @@ impl Book {
         Ok(peer)
     }
 
-    /// Takes a pin away, tells the peer so on a live link and cuts it. Whether there was one.
+    /// Takes a pin away, tells the peer so on a live link and cuts it. Whether there was one. What
+    /// narrows trust holds at once, whatever the disk says.
     ///
     /// # Errors
-    /// The disk's; the pin stays then.
+    /// The disk's: the peer is cut off, but would be trusted again after a restart.
     pub(super) fn unpin(&self, fingerprint: Fingerprint) -> Result<bool, Failure> {
-        let peer = self.change(|store| Ok((store.get(fingerprint).cloned(), store.unpin(fingerprint))))?;
-        let mut relay = self.relay.lock();
-        let cut = relay.unpin(fingerprint, self.clock.now());
+        lock(&self.revoked).insert(fingerprint);
+        self.publish();
+        let cut = self.relay.lock().unpin(fingerprint, self.clock.now());
+        let peer = self.change(|store| Ok((store.get(fingerprint).cloned(), store.unpin(fingerprint)))).map_err(
+            |failure| {
+                let message =
+                    format!("it is cut off now, but would be trusted again after a restart: {}", failure.message);
+                Failure { message, ..failure }.hint("make room on that disk, then unpair it again")
+            },
+        )?;
+        lock(&self.revoked).remove(&fingerprint);
         if let Some(peer) = peer {
             tracing::info!(peer = %peer.name, %fingerprint, link_cut = cut, "unpaired");
-            relay.emit("peer_unpaired", &serde_json::json!({ "peer": peer_ref(&peer) }));
+            self.relay.lock().emit("peer_unpaired", &serde_json::json!({ "peer": peer_ref(&peer) }));
         }
         Ok(cut)
     }

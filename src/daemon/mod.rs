@@ -83,7 +83,8 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     raise_descriptor_limit();
     let _lock = dir.lock()?;
     let key = DeviceKey::load_or_create(&dir)?;
-    let store = Store::load(dir.clone())?;
+    let mut store = Store::load(dir.clone())?;
+    store.keep_for_itself(settings.name.value.clone());
     let ports = reserve(&settings)?;
     let control_socket = control_listener(&dir)?;
     dir.write_pid()?;

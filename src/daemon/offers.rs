@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::future::poll_fn;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -380,7 +381,15 @@ fn joining_failed(error: JoinError) -> Failure {
             Failure::new(Code::PairingFailed, format!("{address}: {what}"))
                 .hint("`pi-remote pair --ticket` on the other machine prints a new one; else compare both versions")
         }
-        JoinError::Dial(error) => error.into_failure(),
+        JoinError::Dial(error) => {
+            let refused =
+                matches!(&error, DialError::Connect { source, .. } if source.kind() == ErrorKind::ConnectionRefused);
+            let failure = error.into_failure();
+            if !refused {
+                return failure;
+            }
+            failure.hint("the ticket was used, taken back or is too old, or no daemon runs there: make a new one with `pi-remote pair --ticket`")
+        }
         JoinError::Exchange(reason) => Failure::from(reason),
         JoinError::Here(failure) => failure,
     }

@@ -197,6 +197,7 @@ impl Office {
             let name: PeerName = parsed(name)?;
             config::set_name(&self.dir, &name)?;
             self.context.relay.lock().set_own_name(&name);
+            self.book.store().keep_for_itself(name);
         }
         let fingerprint = self.key.fingerprint();
         let name = self.context.relay.lock().own_name().to_owned();
@@ -407,7 +408,10 @@ impl Office {
                 Some(link) => {
                     Ok(format!("the link to {} was authenticated with {}", link.facts.address, peer.fingerprint))
                 }
-                None => Ok(format!("{}; no link is up to compare with", peer.fingerprint)),
+                None => match relay.peer_facts(peer.fingerprint).and_then(|facts| facts.why) {
+                    Some(why) if why.code == Code::FingerprintMismatch => Err(why),
+                    Some(_) | None => Ok(format!("{}; no link is up to compare with", peer.fingerprint)),
+                },
             };
             check(&format!("peer {}", peer.name), found);
         }

@@ -104,7 +104,8 @@ async fn read_messages(read: &mut Read, link: &Closing<'_>, dialled: bool, facts
     // A hello must fit however small this device's limit is, and an answer that does not fit it ends
     // one call, not the link.
     let limit = context.relay.lock().limits().message.max(DEFAULT_MESSAGE_LIMIT) + ENVELOPE;
-    let mut frames = FrameDecoder::new(Limits::for_messages_of(limit));
+    // Until it has said hello a peer needs room for that one message.
+    let mut frames = FrameDecoder::new(Limits { message: limit, partial: 1, bytes: limit });
     loop {
         match read.read_buf(frames.buffer()).await {
             Ok(1..) => {}
@@ -131,6 +132,7 @@ async fn read_messages(read: &mut Read, link: &Closing<'_>, dialled: bool, facts
             let hello = context.relay.lock().link_message(id, message, context.clock.now());
             if let Some(hello) = hello {
                 greeted.store(true, Ordering::Relaxed);
+                frames.set_limits(Limits::for_messages_of(limit));
                 context.keeper.greeted(peer, &hello, facts, dialled);
             }
         }

@@ -101,6 +101,7 @@ pub struct Change {
 pub struct Store {
     dir: StateDir,
     peers: Vec<Peer>,
+    own_name: Option<PeerName>,
 }
 
 #[derive(Deserialize)]
@@ -115,7 +116,9 @@ impl Store {
     /// # Errors
     /// When the file is open to others, unreadable, or not what this program wrote.
     pub fn load(dir: StateDir) -> Result<Self, Failure> {
-        let Some(bytes) = dir.read_secret(FILE, MAX_FILE)? else { return Ok(Self { dir, peers: Vec::new() }) };
+        let Some(bytes) = dir.read_secret(FILE, MAX_FILE)? else {
+            return Ok(Self { dir, peers: Vec::new(), own_name: None });
+        };
         let path = dir.join(FILE);
         let broken = |what: String| {
             Failure::new(Code::Io, format!("{}: {what}", path.display()))
@@ -135,7 +138,7 @@ impl Store {
                 return Err(broken(format!("{} stands there twice", peer.name)));
             }
         }
-        Ok(Self { dir, peers: file.peers })
+        Ok(Self { dir, peers: file.peers, own_name: None })
     }
 
     /// Every pinned peer, by name.
@@ -159,6 +162,11 @@ impl Store {
         })
     }
 
+    /// This device's own name, which no peer is to be called: `NAME/session` must mean one machine.
+    pub fn keep_for_itself(&mut self, own_name: PeerName) {
+        self.own_name = Some(own_name);
+    }
+
     /// The petname under which a new peer would be pinned.
     ///
     /// # Errors
@@ -167,11 +175,13 @@ impl Store {
         let own = |peer: &&Peer| peer.fingerprint == new.fingerprint || Some(peer.fingerprint) == new.replaces;
         let kept = self.peers.iter().find(|peer| Some(peer.fingerprint) == new.replaces);
         let kept = kept.or_else(|| self.get(new.fingerprint)).map(|peer| peer.name.clone());
-        let is_taken = |name: &PeerName| self.peers.iter().any(|peer| peer.name == *name && !own(&peer));
-        match new.petname.clone().or(kept) {
-            Some(name) if is_taken(&name) => Err(name_taken(&name)),
-            Some(name) => Ok(name),
-            None => {
+        let is_taken = |name: &PeerName| {
+            self.own_name.as_ref() == Some(name) || self.peers.iter().any(|peer| peer.name == *name && !own(&peer))
+        };
+        match (new.petname.clone(), kept) {
+            (Some(name), kept) if is_taken(&name) && kept.as_ref() != Some(&name) => Err(name_taken(&name)),
+            (Some(name), _) | (None, Some(name)) => Ok(name),
+            (None, None) => {
                 let numbered = (2..).map(|number| new.suggested.numbered(number));
                 let free = std::iter::once(new.suggested.clone()).chain(numbered).find(|name| !is_taken(name));
                 free.ok_or_else(|| name_taken(&new.suggested))
@@ -228,7 +238,9 @@ impl Store {
         };
         change(peer);
         let changed = peer.clone();
-        if peers.iter().any(|peer| peer.name == changed.name && peer.fingerprint != fingerprint) {
+        let is_new_name = self.get(fingerprint).is_some_and(|peer| peer.name != changed.name);
+        let is_own = is_new_name && self.own_name.as_ref() == Some(&changed.name);
+        if is_own || peers.iter().any(|peer| peer.name == changed.name && peer.fingerprint != fingerprint) {
             return Err(name_taken(&changed.name));
         }
         Ok((changed, self.change(peers)))
@@ -289,7 +301,7 @@ pub fn add_address(addresses: &mut Vec<Address>, new: Address) {
 }
 
 fn name_taken(name: &PeerName) -> Failure {
-    Failure::new(Code::NameTaken, format!("Another peer is called {name}"))
+    Failure::new(Code::NameTaken, format!("Another peer, or this machine itself, is called {name}"))
         .hint(format!("choose another with --as; if it is that very machine, leave --as out, or use --replace {name} when it has a new key"))
 }
 
@@ -353,6 +365,17 @@ mod tests {
         let replacing = NewPeer { replaces: Some(Fingerprint::from_bytes([1; 32])), ..new(2, "other") };
         assert_eq!(store.pin_now(replacing).unwrap().name.as_str(), "pi");
         assert!(store.get(Fingerprint::from_bytes([1; 32])).is_none(), "the old pin is dropped");
+    }
+
+    #[test]
+    fn no_peer_is_called_what_this_machine_is_called() {
+        let (_dir, mut store) = store();
+        store.keep_for_itself("pi".parse().unwrap());
+        assert_eq!(store.pin_now(new(1, "pi")).unwrap().name.as_str(), "pi-2");
+        let given = NewPeer { petname: Some("pi".parse().unwrap()), ..new(2, "x") };
+        assert_eq!(store.pin_now(given).unwrap_err().code, Code::NameTaken);
+        let renamed = store.update(Fingerprint::from_bytes([1; 32]), |peer| peer.name = "pi".parse().unwrap());
+        assert_eq!(renamed.err().unwrap().code, Code::NameTaken);
     }
 
     #[test]

@@ -78,6 +78,11 @@ impl FrameDecoder {
         Self { limits, buffer: BytesMut::new(), partial: HashMap::new(), held: 0 }
     }
 
+    /// From now on holds no more than these limits allow.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     /// Where the next bytes are to be read to.
     pub fn buffer(&mut self) -> &mut BytesMut {
         self.buffer.reserve(16 * 1024);
