@@ -7,8 +7,9 @@ use serde::Serialize;
 
 use super::pending::{Call, CallId, Destination, Origin};
 use super::queue::{Lane, wake};
+use super::refusals::{checked_head, disconnected, from_afar, has_line_break};
 use super::sessions::SessionWork;
-use super::{ClientId, LinkId, Peer, Relay};
+use super::{ClientId, LinkId, Relay};
 use crate::identity::Fingerprint;
 use crate::trust::Verdict;
 use crate::wire::control::{self, ReplyTo};
@@ -21,8 +22,6 @@ use crate::wire::session::{CommandHead, Verb, default_timeout};
 const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 /// By how much a peer may let a call take longer, in all.
 const MAX_EXTENSION: Duration = Duration::from_secs(120);
-/// Longest text of a peer's failure that is passed on, in characters.
-const MAX_FAR_TEXT: usize = 500;
 
 /// A session's answer and the event that was waited for, or why there is none.
 type Answer = Result<(Bytes, Option<Bytes>), Failure>;
@@ -156,7 +155,7 @@ impl Relay {
         }
         let answer = match outcome {
             Outcome::Answer { response, event } => Ok((response, event)),
-            Outcome::Failed(failure) => Err(self.far_failure(link, failure)),
+            Outcome::Failed(failure) => Err(self.far_failure(link, &failure)),
         };
         self.complete(call, answer, now);
     }
@@ -425,78 +424,11 @@ impl Relay {
         }
     }
 
-    /// A peer's failure as it is passed on: who said it, cut to length, and without a hint, since a
-    /// hint is a command that somebody may paste.
-    fn far_failure(&self, link: LinkId, failure: Failure) -> Failure {
+    fn far_failure(&self, link: LinkId, failure: &Failure) -> Failure {
         let peer = self.links.get(&link).and_then(|link| self.peers.get(&link.peer));
         let name = peer.map_or("the peer", |peer| peer.name.as_str());
-        let text: String = failure.message.chars().take(MAX_FAR_TEXT).collect();
-        let code = code_from_afar(failure.code);
-        Failure { code, message: format!("{name}: {text}"), hint: None, delivered: failure.delivered }
+        from_afar(name, failure)
     }
-}
-
-/// The failure of a call whose deadline has passed; its first words are the original's.
-pub(super) fn timed_out(call: &Call, target: &str) -> Failure {
-    Failure::new(Code::Timeout, format!("Error: Relay timeout after {}ms", call.timeout.as_millis()))
-        .hint(format!("{target} did not answer in time; it may still do what it was told"))
-        .delivered(true)
-}
-
-/// Whether JSON has a raw line break in it, which no message of a link may: it could forge a line on
-/// a socket that it is copied to.
-fn has_line_break(json: &[u8]) -> bool {
-    memchr::memchr2(b'\n', b'\r', json).is_some()
-}
-
-/// The codes that a peer may answer with; any other would speak of this machine.
-fn code_from_afar(code: Code) -> Code {
-    const FROM_AFAR: [Code; 12] = [
-        Code::SessionNotFound,
-        Code::SessionRefused,
-        Code::InvalidSession,
-        Code::InvalidRequest,
-        Code::Forbidden,
-        Code::NeedsApproval,
-        Code::Timeout,
-        Code::RateLimited,
-        Code::TooLarge,
-        Code::Overloaded,
-        Code::ShuttingDown,
-        Code::Internal,
-    ];
-    if FROM_AFAR.contains(&code) { code } else { Code::Other }
-}
-
-fn checked_head(command: &[u8]) -> Result<CommandHead, Failure> {
-    let invalid = |message: String| Failure::new(Code::InvalidRequest, message).delivered(false);
-    let text = std::str::from_utf8(command).map_err(|_| invalid("A command that is not UTF-8".into()))?;
-    let head = CommandHead::read(text).map_err(|error| invalid(format!("A command that is not JSON: {error}")))?;
-    if !head.is_object {
-        return Err(invalid("A command is a JSON object".into()));
-    }
-    if let Some(member) = &head.repeated {
-        return Err(invalid(format!("A command with the member {member} twice")));
-    }
-    if head.has_from {
-        return Err(invalid("A command may not bring a `from`".into()));
-    }
-    Ok(head)
-}
-
-fn disconnected(peer: &Peer, target: &str) -> Failure {
-    let message = format!("Session {target} is on a disconnected peer");
-    let hint = format!("`pi-remote peers show {}` tells more", peer.name);
-    let Some(why) = &peer.why else {
-        return Failure::new(Code::PeerDisconnected, message).delivered(false).hint(hint);
-    };
-    // That the two are not paired is for the user to mend; all else mends itself.
-    let mend = why.hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
-    if matches!(why.code, Code::NotPaired | Code::FingerprintMismatch) {
-        return Failure::new(why.code, message).delivered(false).hint(format!("{}{mend}", why.message));
-    }
-    let hint = format!("{}: {}{mend}", peer.name, why.message);
-    Failure::new(Code::PeerDisconnected, message).delivered(false).hint(hint)
 }
 
 fn relay_data(request_id: Option<&Bytes>, members: &[&[u8]]) -> Bytes {

@@ -12,6 +12,7 @@ mod links;
 mod peers;
 pub mod pending;
 pub mod queue;
+mod refusals;
 mod rivals;
 pub mod roster;
 mod sessions;
@@ -253,7 +254,7 @@ impl Relay {
 
     fn call_timed_out(&mut self, id: CallId, now: Duration) {
         let Some(call) = self.pending.get(id) else { return };
-        let failure = calls::timed_out(call, &self.target_words(&call.destination));
+        let failure = refusals::timed_out(call, &self.target_words(&call.destination));
         self.abandon(id, now);
         self.complete(id, Err(failure), now);
     }
