@@ -12,6 +12,8 @@
 //! | [`session`] | the machine's own sessions: `watch` sees them come and go, `call` asks one |
 //! | [`link`] | peers: `tls`, `admission`, `listener`, `dialer`, `session` (a live link), `pairing` |
 //! | [`control`] | `daemon.sock`: `server` answers, `client` asks |
+//! | [`discover`] | machines around this one: `tailscale`, `lan` |
+//! | [`doctor`], [`service`] | checks with remedies; the daemon as a service of the user's |
 //! | [`relay`] | PURE routing: roster, calls in flight, subscribers, bounded outboxes |
 //! | [`pairing`] | PURE: tickets, the exchange of proofs, the offerer's window |
 //! | [`trust`] | `policy` (PURE) decides, `store` keeps the pins |
@@ -19,7 +21,7 @@
 //! | [`wire`] | PURE: the messages of the three wires and their bounded codecs |
 //! | [`config`], [`clock`], [`state_dir`], [`tasks`] | settings; time; files, modes and the lock; tasks that end |
 //!
-//! Imports run downwards: cli -> daemon -> session, link, control -> relay -> pairing, trust
+//! Imports run downwards: cli -> doctor, service -> daemon -> session, link, control, discover -> relay -> pairing, trust
 //! -> identity, config -> wire, state_dir, clock, tasks.
 //!
 //! # Invariants, each kept by a test
@@ -42,10 +44,13 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod daemon;
+pub mod discover;
+pub mod doctor;
 pub mod identity;
 pub mod link;
 pub mod pairing;
 pub mod relay;
+pub mod service;
 pub mod session;
 pub mod state_dir;
 pub mod tasks;

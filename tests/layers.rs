@@ -8,8 +8,9 @@ use crate::support::source::{product, rooms_used};
 /// The rooms from top to bottom; each may use only those of the rows below its own.
 const LAYERS: &[&[&str]] = &[
     &["cli"],
+    &["doctor", "service"],
     &["daemon"],
-    &["session", "link", "control"],
+    &["session", "link", "control", "discover"],
     &["relay"],
     &["pairing", "trust"],
     &["identity", "config"],

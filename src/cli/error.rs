@@ -60,7 +60,7 @@ pub fn exit_code(failure: &Failure) -> u8 {
         Code::Usage => 2,
         Code::DaemonNotRunning => 3,
         Code::SessionNotFound | Code::SessionAmbiguous | Code::PeerNotFound => 4,
-        Code::NotPaired | Code::Forbidden | Code::NeedsApproval | Code::PairingFailed => 5,
+        Code::NotPaired | Code::Forbidden | Code::NeedsApproval | Code::PairingFailed | Code::PairingBurned => 5,
         Code::Timeout | Code::PairingExpired => 6,
         Code::VerificationFailed | Code::FingerprintMismatch => 7,
         // What may have arrived is no longer safe to send again.
@@ -102,6 +102,7 @@ mod tests {
             ("forbidden", 5),
             ("needs_approval", 5),
             ("pairing_failed", 5),
+            ("pairing_burned", 5),
             ("timeout", 6),
             ("pairing_expired", 6),
             ("verification_failed", 7),

@@ -6,6 +6,8 @@ mod clear;
 mod completions;
 mod daemon;
 mod demo;
+mod discover;
+mod doctor;
 mod error;
 mod events;
 mod id;
@@ -17,6 +19,7 @@ mod peers;
 mod read;
 mod relay;
 mod send;
+mod service;
 mod sessions;
 mod ssh;
 mod status;
@@ -105,6 +108,12 @@ enum Command {
     Clear(clear::Args),
     /// Show events as they happen, one a line
     Events,
+    /// Find machines on the tailnet and the local network
+    Discover(discover::Args),
+    /// Check this machine and the way to every peer, each failure with the command that mends it
+    Doctor,
+    /// Run the daemon as a service of yours: a systemd user unit or a launchd agent
+    Service(service::Args),
     /// Print a completion script for a shell
     Completions(completions::Args),
     /// Print the manual page, of all or of one command
@@ -201,6 +210,9 @@ async fn dispatch(cx: Context, command: Command) -> Result<(), Error> {
         Command::Abort(args) => abort::run(cx, args).await,
         Command::Clear(args) => clear::run(cx, args).await,
         Command::Events => events::run(cx).await,
+        Command::Discover(args) => discover::run(cx, args).await,
+        Command::Doctor => doctor::run(cx).await,
+        Command::Service(args) => service::run(cx, args).await,
         Command::Completions(args) => completions::run(cx, args),
         Command::Man(args) => man::run(cx, args),
     }

@@ -10,7 +10,7 @@ use super::output::{self, failure_json};
 use super::{Context, Error, daemon, input, members, peers, ssh};
 use crate::control::client::{Client, OWN_DEADLINE};
 use crate::pairing::ticket::Ticket;
-use crate::wire::control::{Offer, PairFailed, PairJoin, PairOffer, PairTerms, Paired};
+use crate::wire::control::{Offer, OfferKind, PairFailed, PairJoin, PairOffer, PairTerms, Paired};
 use crate::wire::{Code, Failure, PeerName};
 
 /// How long a join may take: several addresses, each with its own time to answer.
@@ -76,7 +76,7 @@ pub(crate) fn looks_like_secret(word: &str) -> bool {
 
 /// Asks to join with a ticket.
 pub(crate) async fn join(client: &mut Client, ticket: String, terms: PairTerms) -> Result<Paired, Failure> {
-    let request = PairJoin { ticket: ticket.into(), address: None, terms };
+    let request = PairJoin { ticket: Some(ticket.into()), terms, ..PairJoin::default() };
     let request = serde_json::to_value(request).map_err(|e| Failure::new(Code::Internal, e.to_string()))?;
     client.ask("pair_join", members(request), JOIN_DEADLINE).await
 }
@@ -190,7 +190,8 @@ async fn ask_grant(cx: &Context) -> Result<String, Error> {
 
 async fn offer(cx: &Context, terms: PairTerms, window: Option<Duration>) -> Result<(), Error> {
     let mut client = daemon::connect_or_start(cx).await?;
-    let request = PairOffer { window_seconds: window.map(|window| window.as_secs()), terms };
+    let window_seconds = window.map(|window| window.as_secs());
+    let request = PairOffer { kind: OfferKind::Ticket, no_lan: true, window_seconds, terms };
     let request = serde_json::to_value(request).map_err(|e| Failure::new(Code::Internal, e.to_string()))?;
     let offer: Offer = client.ask("pair_offer", members(request), OWN_DEADLINE).await?;
     show_offer(cx, &offer)?;
@@ -217,14 +218,15 @@ fn show_offer(cx: &Context, offer: &Offer) -> Result<(), Error> {
             "addresses": offer.addresses,
         }));
     }
+    let ticket = offer.ticket.as_deref().unwrap_or_default();
     let holds = humantime::format_duration(Duration::from_secs(offer.expires_in_seconds));
     if cx.out.is_terminal() {
         cx.out.line(&format!("This ticket is a secret. It works once and holds for {holds}:"))?;
         cx.out.line("")?;
-        cx.out.styled(output::Style::Bold, &offer.ticket)?;
+        cx.out.styled(output::Style::Bold, ticket)?;
         cx.out.line("")?;
     } else {
-        cx.out.line(&offer.ticket)?;
+        cx.out.line(ticket)?;
         cx.out.note(&format!("The ticket is on stdout. It is a secret, works once and holds for {holds}."));
     }
     cx.out.note(&format!("On the other machine, which must reach {}:", offer.addresses.join(" or ")));

@@ -263,7 +263,10 @@ fn dispatch(line: &Bytes, client: ClientId, context: &Context, requests: &mut Jo
             | Request::VerifyPeers
             | Request::PairOffer(_)
             | Request::PairJoin(_)
-            | Request::PairCancel),
+            | Request::PairCancel
+            | Request::PairCheck(_)
+            | Request::Discover { .. }
+            | Request::PeerCheck { .. }),
         ) => {
             relay.request_started(client);
             drop(relay);

@@ -13,6 +13,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until};
 
 use super::addresses;
+use super::ports::Ports;
 use super::views::peer_ref;
 use crate::clock::{Clock, rfc3339};
 use crate::identity::Fingerprint;
@@ -265,7 +266,7 @@ struct PeerPaired {
 /// What links tell is kept here.
 pub(super) struct Notes {
     pub(super) book: Arc<Book>,
-    pub(super) ports: Vec<SocketAddr>,
+    pub(super) ports: Ports,
 }
 
 impl Keeper for Notes {
@@ -279,12 +280,12 @@ impl Keeper for Notes {
     fn greeted(&self, peer: Fingerprint, hello: &Hello, facts: &LinkFacts, dialled: bool) {
         let now = rfc3339(self.book.clock.wall());
         let from = facts.address.ip();
-        let own = |address: &String| address.parse().is_ok_and(|address| addresses::is_own(address, &self.ports));
+        let own = |address: &String| address.parse().is_ok_and(|address| addresses::is_own(address, &self.ports.all()));
         let mut told = addresses::of_peer(&hello.addresses, from);
         told.retain(|address| !own(address));
         // Whoever dialled in from there and listens may be reachable there.
         let seen = if dialled { facts.address } else { SocketAddr::new(from, hello.port) };
-        let seen_is_far = seen.port() != 0 && !addresses::is_own(seen, &self.ports);
+        let seen_is_far = seen.port() != 0 && !addresses::is_own(seen, &self.ports.all());
         let version: String = hello.version.chars().take(32).collect();
         self.book.note(peer, |note| {
             for address in told {

@@ -2,13 +2,18 @@
 
 mod addresses;
 mod book;
+mod machines;
 mod offers;
 mod office;
+mod peering;
+mod ports;
+mod reach;
 mod sessions;
+mod verify;
 mod views;
 
 use std::future::{Future, poll_fn};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +44,7 @@ use crate::wire::link::Hello;
 use book::{Book, Notes};
 use offers::Offers;
 use office::Office;
+use ports::Ports;
 
 /// How long links and clients may take to end when the daemon does.
 const STOPPING: Duration = Duration::from_millis(1500);
@@ -89,7 +95,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     let control_socket = control_listener(&dir)?;
     dir.write_pid()?;
 
-    let bound: Vec<SocketAddr> = ports.iter().map(Port::address).collect();
+    let bound = Ports::new(ports.iter().map(Port::address).collect());
     let relay =
         Shared::new(Relay::new(me(&key, &settings, &bound)?, Limits::for_messages_of(settings.message_limit.value)));
     let pins = Pins::default();
@@ -174,7 +180,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     on_ready(Ready {
         fingerprint: office.key.fingerprint().to_string(),
         socket: dir.control_socket().display().to_string(),
-        listen: bound.iter().map(ToString::to_string).collect(),
+        listen: bound.all().iter().map(ToString::to_string).collect(),
     });
     tokio::select! {
         () = shutdown => {}
@@ -250,21 +256,21 @@ async fn keep_time(relay: Shared, clock: Clock, woken: impl Fn()) {
     }
 }
 
-async fn keep_addresses(relay: Shared, ports: Vec<SocketAddr>) {
+async fn keep_addresses(relay: Shared, ports: Ports) {
     loop {
         sleep(ADDRESSES_EVERY).await;
-        let own = addresses::own(&ports);
+        let own = addresses::own(&ports.all());
         relay.lock().set_hello(|hello| hello.addresses = own);
     }
 }
 
-fn me(key: &DeviceKey, settings: &Settings, ports: &[SocketAddr]) -> Result<Me, Failure> {
+fn me(key: &DeviceKey, settings: &Settings, ports: &Ports) -> Result<Me, Failure> {
     let hello = Hello {
         instance: u64::from_be_bytes(random()?),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         name: settings.name.value.to_string(),
-        port: ports.first().map_or(0, SocketAddr::port),
-        addresses: addresses::own(ports),
+        port: ports.number(),
+        addresses: addresses::own(&ports.all()),
         heartbeat_interval: settings.heartbeat_interval.value.as_secs(),
         message_limit: settings.message_limit.value as u64,
         features: Vec::new(),

@@ -14,6 +14,7 @@ use tokio::time::{sleep, timeout};
 use zeroize::Zeroizing;
 
 use super::book::Book;
+use super::ports::Ports;
 use super::{addresses, views};
 use crate::identity::{Fingerprint, random};
 use crate::link::Context;
@@ -30,7 +31,8 @@ use crate::trust::store::{Address, AddressSource, NewPeer};
 use crate::trust::{Grant, Peer};
 use crate::wire::PeerName;
 use crate::wire::control::{
-    Offer, PairFailed, PairJoin, PairOffer, PairTerms, Paired, PeerView, ReplyTo, request_event_line,
+    Offer, PairCheck, PairChecked, PairFailed, PairJoin, PairOffer, PairTerms, Paired, PeerView, ReplyTo,
+    request_event_line,
 };
 use crate::wire::error::{Code, Failure};
 use crate::wire::link::{MAX_ADDRESSES, to_json};
@@ -45,9 +47,11 @@ pub(super) struct Offers {
     context: Context,
     dialer: Dialer,
     own: Fingerprint,
-    ports: Vec<SocketAddr>,
+    ports: Ports,
     listening: watch::Receiver<usize>,
     tasks: Tasks,
+    /// Whether a window is open that may be announced on the local network.
+    announced: watch::Sender<bool>,
 }
 
 /// The window, and those before it.
@@ -95,11 +99,31 @@ impl Offers {
         context: Context,
         dialer: Dialer,
         own: Fingerprint,
-        ports: Vec<SocketAddr>,
+        ports: Ports,
         listening: watch::Receiver<usize>,
         tasks: Tasks,
     ) -> Self {
-        Self { slot: Mutex::default(), book, context, dialer, own, ports, listening, tasks }
+        Self {
+            slot: Mutex::default(),
+            book,
+            context,
+            dialer,
+            own,
+            ports,
+            listening,
+            tasks,
+            announced: watch::Sender::new(false),
+        }
+    }
+
+    /// Whether a window is open that may be announced on the local network.
+    pub(super) fn announced(&self) -> watch::Receiver<bool> {
+        self.announced.subscribe()
+    }
+
+    fn window_closed(&self) {
+        self.book.window_is(false);
+        self.announced.send_replace(false);
     }
 
     /// Whether a window is open.
@@ -125,9 +149,9 @@ impl Offers {
         }
         let open_for = request.window_seconds.map_or(DEFAULT_OPEN, Duration::from_secs);
         let secret = Zeroizing::new(random::<16>()?);
-        let addresses = addresses::own(&self.ports);
+        let addresses = addresses::own(&self.ports.all());
         let ticket = Ticket::new(self.own, Secret::from_bytes(&secret), addresses.clone()).map_err(invalid)?;
-        let number = self.open_window(client, reply, Secret::from_bytes(&secret), terms, open_for)?;
+        let number = self.open_window(client, reply, Secret::from_bytes(&secret), terms, open_for, request.no_lan)?;
         let listens = timeout(LINKING, self.listening.clone().wait_for(|ports| *ports > 0)).await.is_ok();
         if !listens {
             self.close(number, &Failure::new(Code::Io, "no port could be listened on"));
@@ -139,7 +163,12 @@ impl Offers {
             self.cancel(client);
             return Err(Failure::new(Code::Interrupted, "The offer was taken back"));
         }
-        Ok(Offer { ticket: ticket.encode().into(), expires_in_seconds: open_for.as_secs(), addresses })
+        Ok(Offer {
+            pairing_code: None,
+            ticket: Some(ticket.encode().into()),
+            expires_in_seconds: open_for.as_secs(),
+            addresses,
+        })
     }
 
     /// Opens a window and gives its number.
@@ -150,6 +179,7 @@ impl Offers {
         secret: Secret,
         terms: Terms,
         open_for: Duration,
+        no_lan: bool,
     ) -> Result<u64, Failure> {
         let mut slot = self.lock();
         let now = self.context.clock.now();
@@ -175,7 +205,17 @@ impl Offers {
             self.tell_failed(&late, &expired());
         }
         self.book.window_is(true);
+        self.announced.send_replace(!no_lan);
         Ok(number)
+    }
+
+    /// Whether pairing could work, as far as is known here without a packet.
+    ///
+    /// # Errors
+    /// What joining would end with.
+    pub(super) fn check(&self, request: &PairCheck) -> Result<PairChecked, Failure> {
+        self.terms(&request.terms)?;
+        Ok(PairChecked::default())
     }
 
     /// Closes the window that a client opened; false when it has none.
@@ -189,8 +229,12 @@ impl Offers {
     /// Whatever is in the way; nothing is stored then.
     pub(super) async fn join(&self, own_spki: &[u8], request: &PairJoin) -> Result<Paired, Failure> {
         let terms = self.terms(&request.terms)?;
-        let ticket: Ticket =
-            request.ticket.parse().map_err(|error: crate::pairing::ticket::TicketError| Failure::from(error))?;
+        let ticket: Ticket = request
+            .ticket
+            .as_deref()
+            .unwrap_or_default()
+            .parse()
+            .map_err(|error: crate::pairing::ticket::TicketError| Failure::from(error))?;
         if ticket.offerer() == self.own {
             return Err(Failure::new(Code::InvalidRequest, "This ticket is of this very machine")
                 .hint("use it on the other one"));
@@ -211,7 +255,7 @@ impl Offers {
         let own = self.info();
         let peer = join(&self.context, &ticket, &addresses, own_spki, &own, store).await.map_err(joining_failed)?;
         wait_linked(&self.context.relay, peer.fingerprint).await;
-        Ok(Paired { peer: view(&self.book, &self.context.relay, &peer), confirmed: true })
+        Ok(Paired { peer: view(&self.book, &self.context.relay, &peer), confirmed: true, already: false })
     }
 
     fn close(&self, number: u64, why: &Failure) -> bool {
@@ -223,7 +267,7 @@ impl Offers {
     fn close_if(&self, which: impl FnOnce(&mut Open) -> bool, why: &Failure) -> bool {
         let mut slot = self.lock();
         let Some(open) = slot.open.take_if(which) else { return false };
-        self.book.window_is(false);
+        self.window_closed();
         self.tell_failed(&open, why);
         true
     }
@@ -248,8 +292,8 @@ impl Offers {
     fn info(&self) -> Info {
         Info {
             name: self.context.relay.lock().own_name().to_owned(),
-            port: self.ports.first().map_or(0, SocketAddr::port),
-            addresses: addresses::own(&self.ports),
+            port: self.ports.number(),
+            addresses: addresses::own(&self.ports.all()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
@@ -304,7 +348,7 @@ impl Desk for Offers {
         known.truncate(MAX_ADDRESSES);
         let known = known.iter().map(|a| address(a, AddressSource::Hello)).collect();
         let pinned = self.book.pin(open.terms.peer(joiner, &info.name, known));
-        self.book.window_is(false);
+        self.window_closed();
         let peer = pinned.inspect_err(|failure| self.tell_failed(&open, failure))?;
         self.dialer.kick(joiner);
         let (confirm, confirmed) = oneshot::channel();
@@ -315,7 +359,7 @@ impl Desk for Offers {
             // Not confirmed either when the exchange was broken off and nobody says so.
             let confirmed = timeout(EXCHANGE_TIME, confirmed).await.is_ok_and(|told| told == Ok(true));
             wait_linked(&relay, joiner).await;
-            let paired = Paired { peer: view(&book, &relay, &peer), confirmed };
+            let paired = Paired { peer: view(&book, &relay, &peer), confirmed, already: false };
             tell(&relay, open.client, open.id.as_ref(), "paired", &to_json(&paired));
         });
         Ok(self.info())
@@ -433,11 +477,11 @@ pub(super) mod tests {
         let store = Store::load(StateDir::open(&temp.path().join("s")).unwrap()).unwrap();
         let (pins, listen) = (Pins::default(), watch::channel(false).0);
         let book = Arc::new(Book::new(store, pins, relay.clone(), clock.clone(), listen));
-        let keeper = Arc::new(Notes { book: Arc::clone(&book), ports: Vec::new() });
+        let keeper = Arc::new(Notes { book: Arc::clone(&book), ports: Ports::new(Vec::new()) });
         let context = Context { relay, clock: clock.clone(), tls: TlsIdentity::new(&key).unwrap(), keeper };
         let tasks = Tasks::default();
         let dialer = Dialer::new(context.clone(), tasks.clone(), watch::channel(false).1);
-        let ports = vec!["127.0.0.1:7433".parse().unwrap()];
+        let ports = Ports::new(vec!["127.0.0.1:7433".parse().unwrap()]);
         let offers = Offers::new(book, context, dialer, key.fingerprint(), ports, watch::channel(1).1, tasks);
         (temp, Arc::new(offers), clock)
     }
@@ -451,7 +495,7 @@ pub(super) mod tests {
     async fn open(offers: &Arc<Offers>, seconds: u64) -> ClientId {
         let client = offers.context.relay.lock().open_client();
         let terms = PairTerms { petname: None, replace: None, grant: "full".into() };
-        let request = PairOffer { window_seconds: Some(seconds), terms };
+        let request = PairOffer { window_seconds: Some(seconds), terms, ..PairOffer::default() };
         offers.offer(client, &ReplyTo::default(), &request).await.unwrap();
         client
     }
@@ -481,7 +525,7 @@ pub(super) mod tests {
         assert!(offers.cancel(client));
         offers.context.relay.lock().close_client(client, clock.now());
         let terms = PairTerms { petname: None, replace: None, grant: "full".into() };
-        let request = PairOffer { window_seconds: None, terms };
+        let request = PairOffer { terms, ..PairOffer::default() };
         assert!(offers.offer(client, &ReplyTo::default(), &request).await.is_err());
         assert!(!offers.is_open());
     }

@@ -304,10 +304,18 @@ pub struct Unpaired {
 }
 
 /// Request `pair_offer`: opens a window. The answer's data is [`Offer`]; `paired` or `pair_failed`
-/// follows as an event with the request's id. The window closes with the connection.
+/// follows as an event with the request's id, and before it [`AttemptFailed`] as
+/// `pair_attempt_failed` for each exchange that came to nothing. The window closes with the
+/// connection.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PairOffer {
+    /// A code to be typed, or a ticket to be pasted.
+    #[serde(default)]
+    pub kind: OfferKind,
+    /// Not to be announced on the local network.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_lan: bool,
     /// How long it stays open; default 600.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window_seconds: Option<u64>,
@@ -316,12 +324,29 @@ pub struct PairOffer {
     pub terms: PairTerms,
 }
 
-/// Request `pair_join`: answers with [`Paired`] once both have stored the other's pin.
+/// What a window offers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OfferKind {
+    /// A short code, read across a room and typed.
+    #[default]
+    Code,
+    /// A long secret with the addresses in it, for scripts and copy-paste.
+    Ticket,
+}
+
+/// Request `pair_join`: answers with [`Paired`] once both have stored the other's pin. Either
+/// `ticket`, or `code` and `address`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PairJoin {
     /// The offerer's ticket.
-    pub ticket: SecretText,
-    /// An address to try first, `host:port` (what ssh reached it at, say).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<SecretText>,
+    /// The offerer's code, as it was typed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<SecretText>,
+    /// With a code, where the offerer is: `host` or `host:port`. With a ticket, an address to try
+    /// first, `host:port` (what ssh reached it at, say).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
     /// What both kinds of pairing share.
@@ -343,16 +368,54 @@ pub struct PairTerms {
     pub grant: String,
 }
 
-/// Data of the answer to `pair_offer`.
+/// Request `pair_check`: whether pairing with who is at `address` could work at all, as far as this
+/// device knows without sending a packet; asked before a code is typed. Answers with
+/// [`PairChecked`], or with the failure that `pair_join` would end with.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PairCheck {
+    /// Where the offerer is, `host` or `host:port`; without one, only the terms are checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// What both kinds of pairing share.
+    #[serde(flatten)]
+    pub terms: PairTerms,
+}
+
+/// Data of `pair_check`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct PairChecked {
+    /// The peer that is known at this address already.
+    pub known: Option<PeerView>,
+}
+
+/// Data of the answer to `pair_offer`; it has the code or the ticket, a secret for as long as the
+/// window is open.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Offer {
-    /// The ticket, a secret for as long as the window is open.
-    pub ticket: SecretText,
+    /// The code, two groups of four.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pairing_code: Option<SecretText>,
+    /// The ticket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<SecretText>,
     /// How long the window stays open.
     pub expires_in_seconds: u64,
-    /// The addresses in it, `host:port`.
+    /// Where the other machine may reach this one, `host:port`, the likeliest first.
     pub addresses: Vec<String>,
+}
+
+/// Data of the event `pair_attempt_failed`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AttemptFailed {
+    /// Where it came from, an IP address.
+    pub address: String,
+    /// Why it came to nothing, in words.
+    pub reason: String,
+    /// How many attempts the code has left; a ticket has no such count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempts_left: Option<u32>,
 }
 
 /// Data of `pair_join` and of the event `paired`.
@@ -363,6 +426,9 @@ pub struct Paired {
     pub peer: PeerView,
     /// The other side has said that it stored this device's pin too.
     pub confirmed: bool,
+    /// It was pinned before: its name and grants are as they were.
+    #[serde(default)]
+    pub already: bool,
 }
 
 /// Data of the event `pair_failed`.
@@ -372,7 +438,34 @@ pub struct PairFailed {
     pub error: Failure,
 }
 
-/// Data of `verify_peers`: one check each, `peers --verify`.
+/// Data of `discover`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Machines {
+    /// Found on the tailnet and on the local network.
+    pub machines: Vec<Machine>,
+    /// Where could not be looked, and why.
+    #[serde(default)]
+    pub missing: Vec<String>,
+}
+
+/// A machine that may run pi-remote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// Its name there, or its petname where it is paired; empty when it tells none.
+    pub name: String,
+    /// Where it is dialled, `host:port`.
+    pub address: String,
+    /// How it was found: `tailnet` or `lan`.
+    pub via: String,
+    /// Whether a daemon of this program answers; `None` when that is not known.
+    pub running: Option<bool>,
+    /// Whether it has a pairing window open.
+    pub offering: bool,
+    /// Whether it is paired with this device.
+    pub paired: bool,
+}
+
+/// Data of `verify_peers` (`peers --verify`), `peer_check` and `doctor`: one check each.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Checks {
     /// All of them, the good ones too.
@@ -403,8 +496,9 @@ mod tests {
         let request = Request::read(&Bytes::from_static(join.as_bytes())).1.unwrap();
         assert!(!format!("{request:?}").contains("secret") && format!("{request:?}").contains("desktop"));
         let Request::PairJoin(join) = request else { panic!("not a pair_join") };
-        assert_eq!(&*join.ticket, "pir1secret");
-        let offer = Offer { ticket: join.ticket, expires_in_seconds: 1, addresses: vec![] };
+        let ticket = join.ticket.unwrap();
+        assert_eq!(&*ticket, "pir1secret");
+        let offer = Offer { pairing_code: None, ticket: Some(ticket), expires_in_seconds: 1, addresses: vec![] };
         assert!(!format!("{offer:?}").contains("secret"));
         assert!(serde_json::to_string(&offer).unwrap().contains(r#""ticket":"pir1secret""#));
     }

@@ -66,6 +66,8 @@ codes! {
     PairingBusy = "pairing_busy",
     /// The proof was wrong, or someone stands in between.
     PairingFailed = "pairing_failed",
+    /// All attempts at a code were used up.
+    PairingBurned = "pairing_burned",
     /// The window closed before anyone paired.
     PairingExpired = "pairing_expired",
     /// The other side runs a version that this one cannot talk to.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::control::{PairJoin, PairOffer, Relay, ReplyTo};
+use super::control::{PairCheck, PairJoin, PairOffer, Relay, ReplyTo};
 use super::error::{Code, Failure};
 use super::link::WaitUntil;
 
@@ -77,6 +77,18 @@ pub enum Request {
     PairJoin(PairJoin),
     /// Close the window that this connection opened.
     PairCancel,
+    /// Whether pairing could work, before anybody types a code.
+    PairCheck(PairCheck),
+    /// Machines on the tailnet and the local network.
+    Discover {
+        /// Whether to ask the local network.
+        lan: bool,
+    },
+    /// Check the way to a peer and back.
+    PeerCheck {
+        /// Petname or fingerprint.
+        peer: String,
+    },
 }
 
 /// The members of all requests, as they stand on the wire.
@@ -111,6 +123,8 @@ struct Wire<'a> {
     add: Option<&'a RawValue>,
     #[serde(borrow)]
     remove: Option<&'a RawValue>,
+    #[serde(borrow)]
+    lan: Option<&'a RawValue>,
 }
 
 /// A member that is there though it is `null`, which is a value like others to whoever it goes to.
@@ -176,6 +190,9 @@ impl Request {
             Some("pair_offer") => Self::PairOffer(whole(text)?),
             Some("pair_join") => Self::PairJoin(whole(text)?),
             Some("pair_cancel") => Self::PairCancel,
+            Some("pair_check") => Self::PairCheck(whole(text)?),
+            Some("discover") => Self::Discover { lan: optional(wire.lan, "lan")?.unwrap_or(true) },
+            Some("peer_check") => Self::PeerCheck { peer: required(wire.peer, "peer")? },
             Some(_) | None => return Err(unknown_command()),
         })
     }

@@ -1,0 +1,267 @@
+//! What the user does about peers: their names and addresses, linking by address, cutting off.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::json;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::office::{Office, parsed};
+use super::views;
+use crate::identity::Fingerprint;
+use crate::link::dialer::{DialError, dial};
+use crate::link::session;
+use crate::link::tls::{Alpn, Expect, TlsError};
+use crate::trust::Peer;
+use crate::trust::store::{Address, AddressSource, add_address};
+use crate::wire::control::Unpaired;
+use crate::wire::error::{Code, Failure};
+use crate::wire::link::{ByeReason, to_json};
+use crate::wire::{DEFAULT_PORT, PeerName};
+
+/// How long a link may take to come up for who waits for it.
+const LINKING: Duration = Duration::from_secs(10);
+/// How often a configured address is tried that has not led to a peer.
+const CONFIGURED_RETRY: Duration = Duration::from_secs(60);
+
+/// Who has an address tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    User,
+    Configuration,
+}
+
+impl Office {
+    /// Tries the addresses of the original's `config.json` until each has led to a pinned peer.
+    pub(super) fn try_configured_peers(self: &Arc<Self>, wings: &mut JoinSet<()>) {
+        for address in &self.settings.peers.value {
+            let office = Arc::clone(self);
+            let address = with_port(address);
+            wings.spawn(async move {
+                while !office.is_known_address(&address) {
+                    if let Err(failure) = office.link_at(&address, By::Configuration).await {
+                        tracing::debug!(address, %failure, "a configured peer is not there");
+                    }
+                    sleep(CONFIGURED_RETRY).await;
+                }
+            });
+        }
+    }
+
+    fn is_known_address(&self, address: &str) -> bool {
+        self.book.store().peers().iter().any(|peer| peer.addresses.iter().any(|known| known.address == address))
+    }
+
+    pub(super) fn rename(&self, peer: &str, name: &str) -> Result<Vec<u8>, Failure> {
+        let name: PeerName = parsed(name)?;
+        let fingerprint = self.book.store().find(peer)?.fingerprint;
+        let peer = self.book.update(fingerprint, |peer| peer.name = name)?;
+        Ok(self.peer_answer(&peer))
+    }
+
+    pub(super) fn change_addresses(&self, peer: &str, add: &[String], remove: &[String]) -> Result<Vec<u8>, Failure> {
+        let fingerprint = self.book.store().find(peer)?.fingerprint;
+        let add: Vec<String> = add.iter().map(|address| checked_address(address)).collect::<Result<_, _>>()?;
+        if let Some(unknown) = {
+            let store = self.book.store();
+            let known = store.get(fingerprint).map(|peer| peer.addresses.clone()).unwrap_or_default();
+            remove.iter().find(|gone| !known.iter().any(|known| known.address == with_port(gone))).cloned()
+        } {
+            return Err(Failure::new(Code::InvalidRequest, format!("{unknown} is no address of {peer}"))
+                .hint(format!("`pi-remote peers show {peer}` lists them")));
+        }
+        let peer = self.book.update(fingerprint, |peer| {
+            peer.addresses.retain(|known| !remove.iter().any(|gone| with_port(gone) == known.address));
+            for address in add {
+                add_address(&mut peer.addresses, Address { address, source: AddressSource::User });
+            }
+        })?;
+        self.dialer.kick(fingerprint);
+        Ok(self.peer_answer(&peer))
+    }
+
+    pub(super) fn unpair(&self, peer: &str) -> Result<Vec<u8>, Failure> {
+        let peer = self.book.store().find(peer)?.clone();
+        let link_cut = self.book.unpin(peer.fingerprint)?;
+        Ok(to_json(&Unpaired { peer: views::peer_ref(&peer), link_cut }))
+    }
+
+    fn peer_answer(&self, peer: &Peer) -> Vec<u8> {
+        #[derive(Serialize)]
+        struct Data {
+            peer: crate::wire::control::PeerView,
+        }
+        to_json(&Data { peer: views::peer_view(peer, &self.context.relay.lock()) })
+    }
+
+    /// The original's way to a peer: by address. Whoever answers there must be pinned, and the
+    /// address is its own from then on.
+    pub(super) async fn add_peer(&self, host: &str, port: Option<u64>) -> Result<Vec<u8>, Failure> {
+        let already = |name: &str| Failure::new(Code::AlreadyConnected, format!("Already connected to {name}"));
+        if host.trim().is_empty() {
+            return Err(Failure::new(Code::InvalidRequest, "add_peer needs a host"));
+        }
+        let (name, own_port) = split_port(host);
+        let known = self.book.store().find(host).ok().cloned();
+        if let Some(peer) = known {
+            if self.context.relay.lock().is_linked(peer.fingerprint) {
+                return Err(already(host));
+            }
+            self.book.update(peer.fingerprint, |peer| peer.removed = false)?;
+            self.dialer.kick(peer.fingerprint);
+            self.wait_linked(peer.fingerprint).await?;
+            let port =
+                self.context.relay.lock().link_of(peer.fingerprint).map_or(DEFAULT_PORT, |l| l.facts.address.port());
+            return Ok(to_json(&json!({ "host": host, "port": port })));
+        }
+        let port = own_port.map(u64::from).or(port).unwrap_or(u64::from(DEFAULT_PORT));
+        let exact = u16::try_from(port).ok().filter(|port| *port != 0);
+        if self.is_linked_at(name, exact) {
+            return Err(already(name));
+        }
+        let port =
+            exact.ok_or_else(|| Failure::new(Code::InvalidRequest, format!("{port} is no TCP port (1 to 65535)")))?;
+        self.link_at(&join_port(name, port), By::User).await?;
+        Ok(to_json(&json!({ "host": name, "port": port })))
+    }
+
+    fn is_linked_at(&self, host: &str, port: Option<u16>) -> bool {
+        let store = self.book.store();
+        let relay = self.context.relay.lock();
+        store.peers().iter().any(|peer| {
+            let Some(link) = relay.link_of(peer.fingerprint) else { return false };
+            let dialled = link.dialled.then(|| link.facts.address.to_string());
+            let known = peer.addresses.iter().map(|address| address.address.clone()).chain(dialled);
+            known.into_iter().any(|address| {
+                let (known_host, known_port) = split_port(&address);
+                known_host == host && port.is_none_or(|port| known_port == Some(port))
+            })
+        })
+    }
+
+    /// Links to whichever pinned peer answers at an address, and keeps the address for it, linked
+    /// already or not.
+    async fn link_at(&self, address: &str, by: By) -> Result<(), Failure> {
+        let expect = Expect::AnyPinned(self.book.pins());
+        let (link, reached) =
+            dial(&self.context, &[address.to_owned()], expect, Alpn::Link).await.map_err(|error| {
+                let unpaired = matches!(&error, DialError::Tls { source: TlsError::NotPinned { .. }, .. });
+                let failure = error.into_failure();
+                if unpaired { Failure { code: Code::NotPaired, ..failure } } else { failure }
+            })?;
+        let fingerprint = link.peer;
+        let keep = |peer: &mut Peer| {
+            // Only the user takes up again what the user has cut.
+            peer.removed &= matches!(by, By::Configuration);
+            add_address(&mut peer.addresses, Address { address: reached, source: AddressSource::User });
+        };
+        let peer = self.book.update(fingerprint, keep)?;
+        if self.context.relay.lock().is_linked(fingerprint) {
+            return Err(Failure::new(Code::AlreadyConnected, format!("Already connected to {}", peer.name)));
+        }
+        if peer.removed {
+            return Ok(());
+        }
+        let context = self.context.clone();
+        let (ended, has_ended) = oneshot::channel::<()>();
+        self.tasks.spawn(async move {
+            session::run(link, true, &context).await;
+            drop(ended);
+        });
+        tokio::select! {
+            linked = self.wait_linked(fingerprint) => linked,
+            _ = has_ended => Err(self.why(fingerprint)),
+        }
+    }
+
+    pub(super) async fn wait_linked(&self, peer: Fingerprint) -> Result<(), Failure> {
+        let relay = &self.context.relay;
+        let linked = std::future::poll_fn(|cx| relay.lock().poll_linked(peer, cx));
+        timeout(LINKING, linked).await.map_err(|_| self.why(peer))
+    }
+
+    pub(super) fn why(&self, peer: Fingerprint) -> Failure {
+        let facts = self.context.relay.lock().peer_facts(peer);
+        facts.and_then(|facts| facts.why).unwrap_or_else(|| Failure::new(Code::Unreachable, "No link came up"))
+    }
+
+    pub(super) fn remove_peer(&self, host: &str) -> Result<Vec<u8>, Failure> {
+        let (name, port) = split_port(host);
+        let found = {
+            let store = self.book.store();
+            let relay = self.context.relay.lock();
+            let at = |peer: &&Peer| {
+                let linked = relay.link_of(peer.fingerprint).map(|link| link.facts.address.to_string());
+                peer.addresses.iter().map(|a| a.address.clone()).chain(linked).any(|address| {
+                    let (known, known_port) = split_port(&address);
+                    known == name && (port.is_none() || known_port == port)
+                })
+            };
+            store
+                .find(host)
+                .ok()
+                .or_else(|| store.peers().iter().filter(|peer| !peer.removed).find(at))
+                .map(|p| p.fingerprint)
+        };
+        let missing = || Failure::new(Code::PeerNotFound, format!("Peer {host} not found"));
+        let fingerprint = found.ok_or_else(missing)?;
+        self.book.update(fingerprint, |peer| peer.removed = true)?;
+        self.context.relay.lock().end_links_of(fingerprint, ByeReason::Removed, self.context.clock.now());
+        Ok(to_json(&json!({ "host": name })))
+    }
+}
+
+fn checked_address(address: &str) -> Result<String, Failure> {
+    let whole = with_port(address);
+    if crate::pairing::ticket::is_host_port(&whole) {
+        Ok(whole)
+    } else {
+        Err(Failure::new(Code::InvalidRequest, format!("{address} is no HOST:PORT")))
+    }
+}
+
+/// `host` and port of `host:port`, `[v6]:port`, a bare host or a bare IPv6 address.
+fn split_port(text: &str) -> (&str, Option<u16>) {
+    if let Some((host, rest)) = text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        return (host, rest.strip_prefix(':').and_then(|port| port.parse().ok()));
+    }
+    match text.rsplit_once(':') {
+        Some((host, port)) if !host.contains(':') => match port.parse() {
+            Ok(port) => (host, Some(port)),
+            Err(_) => (text, None),
+        },
+        Some(_) | None => (text, None),
+    }
+}
+
+fn join_port(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+fn with_port(address: &str) -> String {
+    let (host, port) = split_port(address);
+    join_port(host, port.unwrap_or(DEFAULT_PORT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_and_ports_are_told_apart_also_in_ipv6() {
+        for (text, host, port) in [
+            ("desktop", "desktop", None),
+            ("desktop:1", "desktop", Some(1)),
+            ("::1", "::1", None),
+            ("[::1]:7433", "::1", Some(7433)),
+            ("[::1]", "::1", None),
+            ("a:x", "a:x", None),
+        ] {
+            assert_eq!(split_port(text), (host, port), "{text}");
+        }
+        assert_eq!((with_port("::1"), with_port("a:5")), ("[::1]:7433".into(), "a:5".into()));
+    }
+}

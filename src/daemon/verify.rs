@@ -1,0 +1,66 @@
+//! `peers --verify`: what this daemon believes, against the files and the live links.
+
+use super::office::Office;
+use crate::identity::DeviceKey;
+use crate::state_dir::StateDir;
+use crate::trust::Peer;
+use crate::wire::control::{Check, Checks};
+use crate::wire::error::{Code, Failure};
+
+impl Office {
+    pub(super) fn verify(&self) -> Checks {
+        let mut checks = Vec::new();
+        let own = self.key.fingerprint();
+        let mut check = |name: &str, found: Result<String, Failure>| {
+            let (ok, detail, fix) = match found {
+                Ok(detail) => (true, detail, None),
+                Err(failure) => (false, failure.message, failure.hint),
+            };
+            checks.push(Check { name: name.to_owned(), ok, detail, fix });
+        };
+        check("state directory", StateDir::open(self.dir.path()).map(|_| "this user's alone (0700)".to_owned()));
+        check("device key and certificate", DeviceKey::load(&self.dir).and_then(|key| {
+            if key.fingerprint() == own {
+                Ok(format!("{own}, readable by this user alone"))
+            } else {
+                let message = format!("the files hold {}, this daemon runs with {own}", key.fingerprint());
+                Err(Failure::new(Code::FingerprintMismatch, message).hint("find out who changed device.key; `pi-remote stop`, then start the daemon again, takes the new one"))
+            }
+        }));
+        let store = self.book.store();
+        check(
+            "peers.json",
+            crate::trust::Store::load(self.dir.clone()).and_then(|stored| {
+                // When a peer was last seen is written seldom.
+                let lasting = |peers: &[Peer]| -> Vec<Peer> {
+                    peers.iter().cloned().map(|peer| Peer { last_seen: None, ..peer }).collect()
+                };
+                if lasting(stored.peers()) == lasting(store.peers()) {
+                    Ok(format!("{} pinned, as this daemon knows them", stored.peers().len()))
+                } else {
+                    Err(Failure::new(
+                        Code::VerificationFailed,
+                        "the file is not what this daemon has stored: it was changed from outside",
+                    )
+                    .hint("`pi-remote stop`, look at peers.json, then start the daemon again"))
+                }
+            }),
+        );
+        let relay = self.context.relay.lock();
+        for peer in store.peers() {
+            let pinned = self.book.pins().contains(&peer.fingerprint);
+            let found = match relay.link_of(peer.fingerprint) {
+                _ if !pinned => Err(Failure::new(Code::VerificationFailed, "stored, but not known to the verifier")),
+                Some(link) => {
+                    Ok(format!("the link to {} was authenticated with {}", link.facts.address, peer.fingerprint))
+                }
+                None => match relay.peer_facts(peer.fingerprint).and_then(|facts| facts.why) {
+                    Some(why) if why.code == Code::FingerprintMismatch => Err(why),
+                    Some(_) | None => Ok(format!("{}; no link is up to compare with", peer.fingerprint)),
+                },
+            };
+            check(&format!("peer {}", peer.name), found);
+        }
+        Checks { checks }
+    }
+}

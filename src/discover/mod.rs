@@ -1,0 +1,1 @@
+//! Machines around this one: those of the tailnet, and those that announce themselves on the local network.
