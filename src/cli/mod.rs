@@ -110,9 +110,9 @@ enum Command {
     Events,
     /// Find machines on the tailnet and the local network
     Discover(discover::Args),
-    /// Check this machine and the way to every peer, each failure with the command that mends it
+    /// Check this machine and the way to every peer
     Doctor,
-    /// Run the daemon as a service of yours: a systemd user unit or a launchd agent
+    /// Have the system run the daemon for you
     Service(service::Args),
     /// Print a completion script for a shell
     Completions(completions::Args),
