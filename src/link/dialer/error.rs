@@ -54,7 +54,7 @@ impl DialError {
                 (self.to_string(), format!("`pi-remote peers address {peer} --add HOST:PORT` gives one"))
             }
             Self::Resolve { host, temporary } => unresolved(host, *temporary),
-            Self::Connect { address, source } => unconnected(address, source),
+            Self::Connect { address, source } => unconnected(address, source, is_wsl()),
             Self::Tls { address, source } => return of_tls(address, source, peer, version).delivered(false),
         };
         Failure::new(Code::Unreachable, message).hint(hint).delivered(false)
@@ -122,7 +122,7 @@ fn unresolved(host: &str, temporary: bool) -> (String, String) {
     (message, hint.to_owned())
 }
 
-fn unconnected(address: &str, source: &io::Error) -> (String, String) {
+fn unconnected(address: &str, source: &io::Error, in_wsl: bool) -> (String, String) {
     let errno = errno_name(source);
     let port = address.parse::<HostPort>().map_or(DEFAULT_PORT, |address| address.port());
     let ip = address.parse::<SocketAddr>().ok().map(|address| address.ip());
@@ -160,7 +160,7 @@ fn unconnected(address: &str, source: &io::Error) -> (String, String) {
                 .to_owned(),
         );
     }
-    if is_wsl() {
+    if in_wsl {
         hints.push(
             "this is WSL, which has an address of its own behind Windows: networkingMode=mirrored in .wslconfig"
                 .to_owned(),
@@ -206,7 +206,7 @@ fn of_tls(address: &str, source: &TlsError, peer: &str, version: Option<&str>) -
         }
         .hint(versions()),
         TlsError::PeerRefusedUs(RefusedBy::Version) | TlsError::NoAlpn | TlsError::WrongAlpn | TlsError::Protocol(_) => {
-            Failure { message: format!("what answers at {address} speaks another TLS: {source}"), ..failure }
+            Failure { message: format!("what answers at {address} speaks another TLS ({source})"), ..failure }
                 .hint(format!("is it the right port, or an https server? {}", versions()))
         }
         TlsError::PeerRefusedUs(RefusedBy::Trust | RefusedBy::Certificate) | TlsError::Io(_) => failure,
@@ -239,5 +239,77 @@ fn errno_name(error: &io::Error) -> String {
         Some(code) => format!("{:?}", nix::errno::Errno::from_raw(code)),
         None if error.kind() == io::ErrorKind::TimedOut => "ETIMEDOUT".to_owned(),
         None => error.kind().to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::errno::Errno;
+
+    use super::*;
+
+    fn failed(address: &str, errno: Errno) -> DialError {
+        DialError::Connect { address: address.into(), source: io::Error::from_raw_os_error(errno as i32) }
+    }
+
+    fn hint(error: DialError) -> String {
+        error.into_failure().hint.unwrap()
+    }
+
+    #[test]
+    fn connect_errors_have_the_names_that_the_originals_clients_know() {
+        let refused = failed("192.0.2.1:7433", Errno::ECONNREFUSED);
+        assert_eq!(refused.to_string(), "connect ECONNREFUSED 192.0.2.1:7433");
+        let late = DialError::Connect { address: "[::1]:1".into(), source: io::ErrorKind::TimedOut.into() };
+        assert_eq!(late.to_string(), "connect ETIMEDOUT [::1]:1");
+    }
+
+    #[test]
+    fn what_is_tried_first_depends_on_where_the_address_is() {
+        for (address, said, unsaid) in [
+            ("192.168.1.7:7433", "guest Wi-Fi", "Tailscale"),
+            ("100.101.102.103:7433", "tailscale status", "guest Wi-Fi"),
+            ("[fd7a:115c:a1e0::7]:7433", "tailscale status", "still at that address"),
+            ("203.0.113.7:8000", "sudo ufw allow 8000/tcp", "guest Wi-Fi"),
+        ] {
+            for errno in [Errno::ETIMEDOUT, Errno::EHOSTUNREACH] {
+                let hint = hint(failed(address, errno));
+                assert!(hint.contains(said) && !hint.contains(unsaid), "{address}: {hint}");
+                assert!(hint.contains("sudo firewall-cmd --permanent"), "{hint}");
+            }
+        }
+        assert!(hint(failed("100.101.102.103:1", Errno::ENETUNREACH)).starts_with("`tailscale up` here"));
+        assert!(hint(failed("203.0.113.7:7433", Errno::EACCES)).contains("a firewall here"));
+    }
+
+    #[test]
+    fn windows_around_linux_is_named_only_where_it_is() {
+        let silent = io::Error::from(io::ErrorKind::TimedOut);
+        assert!(unconnected("192.168.1.7:7433", &silent, true).1.contains("WSL"));
+        assert!(!unconnected("192.168.1.7:7433", &silent, false).1.contains("WSL"));
+    }
+
+    #[test]
+    fn a_joiner_is_told_that_the_other_direction_may_be_open_where_that_may_help() {
+        let joining = |error: DialError| error.into_joining_failure().hint.unwrap_or_default();
+        assert!(joining(failed("192.168.1.7:7433", Errno::EHOSTUNREACH)).contains("swap roles: `pi-remote pair` here"));
+        let refused = joining(failed("192.168.1.7:7433", Errno::ECONNREFUSED));
+        assert!(refused.contains("up, but not pairing") && !refused.contains("swap"), "{refused}");
+        let unknown = DialError::Resolve { host: "desktop.local".into(), temporary: false };
+        assert!(!joining(unknown).contains("swap"));
+    }
+
+    #[test]
+    fn of_several_addresses_the_error_that_tells_most_is_kept() {
+        let told = [
+            DialError::NoAddress,
+            DialError::Resolve { host: "h".into(), temporary: true },
+            failed("h:1", Errno::ENETUNREACH),
+            failed("h:1", Errno::ETIMEDOUT),
+            failed("h:1", Errno::ECONNREFUSED),
+            DialError::Tls { address: "h:1".into(), source: TlsError::Plaintext },
+            DialError::Tls { address: "h:1".into(), source: TlsError::PeerRefusedUs(RefusedBy::Trust) },
+        ];
+        assert!(told.windows(2).all(|pair| pair[0].weight() < pair[1].weight()));
     }
 }
