@@ -361,7 +361,7 @@ fn no_route_and_a_rejecting_network_are_told_apart() {
 fn refused_means_up_and_not_listening() {
     let closed = closed_port().to_string();
     let (daemon, _peer) = looking_at(&[&closed]);
-    let error = diagnosis(&daemon, &format!("nothing listens at {closed}: the machine is up"), 8);
+    let error = diagnosis(&daemon, &format!("nothing listens at {closed}, though the machine is up"), 8);
     says(hint(&error), &["`pi-remote status` there", "not pairing"]);
 }
 
@@ -430,7 +430,7 @@ fn tls_of_another_kind_is_no_plaintext_and_no_peer() {
         assert_eq!(probed(&server.1), Probe::Other);
         let (daemon, _peer) = looking_at(&[&server.1]);
         let error = diagnosis(&daemon, &format!("what answers at {} speaks another TLS", server.1), 8);
-        says(hint(&error), &["an https server", "another version", env!("CARGO_PKG_VERSION")]);
+        says(hint(&error), &["an https server", env!("CARGO_PKG_VERSION")]);
     }
 }
 
@@ -447,7 +447,7 @@ fn another_version_is_named_with_both_where_they_are_known() {
     let serving = std::thread::spawn(move || while peer.accept_tls(&listener, b"pi-remote/2").is_err() {});
     drop(link);
     let error = diagnosis(&daemon, &format!("what answers at {address} does not speak this version's protocol"), 8);
-    says(hint(&error), &[&format!("here: {}; desktop had 9 when it was last seen", env!("CARGO_PKG_VERSION"))]);
+    says(hint(&error), &[&format!("here is {}, desktop had 9 when it was last seen", env!("CARGO_PKG_VERSION"))]);
     drop((daemon, serving));
 }
 

@@ -128,7 +128,7 @@ fn unconnected(address: &str, source: &io::Error, in_wsl: bool) -> (String, Stri
     let ip = address.parse::<SocketAddr>().ok().map(|address| address.ip());
     let in_tailnet = ip.is_some_and(is_tailnet);
     if is_refused(source) {
-        let message = format!("nothing listens at {address}: the machine is up ({errno})");
+        let message = format!("nothing listens at {address}, though the machine is up ({errno})");
         let hint = "`pi-remote status` there tells: its daemon does not run, has another port, or is paired with nobody and not pairing";
         return (message, hint.to_owned());
     }
@@ -173,8 +173,18 @@ fn of_tls(address: &str, source: &TlsError, peer: &str, version: Option<&str>) -
     let failure = Failure { message: format!("{address}: {source}"), ..Failure::from(source) };
     let versions = || {
         let own = env!("CARGO_PKG_VERSION");
-        let there = version.map(|version| format!("; {peer} had {version} when it was last seen")).unwrap_or_default();
-        format!("if it is pi-remote, it is of another version (here: {own}{there}): bring both to the same one")
+        match version {
+            Some(version) if version != own => {
+                format!(
+                    "pi-remote here is {own}, {peer} had {version} when it was last seen: bring both to one version"
+                )
+            }
+            Some(_) | None => {
+                format!(
+                    "if it is pi-remote, its version is not {own}, which runs here: `pi-remote --version` there tells"
+                )
+            }
+        }
     };
     match source {
         TlsError::Plaintext => Failure {
@@ -204,10 +214,10 @@ fn of_tls(address: &str, source: &TlsError, peer: &str, version: Option<&str>) -
             message: format!("what answers at {address} does not speak this version's protocol"),
             ..failure
         }
-        .hint(versions()),
+        .hint(format!("{}\nelse another program answers at that address: is it the right port?", versions())),
         TlsError::PeerRefusedUs(RefusedBy::Version) | TlsError::NoAlpn | TlsError::WrongAlpn | TlsError::Protocol(_) => {
             Failure { message: format!("what answers at {address} speaks another TLS ({source})"), ..failure }
-                .hint(format!("is it the right port, or an https server? {}", versions()))
+                .hint(format!("is it the right port, or an https server, say?\n{}", versions()))
         }
         TlsError::PeerRefusedUs(RefusedBy::Trust | RefusedBy::Certificate) | TlsError::Io(_) => failure,
     }
