@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::state_dir::quoted;
+pub(crate) use crate::state_dir::quoted;
 
 /// The text with `--dir DIR` in each of this program's commands, `commands` by name, for users who have
 /// named a state directory. Left as it is what is for another machine: a command in backticks with

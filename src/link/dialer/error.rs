@@ -44,13 +44,18 @@ pub enum DialError {
 impl DialError {
     /// The failure as a user sees it.
     pub fn into_failure(self) -> Failure {
-        self.into_failure_of("PEER", None)
+        self.explain(None, None)
     }
 
     /// The failure of dialling the peer called `peer`, which had this `version` when it was last seen.
     pub fn into_failure_of(self, peer: &str, version: Option<&str>) -> Failure {
-        let (message, hint) = match &self {
+        self.explain(Some(peer), version)
+    }
+
+    fn explain(&self, peer: Option<&str>, version: Option<&str>) -> Failure {
+        let (message, hint) = match self {
             Self::NoAddress => {
+                let peer = peer.unwrap_or("PEER");
                 (self.to_string(), format!("`pi-remote peers address {peer} --add HOST:PORT` gives one"))
             }
             Self::Resolve { host, temporary } => unresolved(host, *temporary),
@@ -58,29 +63,6 @@ impl DialError {
             Self::Tls { address, source } => return of_tls(address, source, peer, version).delivered(false),
         };
         Failure::new(Code::Unreachable, message).hint(hint).delivered(false)
-    }
-
-    /// The failure of joining a machine that offers to pair: where no packet gets through, the other
-    /// direction may be open.
-    pub fn into_joining_failure(self) -> Failure {
-        let swap = match &self {
-            Self::Connect { source, .. } => !is_refused(source),
-            Self::Tls { source: TlsError::Timeout, .. } => true,
-            Self::NoAddress | Self::Resolve { .. } | Self::Tls { .. } => false,
-        };
-        let refused = matches!(&self, Self::Connect { source, .. } if is_refused(source));
-        let failure = self.into_failure();
-        let hint = failure.hint.as_deref().unwrap_or_default();
-        if refused {
-            return failure
-                .hint("it is up, but not pairing: `pi-remote pair` there opens a window, then try again here");
-        }
-        if swap {
-            let swapped = "or swap roles, since the other direction may be open: `pi-remote pair` here, and what it prints on the other machine";
-            let hint = format!("{hint}\n{swapped}");
-            return failure.hint(hint);
-        }
-        failure
     }
 
     /// How much an error tells: that of several addresses which got furthest is shown.
@@ -169,17 +151,17 @@ fn unconnected(address: &str, source: &io::Error, in_wsl: bool) -> (String, Stri
     (message, hints.join("\n"))
 }
 
-fn of_tls(address: &str, source: &TlsError, peer: &str, version: Option<&str>) -> Failure {
+fn of_tls(address: &str, source: &TlsError, peer: Option<&str>, version: Option<&str>) -> Failure {
     let failure = Failure { message: format!("{address}: {source}"), ..Failure::from(source) };
     let versions = || {
         let own = env!("CARGO_PKG_VERSION");
-        match version {
-            Some(version) if version != own => {
+        match (peer, version) {
+            (Some(peer), Some(version)) if version != own => {
                 format!(
                     "pi-remote here is {own}, {peer} had {version} when it was last seen: bring both to one version"
                 )
             }
-            Some(_) | None => {
+            _ => {
                 format!(
                     "if it is pi-remote, its version is not {own}, which runs here: `pi-remote --version` there tells"
                 )
@@ -198,13 +180,17 @@ fn of_tls(address: &str, source: &TlsError, peer: &str, version: Option<&str>) -
             ..failure
         }
         .hint("it may hang, or be another program, such as the original remote-control daemon: `pi-remote status` there tells"),
-        TlsError::FingerprintMismatch { expected, seen } => Failure {
-            message: format!("THE DEVICE AT {address} IS NOT {peer}: its key should be {expected}, but is {seen}"),
-            ..failure
+        TlsError::FingerprintMismatch { expected, seen } => {
+            let who = peer.unwrap_or("THE ONE EXPECTED");
+            let message = format!("THE DEVICE AT {address} IS NOT {who}: its key should be {expected}, but is {seen}");
+            let replace = match peer {
+                Some(peer) => format!(
+                    ". Only if {peer} really has a new key: `pi-remote pair --replace {peer} {address}`, once it offers"
+                ),
+                None => ", or another machine has this address now".to_owned(),
+            };
+            Failure { message, ..failure }.hint(format!("somebody may answer in its place{replace}"))
         }
-        .hint(format!(
-            "somebody may answer in its place. Only if {peer} really has a new key: `pi-remote pair --replace {peer} {address}`"
-        )),
         TlsError::OwnKey => failure.hint("that address is this machine itself"),
         TlsError::BadCertificate(_) | TlsError::UnprovenAlert => {
             failure.hint("something else answers at that address (an https server, say), or in its place")
@@ -219,7 +205,10 @@ fn of_tls(address: &str, source: &TlsError, peer: &str, version: Option<&str>) -
             Failure { message: format!("what answers at {address} speaks another TLS ({source})"), ..failure }
                 .hint(format!("is it the right port, or an https server, say?\n{}", versions()))
         }
-        TlsError::PeerRefusedUs(RefusedBy::Trust | RefusedBy::Certificate) | TlsError::Io(_) => failure,
+        TlsError::Io(_) => {
+            failure.hint("another program may listen there, or the daemon is going down: `pi-remote status` there tells")
+        }
+        TlsError::PeerRefusedUs(RefusedBy::Trust | RefusedBy::Certificate) => failure,
     }
 }
 
@@ -297,16 +286,6 @@ mod tests {
         let silent = io::Error::from(io::ErrorKind::TimedOut);
         assert!(unconnected("192.168.1.7:7433", &silent, true).1.contains("WSL"));
         assert!(!unconnected("192.168.1.7:7433", &silent, false).1.contains("WSL"));
-    }
-
-    #[test]
-    fn a_joiner_is_told_that_the_other_direction_may_be_open_where_that_may_help() {
-        let joining = |error: DialError| error.into_joining_failure().hint.unwrap_or_default();
-        assert!(joining(failed("192.168.1.7:7433", Errno::EHOSTUNREACH)).contains("swap roles"));
-        let refused = joining(failed("192.168.1.7:7433", Errno::ECONNREFUSED));
-        assert!(refused.contains("up, but not pairing") && !refused.contains("swap"), "{refused}");
-        let unknown = DialError::Resolve { host: "desktop.local".into(), temporary: false };
-        assert!(!joining(unknown).contains("swap"));
     }
 
     #[test]
