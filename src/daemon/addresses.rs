@@ -2,34 +2,59 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use super::interfaces;
+use super::interfaces::{self, Interface};
 use crate::wire::link::MAX_ADDRESSES;
 
-/// The addresses of these ports as others dial them, `host:port`: the default route's first, then
-/// the tailnet's. Loopback ones only if there is nothing else.
-pub(super) fn own(ports: &[SocketAddr]) -> Vec<String> {
-    let mut found: Vec<(SocketAddr, bool)> = Vec::new();
+/// An address where others may reach this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Reachable {
+    pub(super) address: SocketAddr,
+    /// The interface that has it; empty when none has it now.
+    pub(super) interface: String,
+    /// Whether packets to the world leave from it.
+    pub(super) on_route: bool,
+    pub(super) in_tailnet: bool,
+}
+
+/// The addresses of these ports as others dial them, the default route's first, then the tailnet's.
+/// Loopback ones only if there is nothing else.
+pub(super) fn reachable(ports: &[SocketAddr]) -> Vec<Reachable> {
     let (all, reachable) = (interfaces::all(), interfaces::reachable());
-    let is_tailnet = |ip| all.iter().any(|interface| interface.ip == ip && interface.is_tailnet());
-    for port in ports {
-        if port.ip().is_unspecified() {
-            let taken = |ip: &IpAddr| port.is_ipv6() || ip.is_ipv4();
-            let ips = reachable.iter().map(|interface| interface.ip).filter(taken);
-            found.extend(ips.map(|ip| (SocketAddr::new(ip, port.port()), is_tailnet(ip))));
-        } else {
-            found.push((*port, is_tailnet(port.ip())));
-        }
-    }
-    if found.iter().any(|(address, _)| !is_near(address.ip())) {
-        found.retain(|(address, _)| !is_near(address.ip()));
-    } else {
-        found.retain(|(address, _)| address.ip().is_loopback());
-    }
     let routes = interfaces::default_routes();
-    found.sort_by_key(|(address, tailnet)| (!routes.contains(&address.ip()), !tailnet, address.is_ipv6()));
+    let mut found = Vec::new();
+    for port in ports {
+        let mut ips = vec![port.ip()];
+        if port.ip().is_unspecified() {
+            ips = reachable.iter().map(|interface| interface.ip).filter(|ip| listens_at(*port, *ip)).collect();
+        }
+        found.extend(ips.into_iter().map(|ip| {
+            let interface = all.iter().find(|interface| interface.ip == ip);
+            Reachable {
+                address: SocketAddr::new(ip, port.port()),
+                interface: interface.map(|interface| interface.name.clone()).unwrap_or_default(),
+                on_route: routes.contains(&ip),
+                in_tailnet: interface.is_some_and(Interface::is_tailnet),
+            }
+        }));
+    }
+    if found.iter().any(|found| !is_near(found.address.ip())) {
+        found.retain(|found| !is_near(found.address.ip()));
+    } else {
+        found.retain(|found| found.address.ip().is_loopback());
+    }
+    found.sort_by_key(|found| (!found.on_route, !found.in_tailnet, found.address.is_ipv6()));
     found.dedup();
-    found.truncate(MAX_ADDRESSES);
-    found.iter().map(|(address, _)| address.to_string()).collect()
+    found
+}
+
+/// The addresses of these ports, `host:port`, as this daemon tells them to peers.
+pub(super) fn own(ports: &[SocketAddr]) -> Vec<String> {
+    reachable(ports).iter().take(MAX_ADDRESSES).map(|found| found.address.to_string()).collect()
+}
+
+/// Whether a port takes what comes to an address. The unspecified IPv6 address stands for IPv4 too.
+pub(super) fn listens_at(port: SocketAddr, ip: IpAddr) -> bool {
+    port.ip() == ip || port.ip().is_unspecified() && (port.is_ipv6() || ip.is_ipv4())
 }
 
 /// Whether any interface has an IPv6 address.

@@ -9,9 +9,8 @@ use nix::net::if_::InterfaceFlags;
 /// Where Linux describes its interfaces.
 const SYSFS: &str = "/sys/class/net";
 /// Names of interfaces of containers and virtual machines, which no other machine reaches.
-const INSIDE: [&str; 12] = [
-    "docker", "br-", "veth", "virbr", "cni", "podman", "lxc", "lxdbr", "incusbr", "cali", "vmnet", "vboxnet",
-];
+const INSIDE: [&str; 12] =
+    ["docker", "br-", "veth", "virbr", "cni", "podman", "lxc", "lxdbr", "incusbr", "cali", "vmnet", "vboxnet"];
 /// What Tailscale calls its interface.
 const TAILSCALE: &str = if cfg!(target_os = "macos") { "utun" } else { "tailscale" };
 /// Interfaces that stand on each other: a bridge on a bond on a card has three.

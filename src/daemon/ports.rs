@@ -7,12 +7,16 @@ use std::sync::Arc;
 
 use tokio::sync::{Notify, watch};
 
+use super::offered::Names;
+use crate::wire::error::{Code, Failure};
+
 /// The addresses bound for peers now, `addr:port` each, and where there should be one and is none.
 /// Clones share them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Ports {
     state: watch::Sender<State>,
     look: Arc<Notify>,
+    pub(super) names: Arc<Names>,
 }
 
 #[derive(Debug, Default)]
@@ -23,9 +27,15 @@ struct State {
 }
 
 impl Ports {
+    #[cfg(test)]
     pub(super) fn new(bound: Vec<SocketAddr>) -> Self {
         let state = State { bound, missing: BTreeMap::new() };
-        Self { state: watch::Sender::new(state), look: Arc::default() }
+        Self { state: watch::Sender::new(state), ..Self::default() }
+    }
+
+    /// None yet, on a machine whose names are known by these.
+    pub(super) fn with(names: Names) -> Self {
+        Self { names: Arc::new(names), ..Self::default() }
     }
 
     /// All of them, as they are now.
@@ -86,6 +96,26 @@ impl Ports {
             Some(why) => state.missing.insert(what.to_owned(), why.to_owned()).as_deref() != Some(why),
             None => state.missing.remove(what).is_some(),
         });
+    }
+
+    /// Forgets what is missing at addresses that are not wanted any more.
+    pub(super) fn forget(&self, wanted: impl Fn(&SocketAddr) -> bool) {
+        self.state.send_if_modified(|state| {
+            let before = state.missing.len();
+            state.missing.retain(|what, _| what.parse().map_or(true, |address| wanted(&address)));
+            state.missing.len() != before
+        });
+    }
+
+    /// Why nobody can be listened for, though somebody should be.
+    pub(super) fn nowhere(&self) -> Failure {
+        let missing = self.missing();
+        if missing.is_empty() {
+            return Failure::new(Code::Io, "cannot listen for the other machine");
+        }
+        let failure = Failure::new(Code::Io, format!("cannot listen for the other machine: {}", missing.join("; ")));
+        let only_tailnet = missing.len() == 1 && missing.iter().all(|what| what.starts_with("tailscale"));
+        failure.hint(if only_tailnet { "sudo tailscale up" } else { "pi-remote status" })
     }
 
     /// Has it looked at once which addresses there are.

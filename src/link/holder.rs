@@ -30,6 +30,9 @@ pub struct Holder {
     pub process: Option<Process>,
     /// The user it belongs to, where that is another one.
     pub other_user: Option<u32>,
+    /// It is known to have the port and not to listen, as pi-remote does while nothing is paired: no
+    /// command shows it.
+    pub silent: bool,
 }
 
 /// What a program is by what it speaks.
@@ -62,7 +65,8 @@ pub async fn holder(wanted: SocketAddr, tls: &TlsIdentity) -> Holder {
         None => timeout(LOOKING, kind(wanted, tls)).await.unwrap_or_default(),
         Some(listener) => timeout(LOOKING, kind(*listener, tls)).await.unwrap_or_default(),
     };
-    Holder { kind, process: seen.process, other_user: seen.other_user }
+    let silent = seen.listener.is_none() && cfg!(target_os = "linux");
+    Holder { kind, process: seen.process, other_user: seen.other_user, silent }
 }
 
 async fn kind(address: SocketAddr, tls: &TlsIdentity) -> Kind {
@@ -207,10 +211,13 @@ mod tests {
     fn listening_sockets_are_read_from_the_systems_tables() {
         let line = "   0: 0100007F:1D09 00000000:0000 0A 00000000:00000000 00:00000000 00000000  1000        0 4711 1 0000000000000000 100 0 0 10 0";
         assert_eq!(row(line), Some(Row { local: "127.0.0.1:7433".parse().unwrap(), user: 1000, inode: 4711 }));
-        let line = "   1: 0000000000000000FFFF00000100007F:1D09 00000000000000000000000000000000:0000 0A 0:0 0:0 0 0 0 5 1";
+        let line =
+            "   1: 0000000000000000FFFF00000100007F:1D09 00000000000000000000000000000000:0000 0A 0:0 0:0 0 0 0 5 1";
         assert_eq!(row(line).unwrap().local, "[::ffff:127.0.0.1]:7433".parse().unwrap());
         let connected = line.replace(" 0A ", " 01 ");
-        for other in [connected.as_str(), "", "sl local_address", "0: 0:0 0:0 0A 0 0 0 0 0 0", "0: zz:1D09 0 0A 0 0 0 0 0 0"] {
+        for other in
+            [connected.as_str(), "", "sl local_address", "0: 0:0 0:0 0A 0 0 0 0 0 0", "0: zz:1D09 0 0A 0 0 0 0 0 0"]
+        {
             assert_eq!(row(other), None, "{other}");
         }
     }

@@ -3,8 +3,8 @@
 //! While nobody is pinned and no pairing window is open there is no listener: the port is only
 //! reserved (bound, not listening), so that no other program gets it and a connection is refused.
 
-use std::io::{self, ErrorKind};
 use std::future::Future;
+use std::io::{self, ErrorKind};
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
