@@ -108,16 +108,6 @@ impl StateDir {
         &self.0.path
     }
 
-    /// The command line `pi-remote WORDS` that means this directory, to be pasted.
-    pub fn command_line(&self, words: &str) -> String {
-        let named = std::env::var_os("PI_REMOTE_DIR").filter(|dir| !dir.is_empty()).map(PathBuf::from);
-        let taken_anyway = named.or_else(|| Self::default_path().ok());
-        if taken_anyway.and_then(|path| std::path::absolute(path).ok()).as_deref() == Some(self.path()) {
-            return format!("pi-remote {words}");
-        }
-        format!("pi-remote --dir {} {words}", quoted(self.path()))
-    }
-
     /// The path of an entry.
     pub fn join(&self, name: &str) -> PathBuf {
         self.0.path.join(name)
@@ -459,12 +449,8 @@ fn check_owner(path: &Path, owner: u32) -> Result<(), Failure> {
 
 fn too_open(what: &str, path: &Path, mode: u32, mend: &str) -> Failure {
     let message = format!("{what} {} is open to others (mode {:04o})", path.display(), mode & 0o7777);
-    Failure::new(Code::Io, message).hint(format!("chmod {mend} {}", quoted(path)))
-}
-
-/// A path as a shell takes it for one word.
-fn quoted(path: &Path) -> String {
-    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
+    let quoted = path.display().to_string().replace('\'', r"'\''");
+    Failure::new(Code::Io, message).hint(format!("chmod {mend} '{quoted}'"))
 }
 
 fn cannot_open(path: &Path, errno: Errno) -> Failure {

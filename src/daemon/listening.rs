@@ -54,7 +54,7 @@ impl Listening {
         // Those that stand for many first: the others are listened on with them.
         addresses.sort_by_key(|address| (!address.ip().is_unspecified(), address.is_ipv4()));
         for address in addresses {
-            reserve(address, &mut fixed, &ports, tls, dir).await?;
+            reserve(address, &mut fixed, &ports, settings, tls, dir).await?;
         }
         let mut tailnet = None;
         if settings.listen.value.contains(&ListenAddr::Tailscale) {
@@ -62,7 +62,7 @@ impl Listening {
             let mut found = Vec::new();
             for ip in followed.look().await {
                 if covering(&fixed, followed.at(ip)).is_none() {
-                    reserve(followed.at(ip), &mut found, &ports, tls, dir).await?;
+                    reserve(followed.at(ip), &mut found, &ports, settings, tls, dir).await?;
                     followed.settle(&found);
                 }
             }
@@ -163,6 +163,7 @@ async fn reserve(
     address: SocketAddr,
     reserved: &mut Vec<Port>,
     ports: &Ports,
+    settings: &Settings,
     tls: &TlsIdentity,
     dir: &StateDir,
 ) -> Result<(), Failure> {
@@ -183,7 +184,7 @@ async fn reserve(
             reserved.push(port);
             Ok(())
         }
-        Err(error) => Err(not_bound(address, &error, tls, dir).await),
+        Err(error) => Err(not_bound(address, &error, settings, tls, dir).await),
     }
 }
 

@@ -4,6 +4,7 @@ use std::io::{Error, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
 
 use super::interfaces;
+use crate::config::{ListenAddr, Settings, Source};
 use crate::control::original;
 use crate::link::holder::{Holder, Kind, Process, holder};
 use crate::link::tls::TlsIdentity;
@@ -16,7 +17,13 @@ const NEXT_PORTS: u16 = 100;
 const SHOWN: usize = 8;
 
 /// The failure of a daemon that cannot bind an address, with who is in the way.
-pub(super) async fn not_bound(address: SocketAddr, error: &Error, tls: &TlsIdentity, dir: &StateDir) -> Failure {
+pub(super) async fn not_bound(
+    address: SocketAddr,
+    error: &Error,
+    settings: &Settings,
+    tls: &TlsIdentity,
+    dir: &StateDir,
+) -> Failure {
     let failure = |why: &str| Failure::new(Code::Io, format!("cannot listen at {address}: {why}"));
     match error.kind() {
         ErrorKind::AddrInUse => {}
@@ -28,8 +35,8 @@ pub(super) async fn not_bound(address: SocketAddr, error: &Error, tls: &TlsIdent
             return failure("no interface of this machine has this address now").hint(hint);
         }
         ErrorKind::PermissionDenied => {
-            let hint = dir.command_line(&format!("daemon --background --port {DEFAULT_PORT}"));
-            return failure(&error.to_string()).hint(format!("ports below 1024 are root's; take another: `{hint}`"));
+            let hint = format!("`pi-remote daemon --background --port {DEFAULT_PORT}`: ports below 1024 are root's");
+            return failure(&error.to_string()).hint(hint);
         }
         _ => return failure(&error.to_string()),
     }
@@ -46,8 +53,18 @@ pub(super) async fn not_bound(address: SocketAddr, error: &Error, tls: &TlsIdent
         let known = original.pid.map(|pid| Process { pid, program: "node".into() });
         holder.process = holder.process.or(known);
     }
-    let ends = here.map(|_| dir.command_line("stop"));
-    failure(&who(&holder, address.port())).hint(way_out(&holder, address, ends, dir))
+    let mut ways = Vec::new();
+    if here.is_some() {
+        // On another port it would find the original's in its place at the control socket.
+        ways.push("`pi-remote stop` stops it".to_owned());
+    } else {
+        ways.extend(way_to_end(&holder, address.port()));
+        ways.extend(elsewhere(address, settings));
+    }
+    if holder.kind == Kind::Original {
+        ways.push("the next Pi session starts it again unless its extension is removed".to_owned());
+    }
+    failure(&who(&holder, address.port())).hint(ways.join("\n"))
 }
 
 fn who(holder: &Holder, port: u16) -> String {
@@ -61,27 +78,36 @@ fn who(holder: &Holder, port: u16) -> String {
     }
 }
 
-/// What to do; `ends` is the command that ends the original's daemon of this state directory.
-fn way_out(holder: &Holder, address: SocketAddr, ends: Option<String>, dir: &StateDir) -> String {
-    let ends = ends.or_else(|| holder.process.as_ref().map(|process| format!("kill {}", process.pid)));
-    let elsewhere = free_port(address).map(|port| {
-        let command = dir.command_line(&format!("daemon --background --port {port}"));
-        let joins = "other machines then pair with HOST:";
-        format!("take another port: `{command}` ({joins}{port})")
-    });
-    let first = match (holder.kind, ends) {
-        (Kind::Original, Some(ends)) => {
-            let again = "it comes back with the next Pi session unless its extension is removed";
-            Some(format!("stop it: `{ends}` ({again})"))
-        }
-        (Kind::PiRemote, Some(ends)) => Some(format!("stop it: `{ends}`")),
-        (Kind::Other, Some(ends)) => Some(format!("stop that program (`{ends}`, if you do not need it)")),
+/// How who has the port is ended, or found.
+fn way_to_end(holder: &Holder, port: u16) -> Option<String> {
+    match (holder.kind, &holder.process) {
+        (Kind::Original | Kind::PiRemote, Some(process)) => Some(format!("`kill {}` stops it", process.pid)),
+        (Kind::Other, Some(process)) => Some(format!("if you do not need that program: `kill {}`", process.pid)),
+        // No command would show it.
         (Kind::Original | Kind::PiRemote | Kind::Other, None) if holder.silent => None,
         (Kind::Original | Kind::PiRemote | Kind::Other, None) => {
-            Some(format!("see which one: `{}`", shows(holder, address.port())))
+            Some(format!("`{}` shows which one", shows(holder, port)))
         }
-    };
-    first.into_iter().chain(elsewhere).collect::<Vec<_>>().join("; or ")
+    }
+}
+
+/// How this daemon is started on another port, and everywhere else as it was asked to.
+fn elsewhere(address: SocketAddr, settings: &Settings) -> Option<String> {
+    let port = free_port(address)?;
+    let mut command = "pi-remote daemon --background".to_owned();
+    let (listen, is_flag) = (&settings.listen.value, settings.listen.source == Source::Flag);
+    let has_own_port = listen.contains(&ListenAddr::Ip(address.ip(), Some(address.port())));
+    if !has_own_port {
+        command += &format!(" --port {port}");
+    } else if !is_flag {
+        return None;
+    }
+    for listen in listen.iter().filter(|_| is_flag) {
+        let is_taken = *listen == ListenAddr::Ip(address.ip(), Some(address.port()));
+        let listen = if is_taken { ListenAddr::Ip(address.ip(), Some(port)) } else { *listen };
+        command += &format!(" --listen {listen}");
+    }
+    Some(format!("`{command}` takes another port; other machines then pair with HOST:{port}"))
 }
 
 /// The command that shows who listens on a port.
