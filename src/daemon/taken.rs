@@ -62,7 +62,7 @@ pub(super) async fn not_bound(
         ways.extend(elsewhere(address, settings));
     }
     if holder.kind == Kind::Original {
-        ways.push("the next Pi session starts it again unless its extension is removed".to_owned());
+        ways.push(original::how_it_stays_away());
     }
     failure(&who(&holder, address.port())).hint(ways.join("\n"))
 }
