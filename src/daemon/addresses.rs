@@ -74,14 +74,14 @@ pub(super) fn of_peer(told: &[String], seen_from: IpAddr) -> Vec<String> {
 }
 
 /// 100.64.0.0/10 and fd7a:115c:a1e0::/48, where Tailscale has its addresses.
-fn is_tailnet(ip: IpAddr) -> bool {
+pub(super) fn is_tailnet(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64,
         IpAddr::V6(ip) => ip.segments()[..3] == [0xfd7a, 0x115c, 0xa1e0],
     }
 }
 
-fn interfaces() -> Vec<IpAddr> {
+pub(super) fn interfaces() -> Vec<IpAddr> {
     let Ok(all) = getifaddrs() else { return Vec::new() };
     let mut found = Vec::new();
     for interface in all {
