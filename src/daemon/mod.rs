@@ -1,6 +1,7 @@
 //! Wires the wings together.
 
 mod addresses;
+mod announcing;
 mod book;
 mod interfaces;
 mod listening;
@@ -190,6 +191,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     let server = control::Context { relay: relay.clone(), clock: clock.clone(), admin: office.clone(), going_down };
     wings.spawn(control::serve(control_socket, server));
     wings.spawn(Arc::clone(&office).shut_down_when_idle());
+    wings.spawn(announcing::announce(Arc::clone(&office)));
     office.dial_all();
     let mut trying = JoinSet::new();
     office.try_configured_peers(&mut trying);
