@@ -26,6 +26,7 @@ mod links;
 mod listen;
 mod local;
 mod pairing;
+mod pairing_code;
 mod relaying;
 mod service;
 mod sessions;
