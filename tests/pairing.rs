@@ -10,7 +10,7 @@ use rustls::AlertDescription;
 use serde_json::{Value, json};
 
 use crate::support::peer::{ALPN_PAIR, HandPeer};
-use crate::support::{Control, TestDaemon, TestPair, eventually, pair};
+use crate::support::{Control, TestDaemon, TestPair, eventually, pair, pinned};
 
 /// An open window: the ticket, and the connection that keeps it open.
 fn offer(daemon: &TestDaemon, terms: Value) -> (String, Control) {
@@ -29,13 +29,6 @@ fn join(daemon: &TestDaemon, ticket: &str, terms: Value) -> Value {
 
 fn event(offering: &mut Control) -> Value {
     offering.until(|line| line["type"] == "event")
-}
-
-/// The fingerprints that a daemon has on disk.
-fn pinned(daemon: &TestDaemon) -> Vec<String> {
-    let Ok(file) = std::fs::read(daemon.dir.join("peers.json")) else { return Vec::new() };
-    let file: Value = serde_json::from_slice(&file).expect("a whole file, the old one or the new one");
-    file["peers"].as_array().unwrap().iter().map(|peer| peer["fingerprint"].as_str().unwrap().into()).collect()
 }
 
 /// The same ticket with another secret.

@@ -217,7 +217,7 @@ fn own_machine(typed: &str) -> Failure {
 fn code_refused(reason: Reason, host: &HostPort) -> Failure {
     let message = match reason {
         Reason::Refused => format!(
-            "{host} refused: the code is not the one shown there, or its offer is over, or another machine is \
+            "{host} refused: the code is not the one shown there, or it is used up, burned or too old, or others are \
              pairing right now, or somebody stands in between. Nothing was paired"
         ),
         Reason::WrongProof => format!(

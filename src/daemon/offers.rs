@@ -240,7 +240,11 @@ impl Offers {
         open.window.settle(now);
         for failed in open.untold() {
             let attempts_left = open.window.attempts_left();
-            let data = AttemptFailed { address: failed.from.to_string(), reason: in_words(failed.why), attempts_left };
+            let data = AttemptFailed {
+                address: failed.from.to_string(),
+                reason: in_words(failed.why, open.kind),
+                attempts_left,
+            };
             self.tell(open.client, open.id.as_ref(), "pair_attempt_failed", &to_json(&data));
         }
         let why = match open.window.ending(now) {
@@ -430,14 +434,18 @@ impl Desk for Offers {
 
 /// Why an exchange failed, for the offerer. Whatever was a try at the secret, or may have been, says
 /// what else it may have been.
-fn in_words(why: Reason) -> String {
+fn in_words(why: Reason, kind: OfferKind) -> String {
+    let secret = match kind {
+        OfferKind::Code => "code",
+        OfferKind::Ticket => "ticket",
+    };
     match why {
+        Reason::WrongProof => format!("a wrong {secret}, or somebody stands in between"),
         Reason::Refused => "it broke off: it may have met somebody in between".to_owned(),
         Reason::Disconnected | Reason::Stalled => {
             format!("{why}: it was given up, or somebody is guessing or stands in between")
         }
-        Reason::WrongProof
-        | Reason::WrongOfferer
+        Reason::WrongOfferer
         | Reason::WrongKind
         | Reason::BadElement
         | Reason::WrongVersion
