@@ -237,7 +237,7 @@ fn what_tailscaled_calls_this_machines_counts_and_only_where_an_interface_has_it
     // The name is shown wherever the tailnet is listened on, and only there.
     let everywhere = Daemon::start_with(&host, &["--port", "7500"], &config);
     let offered = everywhere.offered();
-    assert_eq!(offered, ["100.64.5.5:7500", "laptop.tail1.ts.net:7500", &format!("{TAILNET}:7500")]);
+    assert_eq!(offered, [&format!("{TAILNET}:7500"), "100.64.5.5:7500", "laptop.tail1.ts.net:7500"]);
     let elsewhere = Daemon::start_with(&host, &["--port", "7501", "--listen", "loopback"], &config);
     assert_eq!(elsewhere.offered(), ["127.0.0.1:7501"]);
 }
@@ -460,6 +460,36 @@ fn a_daemon_that_does_not_listen_yet_keeps_its_port_all_the_same() {
     drop(window);
     eventually("it does not listen any more", || first.status()["listening"] == false);
     run_command(&mut host.on(&second)).ends(1);
+}
+
+#[test]
+fn a_port_that_is_lost_while_nobody_listens_is_found_again() {
+    let Some(host) = Host::new("laptop") else { return };
+    if !has_program("python3") {
+        return;
+    }
+    let daemon = Daemon::start(&host, &[]);
+    let (window, _) = daemon.offer();
+    // A connection that the daemon ends stays in the system for a minute, and makes room for others
+    // on its port: the one way to lose a port that was once had.
+    host.sh("exec 3<>/dev/tcp/127.0.0.1/7433; cat <&3");
+    drop(window);
+    eventually("it does not listen any more", || daemon.status()["listening"] == false);
+    let script = "import socket\ns = socket.socket()\ns.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)\n\
+        s.bind(('0.0.0.0', 7433))\ns.listen()\nprint('up', flush=True)\ns.accept()";
+    let mut thief = host.on(Command::new("python3").args(["-c", script])).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(thief.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "up\n");
+    let (_control, refused) = daemon.offer();
+    let why = "[::]:7433: another program has it";
+    assert!(refused["error"].as_str().unwrap().contains(why), "{refused}");
+    assert_eq!((daemon.listen(), &daemon.status()["missing"]), (vec![], &json!([why])));
+    thief.kill().unwrap();
+    thief.wait().unwrap();
+    let (_window, offer) = daemon.offer();
+    assert_eq!(offer["success"], true, "{offer}");
+    assert_eq!((daemon.listen(), &daemon.status()["missing"]), (vec!["[::]:7433".to_owned()], &json!([])));
 }
 
 #[test]
