@@ -119,7 +119,7 @@ impl Offers {
         };
         let store = |offerer: Fingerprint, info: &Info, reached: &str| {
             let already = self.book.store().get(offerer).is_some();
-            let peer = self.book.pin(terms.peer(offerer, &info.name, known(reached), kind))?;
+            let peer = self.book.pin(terms.peer(offerer, &info.name, known(reached), kind)).map_err(half_paired)?;
             self.dialer.kick(offerer);
             Ok((peer, already))
         };
@@ -209,6 +209,13 @@ impl Offers {
 fn own_machine(typed: &str) -> Failure {
     Failure::new(Code::InvalidRequest, format!("{typed} is this very machine"))
         .hint("type the code on the other one, or give the other one's address")
+}
+
+/// The offerer stores its pin first.
+fn half_paired(failure: Failure) -> Failure {
+    let message = format!("{}. The other machine trusts this one by now", failure.message);
+    let hint = failure.hint.as_deref().map(|hint| format!("{hint}; ")).unwrap_or_default();
+    Failure { message, ..failure }.hint(format!("{hint}then pair again, or unpair this machine there"))
 }
 
 /// An exchange by code that failed, as the joiner sees it.
