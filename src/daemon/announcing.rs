@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::addresses;
-use super::is_near;
+use super::addresses::is_near;
+use super::interfaces;
 use super::office::Office;
 use crate::config::Announce;
 use crate::discover::lan;
@@ -30,6 +30,7 @@ pub(super) async fn announce(office: Arc<Office>) {
     // What is announced, and its announcement where there could be one.
     let mut now = None;
     while office.settings.announce.value != Announce::Never {
+        let ports_change = office.ports.change();
         let offering = *offered.borrow_and_update();
         let listens = *listening.borrow_and_update() > 0;
         let wanted = offering || (office.settings.announce.value == Announce::Always && listens);
@@ -48,6 +49,7 @@ pub(super) async fn announce(office: Arc<Office>) {
         tokio::select! {
             _ = offered.changed() => {}
             _ = listening.changed() => {}
+            () = ports_change, if now.is_some() => {}
             () = sleep(ADDRESSES_EVERY), if now.is_some() => {}
         }
     }
@@ -55,9 +57,8 @@ pub(super) async fn announce(office: Arc<Office>) {
 
 /// This machine's addresses on networks that it shares with others: no tailnet, no containers.
 pub(super) fn local_addresses() -> Vec<IpAddr> {
-    let mut all = addresses::interfaces();
-    all.retain(|ip| !is_near(*ip) && !addresses::is_tailnet(*ip));
-    all
+    let reachable = interfaces::reachable().into_iter().filter(|interface| !interface.is_tailnet());
+    reachable.map(|interface| interface.ip).filter(|ip| !is_near(*ip)).collect()
 }
 
 fn content(office: &Office, offering: bool) -> Content {
