@@ -30,7 +30,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::clock::Clock;
 use crate::config::Settings;
-use crate::control::server as control;
+use crate::control::{original, server as control};
 use crate::identity::{DeviceKey, random, warm_up};
 use crate::link::admission::{Admission, Bounds};
 use crate::link::dialer::Dialer;
@@ -100,7 +100,10 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     store.keep_for_itself(settings.name.value.clone());
     let tls = TlsIdentity::new(&key)?;
     let places = Listening::reserve(&settings, &tls, &dir).await?;
-    let control_socket = control_listener(&dir)?;
+    let control_socket = match control_listener(&dir) {
+        Ok(listener) => listener,
+        Err(failure) => return Err(blame_original(&dir, failure).await),
+    };
     dir.write_pid()?;
 
     let bound = places.ports();
@@ -303,6 +306,15 @@ fn me(key: &DeviceKey, settings: &Settings, ports: &Ports) -> Result<Me, Failure
         sessions: Vec::new(),
     };
     Ok(Me { fingerprint: key.fingerprint(), host: settings.name.value.to_string(), hello })
+}
+
+/// Why this daemon cannot start: the original's is in the way, if that is who answers in its directory.
+async fn blame_original(dir: &StateDir, failure: Failure) -> Failure {
+    if original::look(dir.path()).await.is_none() {
+        return failure;
+    }
+    let blamed = original::in_the_way(dir.path()).await;
+    Failure { code: failure.code, message: format!("{}: {}", failure.message, blamed.message), ..blamed }
 }
 
 fn control_listener(dir: &StateDir) -> Result<UnixListener, Failure> {

@@ -62,7 +62,7 @@ pub(super) async fn not_bound(
         ways.extend(elsewhere(address, settings));
     }
     if holder.kind == Kind::Original {
-        ways.push("the next Pi session starts it again unless its extension is removed".to_owned());
+        ways.push(original::how_it_stays_away());
     }
     failure(&who(&holder, address.port())).hint(ways.join("\n"))
 }
@@ -105,7 +105,9 @@ fn elsewhere(address: SocketAddr, settings: &Settings) -> Option<String> {
     for listen in listen.iter().filter(|_| is_flag) {
         let is_taken = *listen == ListenAddr::Ip(address.ip(), Some(address.port()));
         let listen = if is_taken { ListenAddr::Ip(address.ip(), Some(port)) } else { *listen };
-        command += &format!(" --listen {listen}");
+        // A shell takes the brackets of an IPv6 address for a pattern.
+        let quote = if listen.to_string().starts_with('[') { "'" } else { "" };
+        command += &format!(" --listen {quote}{listen}{quote}");
     }
     Some(format!("`{command}` takes another port; other machines then pair with HOST:{port}"))
 }
