@@ -193,21 +193,21 @@ async fn an_answer_that_is_none_is_called_so() {
 #[tokio::test]
 async fn an_answer_without_end_is_cut_off() {
     let header = |more: &str| format!("HTTP/1.1 200 OK\r\n{more}\r\n\r\n");
-    let endless = |head: String, part: &'static [u8]| {
+    let endless = |head: String, part: Vec<u8>| {
         LocalApi::start(move |_, mut stream| {
             let mut result = stream.write_all(head.as_bytes());
             while result.is_ok() {
-                result = stream.write_all(part);
+                result = stream.write_all(&part);
             }
         })
     };
     let long = "Content-Length: 9000000";
-    let chunk: &[u8] = b"10\r\n                \r\n";
-    for api in [endless(header(long), &[b' '; 4096]), endless(header("Transfer-Encoding: chunked"), chunk)] {
+    let chunk = format!("1000\r\n{:4096}\r\n", "").into_bytes();
+    for api in [endless(header(long), vec![b' '; 4096]), endless(header("Transfer-Encoding: chunked"), chunk)] {
         let failure = api.status().await.unwrap_err();
         assert_eq!(failure.code, Code::TooLarge, "{failure}");
     }
-    let head = endless("HTTP/1.1 200 OK\r\n".into(), b"X-Long: 0123456789012345678901234567890123456789\r\n");
+    let head = endless("HTTP/1.1 200 OK\r\n".into(), b"X-Long: 0123456789012345678901234567890123456789\r\n".to_vec());
     assert_eq!(head.status().await.unwrap_err().code, Code::IncompatibleVersion);
 }
 

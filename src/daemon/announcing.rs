@@ -34,7 +34,8 @@ pub(super) async fn announce(office: Arc<Office>) {
         let offering = *offered.borrow_and_update();
         let listens = *listening.borrow_and_update() > 0;
         let wanted = offering || (office.settings.announce.value == Announce::Always && listens);
-        let content = wanted.then(|| content(&office, offering));
+        // On the loopback alone there is nobody to be told.
+        let content = wanted.then(|| content(&office, offering)).filter(|content| !content.addresses.is_empty());
         if content.as_ref() != now.as_ref().map(|(content, _)| content) {
             // The old one is withdrawn first: the new one has another name.
             drop(now.take());
@@ -49,8 +50,8 @@ pub(super) async fn announce(office: Arc<Office>) {
         tokio::select! {
             _ = offered.changed() => {}
             _ = listening.changed() => {}
-            () = ports_change, if now.is_some() => {}
-            () = sleep(ADDRESSES_EVERY), if now.is_some() => {}
+            () = ports_change, if wanted => {}
+            () = sleep(ADDRESSES_EVERY), if wanted => {}
         }
     }
 }
