@@ -17,7 +17,7 @@ use crate::support::process::{Process, daemon_command, state_dir};
 use crate::support::{TestDaemon, eventually, pair, set_mode};
 
 /// A `tailscaled` whose answers the test makes up, byte for byte.
-struct LocalApi {
+pub struct LocalApi {
     dir: TempDir,
 }
 
@@ -46,11 +46,16 @@ impl LocalApi {
     }
 
     /// Answers every request with this status as the real one does.
-    fn telling(status: &Value) -> Self {
+    pub fn telling(status: &Value) -> Self {
         Self::saying(ok(&status.to_string()))
     }
 
-    fn socket(&self) -> PathBuf {
+    /// Nobody finds it any more.
+    pub fn close(&self) {
+        std::fs::remove_file(self.socket()).unwrap();
+    }
+
+    pub fn socket(&self) -> PathBuf {
         self.dir.path().join("t.sock")
     }
 
@@ -329,8 +334,8 @@ fn who_may_not_ask_the_socket_asks_the_program() {
     assert_eq!(listed["data"]["peers"].as_array().map(Vec::len), Some(2), "{listed}");
 }
 
-/// A tailnet of machines at these loopback addresses, which are this machine's own.
-fn tailnet_of(machines: &[(&str, &str, bool)]) -> LocalApi {
+/// A tailnet of these machines: name, address, and whether they are online.
+pub fn tailnet_of(machines: &[(&str, &str, bool)]) -> LocalApi {
     let peers: serde_json::Map<String, Value> = machines
         .iter()
         .map(|(name, ip, online)| {
@@ -379,7 +384,7 @@ fn machines_of_the_tailnet_are_shown_with_what_they_do() {
     assert_eq!(discovered(&laptop)["machines"], json!([offered, here(), phone(), printer()]));
     let shown = run(&laptop.dir, &["discover", "--no-lan"]).ends(0);
     assert!(shown.out.contains("pi-remote pair 127.77.1.2\n"), "{}", shown.out);
-    drop(offering);
+    offering.ask(json!({"type": "pair_cancel"}));
 
     pair(&desktop, &laptop);
     laptop.until_linked("desktop");

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use mdns_sd::{ServiceDaemon, ServiceInfo};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::discover::tailnet_of;
 use crate::support::cli::run;
 use crate::support::netns::Host;
 use crate::support::process::{Process, state_dir};
@@ -44,8 +45,13 @@ struct Daemon {
 
 impl Daemon {
     fn start(host: &Host, announce: &str) -> Self {
+        Self::start_in(host, announce, Path::new("/nowhere/t.sock"))
+    }
+
+    /// With its tailnet told at a socket.
+    fn start_in(host: &Host, announce: &str, tailnet: &Path) -> Self {
         let (keep, dir) = state_dir();
-        let config = json!({"tailscaleSocket": dir.join("none"), "announce": announce});
+        let config = json!({"tailscaleSocket": tailnet, "announce": announce});
         std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
         let mut command = pi_remote(&dir);
         command.args(["--json", "daemon"]);
@@ -225,6 +231,32 @@ fn who_announces_itself_always_does_so_while_it_listens_and_says_whether_it_offe
     drop(_window);
     let (_window, _) = desktop.offer(false);
     eventually("the announcement says that it offers", || laptop.discover().0 == found("desktop-of-anna", true, true));
+}
+
+#[test]
+fn a_machine_that_is_on_both_is_shown_once_as_the_tailnets_and_nothing_is_said_to_the_tailnet() {
+    let Some(hosts) = Hosts::new() else { return };
+    let (here, there) = (Ipv4Addr::new(100, 64, 0, 1), ("tailscale0", "100.64.0.2/24"));
+    hosts.laptop.cable(("tailscale0", "100.64.0.1/24"), &hosts.desktop, there);
+    // An IPv6 address is no reason to show another than the IPv4 one.
+    hosts.laptop.sh("ip addr add 2001:db8::1/64 dev eth0 nodad");
+    hosts.desktop.sh("ip addr add 2001:db8::2/64 dev eth0 nodad");
+    let tailnet = tailnet_of(&[("desktop", "100.64.0.2", true)]);
+    let laptop = Daemon::start_in(&hosts.laptop, "window", &tailnet.socket());
+    let desktop = Daemon::start(&hosts.desktop, "window");
+    let sniffer = Sniffer::start(&hosts.laptop, here);
+    let (_window, _) = desktop.offer(false);
+    let mut one = found("desktop", true, false);
+    one[0]["via"] = "tailnet".into();
+    one[0]["address"] = "100.64.0.2:7433".into();
+    assert_eq!(laptop.discover(), (one, vec![]));
+    let nearby = run(&desktop.dir, &["--json", "discover"]).ends(0).json();
+    assert_eq!(nearby["machines"], json!([]), "the laptop does not offer");
+    assert_eq!(sniffer.from(Ipv4Addr::new(100, 64, 0, 2)), Vec::<Vec<u8>>::new());
+    assert_eq!(sniffer.from(here), Vec::<Vec<u8>>::new());
+
+    tailnet.close();
+    assert_eq!(laptop.discover().0, found("", true, false), "without the tailnet, the local network shows it");
 }
 
 #[test]

@@ -25,15 +25,19 @@ struct Content {
 
 /// Keeps this daemon announced as `config.json` says.
 pub(super) async fn announce(office: Arc<Office>) {
+    let when = office.settings.announce.value;
+    if when == Announce::Never {
+        return;
+    }
     let mut offered = office.offers.announced();
     let mut listening = office.listening.clone();
     // What is announced, and its announcement where there could be one.
     let mut now = None;
-    while office.settings.announce.value != Announce::Never {
+    loop {
         let ports_change = office.ports.change();
         let offering = *offered.borrow_and_update();
         let listens = *listening.borrow_and_update() > 0;
-        let wanted = offering || (office.settings.announce.value == Announce::Always && listens);
+        let wanted = offering || (when == Announce::Always && listens);
         // On the loopback alone there is nobody to be told.
         let content = wanted.then(|| content(&office, offering)).filter(|content| !content.addresses.is_empty());
         if content.as_ref() != now.as_ref().map(|(content, _)| content) {
