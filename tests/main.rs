@@ -22,6 +22,7 @@ mod discover;
 mod doctor;
 mod hostile_peer;
 mod joining;
+mod lan;
 mod layers;
 mod links;
 mod listen;
