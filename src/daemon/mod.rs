@@ -2,6 +2,7 @@
 
 mod addresses;
 mod book;
+mod findings;
 mod machines;
 mod offers;
 mod office;
@@ -40,7 +41,7 @@ use crate::state_dir::StateDir;
 use crate::tasks::Tasks;
 use crate::trust::Store;
 use crate::wire::Failure;
-use crate::wire::link::Hello;
+use crate::wire::link::{FEATURE_CHECK, Hello};
 use book::{Book, Notes};
 use offers::Offers;
 use office::Office;
@@ -172,6 +173,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     let server = control::Context { relay: relay.clone(), clock: clock.clone(), admin: office.clone(), going_down };
     wings.spawn(control::serve(control_socket, server));
     wings.spawn(Arc::clone(&office).shut_down_when_idle());
+    wings.spawn(Arc::clone(&office).answer_checks());
     office.dial_all();
     let mut trying = JoinSet::new();
     office.try_configured_peers(&mut trying);
@@ -273,7 +275,7 @@ fn me(key: &DeviceKey, settings: &Settings, ports: &Ports) -> Result<Me, Failure
         addresses: addresses::own(&ports.all()),
         heartbeat_interval: settings.heartbeat_interval.value.as_secs(),
         message_limit: settings.message_limit.value as u64,
-        features: Vec::new(),
+        features: vec![FEATURE_CHECK.to_owned()],
         allows: Vec::new(),
         dial: 0,
         contested: false,

@@ -1,7 +1,7 @@
 //! Links to peers: how they come about, live and end.
 //!
 //! [`tls`] authenticates, [`admission`] bounds who may wait for that, [`listener`] takes connections
-//! and [`dialer`] makes them; [`session`] is a live link; [`pairing`] drives the exchange by which
+//! and [`dialer`] makes them; [`way`] looks how far one would get; [`session`] is a live link; [`pairing`] drives the exchange by which
 //! two devices pin each other.
 
 pub mod admission;
@@ -10,6 +10,7 @@ pub mod listener;
 pub mod pairing;
 pub mod session;
 pub mod tls;
+pub mod way;
 
 use std::sync::Arc;
 
