@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -18,6 +19,14 @@ use crate::wire::{Code, DEFAULT_MESSAGE_LIMIT, DEFAULT_PORT, Failure, PeerName};
 
 /// Name of the settings file in the state directory.
 pub const FILE: &str = "config.json";
+
+/// Where `tailscaled` has its socket when nobody said otherwise: `paths.DefaultTailscaledSocket` of
+/// Tailscale's sources.
+#[cfg(not(target_os = "macos"))]
+pub const TAILSCALE_SOCKET: &str = "/var/run/tailscale/tailscaled.sock";
+/// Where `tailscaled` has its socket when nobody said otherwise; the app from the App Store has none.
+#[cfg(target_os = "macos")]
+pub const TAILSCALE_SOCKET: &str = "/var/run/tailscaled.socket";
 
 const MAX_FILE: usize = 1024 * 1024;
 const MAX_PEERS: usize = 64;
@@ -40,6 +49,22 @@ pub struct Settings {
     pub name: Sourced<PeerName>,
     /// Longest line or message taken, in bytes.
     pub message_limit: Sourced<usize>,
+    /// Where `tailscaled` has its socket, where that is not the usual place.
+    pub tailscale_socket: Sourced<Option<PathBuf>>,
+    /// When this machine announces itself on the local network.
+    pub announce: Sourced<Announce>,
+}
+
+/// When this machine announces itself on the local network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Announce {
+    /// While a pairing window is open, unless that was asked not to be announced.
+    Window,
+    /// While peers are listened for, offering or not.
+    Always,
+    /// Never.
+    Never,
 }
 
 /// A value and where it comes from.
@@ -110,6 +135,8 @@ impl Settings {
             peers: first(None, None, file.peers.map(|list| list.0), Vec::new),
             name: first(None, None, file.name, host_name),
             message_limit: first(None, None, file.message_limit.map(|limit| limit.0), || DEFAULT_MESSAGE_LIMIT),
+            tailscale_socket: first(None, None, file.tailscale_socket.map(|socket| Some(socket.0)), || None),
+            announce: first(None, None, file.announce, || Announce::Window),
         })
     }
 
@@ -127,6 +154,11 @@ impl Settings {
             row("peers", &self.peers, |all| all.join(", ")),
             row("name", &self.name, PeerName::to_string),
             row("messageLimit", &self.message_limit, usize::to_string),
+            row("tailscaleSocket", &self.tailscale_socket, |socket| match socket {
+                Some(path) => path.display().to_string(),
+                None => TAILSCALE_SOCKET.into(),
+            }),
+            row("announce", &self.announce, Announce::to_string),
         ]
     }
 }
@@ -194,6 +226,22 @@ struct File {
     peers: Option<PeerAddresses>,
     name: Option<PeerName>,
     message_limit: Option<MessageLimit>,
+    tailscale_socket: Option<SocketPath>,
+    announce: Option<Announce>,
+}
+
+/// A relative path would mean another file for a daemon that was started elsewhere.
+struct SocketPath(PathBuf);
+
+impl<'de> Deserialize<'de> for SocketPath {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let path = PathBuf::deserialize(from)?;
+        if path.is_absolute() {
+            Ok(Self(path))
+        } else {
+            Err(de::Error::custom(format!("tailscaleSocket is {path:?}, but only a whole path from / is taken")))
+        }
+    }
 }
 
 struct Seconds<const MIN: u64, const MAX: u64>(u64);
@@ -321,6 +369,16 @@ impl fmt::Display for ListenAddr {
     }
 }
 
+impl fmt::Display for Announce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Window => "window",
+            Self::Always => "always",
+            Self::Never => "never",
+        })
+    }
+}
+
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -379,7 +437,7 @@ mod tests {
         let (_temp, none) = dir(None);
         let defaults = Settings::load(&none, &Flags::default(), |_| None).unwrap();
         assert_eq!((defaults.port.value, defaults.message_limit.value), (7433, 8 * 1024 * 1024));
-        assert_eq!(defaults.describe().len(), 7);
+        assert_eq!(defaults.describe().len(), 9);
         assert!(defaults.describe().iter().all(|setting| setting.source == "default"));
     }
 

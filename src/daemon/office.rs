@@ -1,12 +1,12 @@
 //! What clients of the control socket ask of the daemon beside routing.
 
-use std::process::Stdio;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
 use tokio::sync::{Notify, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::book::Book;
 use super::machines;
@@ -16,6 +16,7 @@ use super::views;
 use crate::clock::rfc3339;
 use crate::config::{self, Settings};
 use crate::control::server::{Admin, Answer};
+use crate::discover::tailscale;
 use crate::identity::DeviceKey;
 use crate::link::Context;
 use crate::link::admission::Admission;
@@ -30,8 +31,6 @@ use crate::wire::error::{Code, Failure};
 use crate::wire::link::to_json;
 use crate::wire::request::Request;
 
-/// How long the `tailscale` program may take.
-const TAILSCALE: Duration = Duration::from_secs(5);
 /// The daemon, as clients see it.
 pub(super) struct Office {
     pub(super) dir: StateDir,
@@ -57,7 +56,7 @@ impl Admin for Office {
                 Request::Status => Ok(to_json(&self.status())),
                 Request::AddPeer { host, port } => self.add_peer(&host, port).await,
                 Request::RemovePeer { host } => self.remove_peer(&host),
-                Request::ListTailscale => list_tailscale().await,
+                Request::ListTailscale => list_tailscale(self.settings.tailscale_socket.value.as_deref()).await,
                 Request::Refresh => {
                     self.watched.refresh().await;
                     self.dial_all();
@@ -177,24 +176,12 @@ pub(super) fn parsed(name: &str) -> Result<PeerName, Failure> {
     name.parse().map_err(|error: crate::wire::ids::InvalidName| Failure::new(Code::InvalidRequest, error.to_string()))
 }
 
-/// Machines on the tailnet, as the `tailscale` program tells.
-async fn list_tailscale() -> Result<Vec<u8>, Failure> {
-    let program = tokio::process::Command::new("tailscale")
-        .args(["status", "--json"])
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    let missing = |_| Failure::new(Code::Unreachable, "tailscale not found").hint("is Tailscale installed?");
-    let slow = |_| Failure::new(Code::Timeout, "tailscale did not answer");
-    let output = timeout(TAILSCALE, program).await.map_err(slow)?.map_err(missing)?;
-    let status: serde_json::Value = serde_json::from_slice(&output.stdout)
-        .map_err(|_| Failure::new(Code::Unreachable, "tailscale does not run").hint("`tailscale up` starts it"))?;
-    let peers = status.get("Peer").and_then(|peers| peers.as_object()).into_iter().flatten();
-    let peers: Vec<_> = peers
-        .filter_map(|(_, peer)| {
-            Some(json!({ "hostname": peer.get("HostName")?, "ip": peer.get("TailscaleIPs")?.get(0)? }))
-        })
-        .collect();
-    Ok(to_json(&json!({ "peers": peers })))
+/// Machines on the tailnet, in the original's shape.
+async fn list_tailscale(socket: Option<&Path>) -> Result<Vec<u8>, Failure> {
+    let tailnet = tailscale::status(socket).await?;
+    let machines = tailnet.machines.iter().filter_map(|machine| {
+        let ip = machine.addresses.iter().find(|ip| ip.is_ipv4()).or_else(|| machine.addresses.first())?;
+        Some(json!({ "hostname": machine.host_name, "ip": ip }))
+    });
+    Ok(to_json(&json!({ "peers": machines.collect::<Vec<_>>() })))
 }

@@ -1,1 +1,3 @@
 //! Machines around this one: those of the tailnet, and those that announce themselves on the local network.
+
+pub mod tailscale;

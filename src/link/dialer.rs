@@ -208,6 +208,7 @@ impl DialError {
                     | TlsError::Timeout
                     | TlsError::NoAlpn
                     | TlsError::WrongAlpn
+                    | TlsError::Plaintext
                     | TlsError::Io(_)
                     | TlsError::Protocol(_) => failure,
                 }
@@ -313,7 +314,8 @@ fn shown(address: &str, resolved: SocketAddr) -> String {
     if address == resolved.to_string() { address.to_owned() } else { resolved.to_string() }
 }
 
-async fn resolve(address: &str) -> Result<Vec<SocketAddr>, DialError> {
+/// The addresses of `host:port`, the resolver's first choice first.
+pub(super) async fn resolve(address: &str) -> Result<Vec<SocketAddr>, DialError> {
     let Ok(address) = address.parse::<HostPort>() else {
         return Err(DialError::Resolve { host: address.to_owned(), temporary: false });
     };

@@ -97,6 +97,7 @@ fn of_error(error: &TlsError) -> Found {
         | TlsError::NoAlpn
         | TlsError::WrongAlpn
         | TlsError::Protocol(_) => Found::Incompatible,
+        TlsError::Plaintext => Found::Plaintext,
         TlsError::Timeout | TlsError::UnprovenAlert | TlsError::Io(_) => Found::NoTls,
     }
 }
