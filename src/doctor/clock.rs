@@ -36,14 +36,16 @@ fn judge(now: SystemTime, daemon: Option<&str>, files: &Files, peers: &[PeerChec
     if let Some(told) = told.filter(|told| apart(now, *told) > APART) {
         return wrong(format!("its daemon's says {}", rfc3339(told)));
     }
-    let seen = files.peers.iter().flat_map(|peer| peer.last_seen.iter().chain([&peer.paired_at]));
-    let latest = seen.filter_map(|time| parse_rfc3339(time).ok()).max();
-    if let Some(latest) = latest.filter(|latest| *latest > now + APART) {
-        return wrong(format!("peers.json was written at {}, which is still to come", rfc3339(latest)));
-    }
     let clocks: Vec<(&str, i64)> =
         peers.iter().filter_map(|peer| Some((peer.name.as_str(), peer.clock_ahead_ms?))).collect();
     let off: Vec<&(&str, i64)> = clocks.iter().filter(|(_, ahead)| duration(*ahead) > APART).collect();
+    // That most agree says more than what was written before this clock was set right.
+    let agree = off.len() * 2 < clocks.len();
+    let seen = files.peers.iter().flat_map(|peer| &peer.last_seen);
+    let latest = seen.filter_map(|time| parse_rfc3339(time).ok()).max();
+    if let Some(latest) = latest.filter(|latest| !agree && *latest > now + APART) {
+        return wrong(format!("a peer was seen at {}, which is still to come", rfc3339(latest)));
+    }
     if off.is_empty() {
         let words = clocks.iter().filter(|(_, ahead)| duration(*ahead) > NEARLY).map(|clock| difference(clock));
         let words = words.collect::<Vec<_>>().join(", ");
@@ -56,7 +58,7 @@ fn judge(now: SystemTime, daemon: Option<&str>, files: &Files, peers: &[PeerChec
     let words = off.iter().map(|clock| difference(clock)).collect::<Vec<_>>().join(", ");
     match off.as_slice() {
         // Most agree with this machine: it is theirs that is wrong.
-        [(peer, _), ..] if off.len() * 2 < clocks.len() => {
+        [(peer, _), ..] if agree => {
             let message = format!("{words}, while the other peers' clocks agree with this machine's");
             Check::failed(name, Failure::new(Code::Io, message).hint(SET)).on(*peer)
         }

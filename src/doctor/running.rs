@@ -13,10 +13,11 @@ use tokio::time::timeout;
 use super::machine::Files;
 use crate::config::{ListenAddr, Settings};
 use crate::control::client::Client;
+use crate::control::original::{self, Original};
 use crate::link::listener::Port;
 use crate::trust::Peer;
 use crate::wire::HostPort;
-use crate::wire::check::Check;
+use crate::wire::check::{Check, shell_word};
 use crate::wire::control::{PeerList, Status};
 use crate::wire::error::{Code, Failure};
 
@@ -34,7 +35,7 @@ pub(super) enum Daemon {
     /// Who has the lock of the directory, or took the connection, does not answer.
     Hung(Option<i32>),
     /// The original's daemon, or another program.
-    Another(Failure),
+    Another(Failure, Option<Original>),
     /// It cannot be told.
     Unknown(Failure),
 }
@@ -51,7 +52,7 @@ impl Daemon {
     pub(super) fn running(&self) -> Option<&Running> {
         match self {
             Self::Running(running) => Some(running),
-            Self::Down | Self::Hung(_) | Self::Another(_) | Self::Unknown(_) => None,
+            Self::Down | Self::Hung(_) | Self::Another(..) | Self::Unknown(_) => None,
         }
     }
 }
@@ -72,7 +73,9 @@ pub(super) async fn look(path: &Path) -> Daemon {
             None => Daemon::Down,
         },
         Err(failure) if failure.code == Code::Timeout => Daemon::Hung(pid(path)),
-        Err(failure) if failure.code == Code::IncompatibleVersion => Daemon::Another(failure),
+        Err(failure) if failure.code == Code::IncompatibleVersion => {
+            Daemon::Another(failure, original::look(path).await)
+        }
         Err(failure) => Daemon::Unknown(failure),
     }
 }
@@ -94,7 +97,8 @@ fn answers(daemon: &Daemon, files: &Files, path: &Path, port_is_taken: bool) -> 
                 return Check::ok(name, format!("{version} (pid {pid}) answers"));
             }
             let message = format!("{version} (pid {pid}) runs, and this program is {ours}");
-            Check::failed(name, Failure::new(Code::IncompatibleVersion, message).hint(RESTART))
+            let fix = format!("{RESTART}{}", same_options(&running.status, ""));
+            Check::failed(name, Failure::new(Code::IncompatibleVersion, message).hint(fix))
         }
         Daemon::Down if !files.path_fits => Check::skipped(name, "it cannot run where the socket's path is too long"),
         Daemon::Down if port_is_taken => Check::skipped(name, "it does not run, and cannot before its port is free"),
@@ -111,12 +115,24 @@ fn answers(daemon: &Daemon, files: &Files, path: &Path, port_is_taken: bool) -> 
             };
             Check::failed(name, Failure::new(Code::Timeout, message).hint(fix))
         }
-        Daemon::Another(failure) => Check::failed(name, failure.clone().hint(RESTART)),
+        Daemon::Another(_, Some(original)) => Check::failed(name, replaced(original)),
+        Daemon::Another(failure, None) => Check::failed(name, failure.clone()),
         Daemon::Unknown(_) if !files.path_fits => {
             Check::skipped(name, "it cannot run where the socket's path is too long")
         }
         Daemon::Unknown(failure) => Check::failed(name, failure.clone()),
     }
+}
+
+/// What is said of the original's daemon, which takes the control socket whenever ours is down.
+fn replaced(original: &Original) -> Failure {
+    let who = original.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+    let port = original.port.map(|port| format!(", and takes plaintext at TCP port {port}")).unwrap_or_default();
+    let message = format!(
+        "the original's daemon{who} has the control socket{port}; it comes back whenever this one is down, for as \
+         long as its extension is installed in Pi"
+    );
+    Failure::new(Code::IncompatibleVersion, message).hint(RESTART)
 }
 
 fn port(daemon: &Daemon, files: &Files) -> Check {
@@ -128,9 +144,18 @@ fn port(daemon: &Daemon, files: &Files) -> Check {
             return Check::ok(name, format!("{bound} taken by this daemon (pid {}){closed}", status.pid));
         }
         let message = format!("the daemon cannot listen on {bound}; its log says why");
-        return Check::failed(name, Failure::new(Code::Io, message).hint(RESTART));
+        let fix = format!("{RESTART}{}", same_options(status, ""));
+        return Check::failed(name, Failure::new(Code::Io, message).hint(fix));
+    }
+    if matches!(daemon, Daemon::Hung(_)) {
+        return Check::skipped(name, "the daemon that does not answer may have it");
     }
     let Some(settings) = &files.settings else { return Check::skipped(name, "the settings cannot be read") };
+    if let Daemon::Another(_, Some(Original { port: Some(port), .. })) = daemon
+        && *port == settings.port.value
+    {
+        return Check::skipped(name, "the original's daemon has it");
+    }
     for address in wanted(settings) {
         if let Err(failure) = Port::reserve(address) {
             let free = (address.port()..=u16::MAX).skip(1).find(|port| {
@@ -198,16 +223,22 @@ fn reachable(daemon: &Daemon, files: &Files) -> Check {
         "this machine alone reaches the daemon, while {} is paired from elsewhere: {said}{again}",
         elsewhere.join(", ")
     );
-    let start = format!("{START} --listen all{}", own_port(daemon));
-    let fix = if daemon.running().is_some() { format!("pi-remote stop && {start}") } else { start };
+    let fix = match daemon.running() {
+        Some(running) => format!("{RESTART} --listen all{}", same_options(&running.status, "listen")),
+        None => format!("{START} --listen all"),
+    };
     Check::failed(name, Failure::new(Code::Unreachable, message).hint(fix))
 }
 
-/// The option that keeps a daemon at its port, where only the command line said so.
-fn own_port(daemon: &Daemon) -> String {
-    let Some(Running { status, .. }) = daemon.running() else { return String::new() };
-    let by_flag = status.settings.iter().any(|setting| setting.name == "port" && setting.source == "flag");
-    if by_flag && status.port != 0 { format!(" --port {}", status.port) } else { String::new() }
+/// The options that only the command line of the running daemon said, to be said again.
+fn same_options(status: &Status, but: &str) -> String {
+    let said = status.settings.iter().filter(|setting| setting.source == "flag" && setting.name != but);
+    let options = said.flat_map(|setting| match setting.name.as_str() {
+        "port" if status.port != 0 => vec![format!(" --port {}", status.port)],
+        "listen" => setting.value.split(", ").map(|listen| format!(" --listen {}", shell_word(listen))).collect(),
+        _ => Vec::new(),
+    });
+    options.collect()
 }
 
 /// Whether a peer is known at an address of another machine.

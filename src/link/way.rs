@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsStream;
 
+use super::dialer::resolve;
 use super::tls::{Alpn, Expect, RefusedBy, TlsError, TlsIdentity, refused_by_peer};
 use crate::identity::Fingerprint;
-use crate::wire::HostPort;
 use crate::wire::frames::{FrameDecoder, Limits, encode};
 use crate::wire::link::{ByeReason, Found, LinkMessage, Tried};
 
@@ -40,9 +40,10 @@ pub async fn try_ways(tls: &TlsIdentity, peer: Fingerprint, addresses: &[String]
 
 /// The best of what is found at the addresses of a name.
 async fn try_name(tls: &TlsIdentity, peer: Fingerprint, address: String, until: Instant) -> Tried {
-    let resolved = match resolve(&address, until).await {
-        Ok(resolved) => resolved,
-        Err(detail) => return Tried { address, found: Found::Unresolved, detail },
+    let resolved = match timeout_at(until, resolve(&address)).await {
+        Ok(Ok(resolved)) => resolved,
+        Ok(Err(error)) => return unresolved(address, &error.to_string()),
+        Err(_) => return unresolved(address, "the resolver did not answer in time"),
     };
     let mut trying = JoinSet::new();
     for at in resolved.into_iter().take(MAX_RESOLVED) {
@@ -51,19 +52,14 @@ async fn try_name(tls: &TlsIdentity, peer: Fingerprint, address: String, until: 
     }
     let best = trying.join_all().await.into_iter().min_by_key(|(_, (found, _))| *found);
     let Some((at, (found, detail))) = best else {
-        return Tried { address, found: Found::Unresolved, detail: "the name has no address".into() };
+        return unresolved(address, "the name has no address");
     };
     let detail = if address == at.to_string() { detail } else { format!("{detail} ({at})") };
     Tried { address, found, detail }
 }
 
-async fn resolve(address: &str, until: Instant) -> Result<Vec<SocketAddr>, String> {
-    let Ok(address) = address.parse::<HostPort>() else { return Err("not an address".into()) };
-    match timeout_at(until, lookup_host((address.host(), address.port()))).await {
-        Ok(Ok(found)) => Ok(found.collect()),
-        Ok(Err(error)) => Err(format!("the name does not resolve: {error}")),
-        Err(_) => Err("the name does not resolve: the resolver did not answer in time".into()),
-    }
+fn unresolved(address: String, why: &str) -> Tried {
+    Tried { address, found: Found::Unresolved, detail: format!("does not resolve: {why}") }
 }
 
 async fn try_address(tls: &TlsIdentity, peer: Fingerprint, at: SocketAddr, until: Instant) -> (Found, String) {
