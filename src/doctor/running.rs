@@ -241,15 +241,13 @@ fn same_options(status: &Status, but: &str) -> String {
     options.collect()
 }
 
-/// Whether a peer is known at an address of another machine.
+/// Whether a peer is known at addresses of other machines alone.
 fn is_elsewhere(peer: &Peer) -> bool {
-    peer.addresses.iter().any(|known| {
-        let Ok(address) = known.address.parse::<HostPort>() else { return false };
-        match address.host().parse::<IpAddr>() {
-            Ok(ip) => !ip.to_canonical().is_loopback(),
-            Err(_) => address.host() != "localhost",
-        }
-    })
+    let far = |address: &str| match address.parse::<HostPort>().map(|at| at.host().parse::<IpAddr>()) {
+        Ok(Ok(ip)) => !ip.to_canonical().is_loopback(),
+        Ok(Err(_)) | Err(_) => true,
+    };
+    !peer.addresses.is_empty() && peer.addresses.iter().all(|known| far(&known.address))
 }
 
 /// The process that has the lock of the directory at `path`.
