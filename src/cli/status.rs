@@ -15,6 +15,12 @@ pub(crate) async fn run(cx: Context) -> Result<(), Error> {
         if !status.peers.is_empty() {
             out.line("")?;
             out.table(&links(&status.peers))?;
+            for peer in &status.peers {
+                let ways = peer.mend.iter().flat_map(|mend| mend.lines()).map(|way| cx.typed(way));
+                for line in peer.why.iter().cloned().chain(ways) {
+                    out.line(&format!("{}: {line}", peer.name))?;
+                }
+            }
         }
         if verbose {
             out.line("")?;
@@ -66,9 +72,8 @@ fn links(peers: &[PeerStatus]) -> Table {
                 (Style::Plain, &link.since),
             ]);
         } else {
-            let why = peer.why.as_deref().unwrap_or("not connected");
             let seen = peer.last_seen.as_ref().map(|at| format!("last seen {at}")).unwrap_or_default();
-            table.row([(Style::Plain, &peer.name), (Style::Bad, why), (Style::Plain, &seen)]);
+            table.row([(Style::Plain, &peer.name), (Style::Bad, "not connected"), (Style::Plain, &seen)]);
         }
     }
     table
