@@ -2,7 +2,7 @@
 //! which of them it came from.
 //!
 //! `config.json` is the original's file, read as it stands. Members that this daemon does not know
-//! are ignored, and kept when it writes the file.
+//! have no effect but a line in the log, and are kept when it writes the file.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -118,14 +118,14 @@ impl Settings {
     /// [`Code::Io`] when `config.json` cannot be read or is broken: the message names file, line
     /// and what is wrong. [`Code::Usage`] when an environment variable does not parse.
     pub fn load(dir: &StateDir, flags: &Flags, environment: impl Fn(&str) -> Option<String>) -> Result<Self, Failure> {
-        let file: File = match dir.read(FILE, MAX_FILE)? {
+        let (file, members) = match dir.read(FILE, MAX_FILE)? {
             Some(bytes) => read(&bytes).map_err(|e| broken(dir, &e))?,
-            None => File::default(),
+            None => Default::default(),
         };
         let port = from_environment(&environment, "PI_REMOTE_PORT")?;
         let listen = from_environment::<ListenList>(&environment, "PI_REMOTE_LISTEN")?.map(|list| list.0);
         let flag_listen = (!flags.listen.is_empty()).then(|| flags.listen.clone());
-        Ok(Self {
+        let settings = Self {
             port: first(flags.port, port, file.port, || DEFAULT_PORT),
             listen: first(flag_listen, listen, file.listen.map(|list| list.0), || vec![ListenAddr::All]),
             heartbeat_interval: first(None, None, file.heartbeat_interval.map(|interval| interval.0), || {
@@ -137,7 +137,17 @@ impl Settings {
             message_limit: first(None, None, file.message_limit.map(|limit| limit.0), || DEFAULT_MESSAGE_LIMIT),
             tailscale_socket: first(None, None, file.tailscale_socket.map(|socket| Some(socket.0)), || None),
             announce: first(None, None, file.announce, || Announce::Window),
-        })
+        };
+        for member in settings.unknown(&members) {
+            tracing::warn!("{}: nobody knows the member {member:?}; it has no effect", dir.join(FILE).display());
+        }
+        Ok(settings)
+    }
+
+    /// Of the members of `config.json`, those that are no setting: slips of the pen, most likely.
+    fn unknown<'a>(&self, members: &'a Map<String, Value>) -> Vec<&'a str> {
+        let known = self.describe();
+        members.keys().map(String::as_str).filter(|member| known.iter().all(|known| known.name != *member)).collect()
     }
 
     /// Every setting as `status -v` shows it.
@@ -178,10 +188,10 @@ pub fn set_name(dir: &StateDir, name: &PeerName) -> Result<(), Failure> {
     dir.write_atomic(FILE, &text)
 }
 
-fn read(bytes: &[u8]) -> serde_json::Result<File> {
+fn read(bytes: &[u8]) -> serde_json::Result<(File, Map<String, Value>)> {
     // A list would be taken for the members' values in their order.
-    serde_json::from_slice::<Map<String, Value>>(bytes)?;
-    serde_json::from_slice(bytes)
+    let members = serde_json::from_slice(bytes)?;
+    Ok((serde_json::from_slice(bytes)?, members))
 }
 
 /// What this device is called before anyone said otherwise: the first label of its host name.
@@ -452,6 +462,8 @@ mod tests {
             ("{\"listen\":\"nowhere\"}", 1, "nowhere"),
             ("{\"name\":\"a/b\"}", 1, "peer's name"),
             ("{\"port\":1,\"port\":2}", 1, "duplicate"),
+            ("{\n\"announce\":\"sometimes\"}", 2, "window"),
+            ("{\"tailscaleSocket\":\"run/t.sock\"}", 1, "tailscaleSocket"),
             ("[]", 1, "invalid"),
             ("", 1, "EOF"),
         ] {
@@ -462,6 +474,21 @@ mod tests {
             assert!(failure.message.contains(word), "{text:?}: {failure}");
             assert!(failure.hint.is_some());
         }
+    }
+
+    #[test]
+    fn every_setting_in_the_file_counts_and_what_is_none_is_known_to_be_none() {
+        let text = r#"{"port":1,"listen":"loopback","heartbeatInterval":2,"autoShutdownTimeout":3,"peers":["h"],
+            "name":"desk","messageLimit":65536,"tailscaleSocket":"/run/t.sock","announce":"never"}"#;
+        let settings = load(text).unwrap();
+        assert!(settings.describe().iter().all(|setting| setting.source == "file"), "{:?}", settings.describe());
+        assert_eq!(settings.announce.value, Announce::Never);
+        assert_eq!(settings.tailscale_socket.value.as_deref(), Some(std::path::Path::new("/run/t.sock")));
+        let mut members: Map<String, Value> = serde_json::from_str(text).unwrap();
+        assert_eq!(settings.unknown(&members), Vec::<&str>::new());
+        members.insert("Port".into(), 1.into());
+        members.insert("\u{1b}[2J".into(), 1.into());
+        assert_eq!(settings.unknown(&members), ["\u{1b}[2J", "Port"]);
     }
 
     #[test]

@@ -58,6 +58,7 @@ impl Admin for Office {
                 Request::RemovePeer { host } => self.remove_peer(&host),
                 Request::ListTailscale => list_tailscale(self.settings.tailscale_socket.value.as_deref()).await,
                 Request::Refresh => {
+                    self.ports.look_again();
                     self.watched.refresh().await;
                     self.dial_all();
                     Ok(to_json(&json!({ "message": "Refreshed local session and peer state" })))
@@ -134,7 +135,7 @@ impl Office {
         Status {
             pid: std::process::id(),
             uptime: self.context.clock.now().saturating_sub(self.started).as_secs(),
-            port: self.ports.number(),
+            port: Some(self.ports.number()).filter(|port| *port != 0).unwrap_or(self.settings.port.value),
             local_session_count: relay.local_session_count(),
             remote_peer_count: relay.linked_peer_count(),
             peers: store.peers().iter().map(|peer| views::peer_status(peer, &relay)).collect(),
@@ -143,6 +144,7 @@ impl Office {
             name: relay.own_name().to_owned(),
             fingerprint: self.key.fingerprint().to_string(),
             listen: self.ports.all().iter().map(ToString::to_string).collect(),
+            missing: self.ports.missing(),
             listening: *self.listening.borrow() > 0,
             refused: Refused {
                 count: refused.count,

@@ -85,6 +85,15 @@ pub async fn status(socket: Option<&Path>) -> Result<Tailnet, Failure> {
     read(&answer)
 }
 
+/// The tailnet's state without its other machines, from `tailscaled` alone: no program is run, so it may
+/// be asked often. `socket` as for [`status`].
+///
+/// # Errors
+/// Those of [`status`].
+pub async fn own(socket: Option<&Path>) -> Result<Tailnet, Failure> {
+    read(&get(socket, "/localapi/v0/status?peers=false").await?)
+}
+
 /// Why LocalAPI did not answer.
 #[derive(Debug)]
 pub enum Unanswered {

@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod instant;
+pub mod netns;
 pub mod original;
 pub mod peer;
 pub mod process;
