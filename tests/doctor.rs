@@ -1,6 +1,7 @@
 //! Set-ups that are broken for real: `doctor` names each where it is, and nothing else; the command
 //! that it prints, pasted into a shell, mends it.
 
+use std::ffi::OsString;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,7 +14,7 @@ use crate::support::cli::{Ran, run_command};
 use crate::support::original::Original;
 use crate::support::peer::HandPeer;
 use crate::support::process::is_root;
-use crate::support::{Control, TestDaemon, eventually, pi_remote, set_mode};
+use crate::support::{Control, TestDaemon, eventually, pi_remote, run_with, set_mode};
 
 /// The longest that `doctor` may take, whatever is broken.
 const PROMISED: Duration = Duration::from_secs(10);
@@ -52,15 +53,19 @@ impl Machine {
     }
 
     fn run(&self, words: &[&str]) -> Ran {
-        run_command(self.behind(pi_remote(&self.dir).args(words)))
+        run_command(&mut self.behind(pi_remote(&self.dir).args(words)))
     }
 
-    fn behind(&self, command: &mut Command) -> &mut Command {
-        // Leaked by design of the borrow: a command is made once for each run.
-        let Some((first, rest)) = self.before.split_first() else { return Box::leak(Box::new(copy(command))) };
-        let mut wrapped = Command::new(first);
-        wrapped.args(rest).arg(command.get_program()).args(command.get_args()).env("NO_COLOR", "1");
-        Box::leak(Box::new(wrapped))
+    fn behind(&self, command: &Command) -> Command {
+        let mut words: Vec<OsString> = self.before.iter().map(OsString::from).collect();
+        words.push(command.get_program().into());
+        words.extend(command.get_args().map(OsString::from));
+        let mut wrapped = Command::new(&words[0]);
+        wrapped.args(&words[1..]).env("NO_COLOR", "1");
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PI_REMOTE")) {
+            wrapped.env_remove(name);
+        }
+        wrapped
     }
 
     fn control(&self) -> Control {
@@ -88,20 +93,20 @@ impl Machine {
 
     /// Runs a command as it was printed.
     fn paste(&self, command: &str) {
-        self.paste_in(self.keep.path(), command);
+        self.paste_with(command, "");
     }
 
-    fn paste_in(&self, home: &Path, command: &str) {
+    /// As [`Machine::paste`], with something typed.
+    fn paste_with(&self, command: &str, typed: &str) {
         println!("$ {command}");
         let program = Path::new(env!("CARGO_BIN_EXE_pi-remote"));
         let path = format!("{}:{}", program.parent().unwrap().display(), std::env::var("PATH").unwrap());
-        let mut words = self.before.clone();
-        words.extend(["sh".into(), "-c".into(), command.to_owned()]);
-        let mut shell = Command::new(&words[0]);
-        shell.args(&words[1..]).env("PATH", path).env("HOME", home).env("NO_COLOR", "1").stdin(Stdio::null());
-        // What is for this machine and names no directory means this one's.
-        shell.env("PI_REMOTE_DIR", &self.dir);
-        let output = shell.output().unwrap();
+        let mut shell = Command::new("sh");
+        shell.args(["-c", command]);
+        let shell = &mut self.behind(&shell);
+        // What is printed for another machine names no directory, and is then that one's.
+        shell.env("PATH", path).env("HOME", self.keep.path()).env("PI_REMOTE_DIR", &self.dir);
+        let output = run_with(shell, &format!("{typed}\n"));
         let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{command}: {said}");
     }
@@ -109,20 +114,9 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        let _ = self.behind(pi_remote(&self.dir).arg("stop")).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        let mut stop = self.behind(pi_remote(&self.dir).arg("stop"));
+        let _ = stop.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
     }
-}
-
-fn copy(command: &Command) -> Command {
-    let mut copied = Command::new(command.get_program());
-    copied.args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => copied.env(name, value),
-            None => copied.env_remove(name),
-        };
-    }
-    copied
 }
 
 /// What `doctor --json` said.
@@ -348,6 +342,24 @@ fn a_peer_that_was_unpaired_on_one_side_only() {
         laptop.paste(report.fix("desktop: trusted there"));
         laptop.doctor().is_green();
     }
+}
+
+#[test]
+fn a_peer_that_has_another_key() {
+    let (laptop, desktop) = two();
+    desktop.run(&["stop"]).ends(0);
+    for file in ["device.key", "device.crt"] {
+        std::fs::remove_file(desktop.dir.join(file)).unwrap();
+    }
+    desktop.run_daemon();
+    let report = laptop.doctor().fails(&["desktop: TLS"], 7);
+    report.says("desktop: TLS", &desktop.fingerprint());
+    let mut offering = desktop.control();
+    let offer = offering.ask(json!({"type": "pair_offer", "kind": "code", "grant": "full"}));
+    let code = offer["data"]["pairingCode"].as_str().unwrap_or_else(|| panic!("{offer}"));
+    laptop.paste_with(report.fix("desktop: TLS"), code);
+    laptop.until_linked("desktop");
+    laptop.doctor().is_green();
 }
 
 #[test]

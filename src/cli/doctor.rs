@@ -5,17 +5,16 @@ use serde_json::json;
 use super::output::Style;
 use super::{Context, Error};
 use crate::doctor;
-use crate::wire::check::{Check, State, shell_word};
+use crate::wire::check::{Check, State};
 
 pub(crate) async fn run(cx: Context) -> Result<(), Error> {
     let path = cx.dir()?;
     let mut checks = doctor::examine(&path).await;
     let verdict = doctor::verdict(&checks);
-    // What is pasted must reach the same daemon.
-    let named = cx.dir.is_some().then(|| path.display().to_string());
     for check in &mut checks {
-        if let (Some(fix), Some(dir), None) = (&check.fix, &named, &check.on) {
-            check.fix = Some(for_dir(fix, dir));
+        check.detail = cx.typed(&check.detail);
+        if let (Some(fix), None) = (&check.fix, &check.on) {
+            check.fix = Some(cx.typed(fix));
         }
     }
     if cx.out.json {
@@ -54,34 +53,4 @@ fn show(cx: Context, checks: &[Check]) -> Result<(), Error> {
     let rest = tell(State::Note, "to know of") + &tell(State::Skipped, "not made");
     cx.out.line("")?;
     cx.out.line(&format!("{} checks: {failed}{rest}", checks.len()))
-}
-
-/// A command line in which this program is told the directory that this run was told.
-fn for_dir(fix: &str, dir: &str) -> String {
-    let (program, with) = ("pi-remote ", format!("pi-remote --dir {} ", shell_word(dir)));
-    let parts: Vec<&str> = fix.split(program).collect();
-    let mut whole = String::new();
-    for (n, part) in parts.iter().enumerate() {
-        if n > 0 {
-            whole.push_str(if part.starts_with("--dir ") { program } else { &with });
-        }
-        whole.push_str(part);
-    }
-    whole
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_fix_is_for_the_directory_that_was_named_unless_it_names_one() {
-        for (fix, told) in [
-            ("pi-remote stop && pi-remote daemon", "pi-remote --dir '/a b' stop && pi-remote --dir '/a b' daemon"),
-            ("pi-remote --dir ~/.pr daemon", "pi-remote --dir ~/.pr daemon"),
-            ("chmod 600 /x", "chmod 600 /x"),
-        ] {
-            assert_eq!(for_dir(fix, "/a b"), told);
-        }
-    }
 }

@@ -4,9 +4,10 @@ use std::time::{Duration, SystemTime};
 
 use crate::clock::rfc3339;
 use crate::relay::LinkView;
+use crate::state_dir::quoted;
 use crate::trust::Peer;
 use crate::wire::HostPort;
-use crate::wire::check::{Check, Checks, shell_word};
+use crate::wire::check::{Check, Checks};
 use crate::wire::error::{Code, Failure};
 use crate::wire::link::{Checked, Found, Tried};
 
@@ -56,7 +57,7 @@ impl<'a> Findings<'a> {
         let words = gone.iter().map(|tried| words(tried)).collect::<Vec<_>>().join("; ");
         let message =
             format!("{words}; give a name or address that leads there with --add, or only take this one away");
-        let remove: String = gone.iter().map(|tried| format!(" --remove {}", shell_word(&tried.address))).collect();
+        let remove: String = gone.iter().map(|tried| format!(" --remove {}", quoted(&tried.address))).collect();
         let fix = format!("pi-remote peers address {}{remove}", self.petname());
         Check::failed(name, Failure::new(Code::Unreachable, message).hint(fix))
     }
@@ -92,7 +93,7 @@ impl<'a> Findings<'a> {
         let failed = |what: String| Failure::new(Code::Unreachable, format!("{}; {what}", self.all_words()));
         match best.found {
             Found::Own => {
-                let fix = format!("pi-remote peers address {} --remove {}", self.petname(), shell_word(&best.address));
+                let fix = format!("pi-remote peers address {} --remove {}", self.petname(), quoted(&best.address));
                 Check::failed(name, failed("that is this machine itself".into()).hint(fix))
             }
             Found::Refused => {
@@ -138,7 +139,9 @@ impl<'a> Findings<'a> {
             Found::OtherDevice => {
                 let what = "if that machine really has a new key, offer there (`pi-remote pair`) and pair again; \
                             if not, somebody answers in its place";
-                let fix = format!("pi-remote pair --replace {} {}", self.petname(), shell_word(&best.address));
+                // The grant stays as it is; said, because it is asked for where there is no terminal.
+                let (petname, grant) = (self.petname(), self.peer.grant);
+                let fix = format!("pi-remote pair --replace {petname} --grant {grant} {}", quoted(&best.address));
                 failed(Code::FingerprintMismatch, what).hint(fix)
             }
             Found::Incompatible => failed(Code::IncompatibleVersion, "run the same version of pi-remote on both")
@@ -193,7 +196,7 @@ impl<'a> Findings<'a> {
     }
 
     fn petname(&self) -> String {
-        shell_word(self.peer.name.as_str()).into_owned()
+        quoted(self.peer.name.as_str())
     }
 }
 

@@ -12,9 +12,9 @@ use crate::config::{self, Flags, Settings};
 use crate::control::client::SOCKET;
 use crate::identity::DeviceKey;
 use crate::identity::key::{CERTIFICATE_FILE, KEY_FILE};
-use crate::state_dir::{StateDir, check_socket_path};
+use crate::state_dir::{StateDir, check_socket_path, quoted};
 use crate::trust::{Peer, Store};
-use crate::wire::check::{Check, shell_word};
+use crate::wire::check::Check;
 use crate::wire::error::{Code, Failure};
 
 const DIRECTORY: &str = "state directory";
@@ -90,21 +90,21 @@ pub(super) fn files(path: &Path) -> Files {
 /// The command that mends a directory that is refused.
 fn mended(path: &Path, failure: Failure) -> Failure {
     let Ok(about) = std::fs::symlink_metadata(path) else { return failure };
-    let quoted = shell_word(&path.display().to_string()).into_owned();
+    let own = quoted(&path.display().to_string());
     if about.file_type().is_symlink() {
         return match std::fs::canonicalize(path) {
             Ok(real) => {
                 let real = real.display().to_string();
-                failure.hint(format!("pi-remote --dir {} daemon --background", shell_word(&real)))
+                failure.hint(format!("pi-remote --dir {} daemon --background", quoted(&real)))
             }
-            Err(_) => failure.hint(format!("rm {quoted}")),
+            Err(_) => failure.hint(format!("rm {own}")),
         };
     }
     if !about.is_dir() {
-        return failure.hint(format!("mv {quoted} {quoted}.old"));
+        return failure.hint(format!("mv {own} {own}.old"));
     }
     if about.uid() != nix::unistd::geteuid().as_raw() {
-        return failure.hint(format!("sudo chown -R \"$(id -un)\" {quoted}"));
+        return failure.hint(format!("sudo chown -R \"$(id -un)\" {own}"));
     }
     failure
 }
@@ -175,11 +175,8 @@ fn socket_path(path: &Path) -> Check {
     // What is there moves with it, or the device would be another one.
     let Some(short) = shorter() else { return Check::failed(name, Failure { hint: None, ..failure }) };
     let start = format!("pi-remote --dir {short} daemon --background");
-    let fix = if path.exists() {
-        format!("mv {} {short} && {start}", shell_word(&path.display().to_string()))
-    } else {
-        start
-    };
+    let fix =
+        if path.exists() { format!("mv {} {short} && {start}", quoted(&path.display().to_string())) } else { start };
     Check::failed(name, failure.hint(fix))
 }
 
@@ -233,7 +230,7 @@ pub(super) fn mount_point(path: &Path) -> PathBuf {
 
 /// The command that shows how full a disk is.
 pub(super) fn show_disk(option: &str, mount: &Path) -> String {
-    format!("df {option} {}", shell_word(&mount.display().to_string()))
+    format!("df {option} {}", quoted(&mount.display().to_string()))
 }
 
 fn size(bytes: u64) -> String {
@@ -250,7 +247,7 @@ fn size(bytes: u64) -> String {
 /// Moves a file of the directory out of the way.
 fn away(dir: &StateDir, file: &str) -> String {
     let path = dir.join(file).display().to_string();
-    format!("mv {} {}", shell_word(&path), shell_word(&format!("{path}.broken")))
+    format!("mv {} {}", quoted(&path), quoted(&format!("{path}.broken")))
 }
 
 fn is_chmod(failure: &Failure) -> bool {

@@ -28,7 +28,7 @@ const FILES: Duration = Duration::from_secs(2);
 pub async fn examine(path: &Path) -> Vec<Check> {
     let (files, daemon) = tokio::join!(files(path), running::look(path));
     let mut checks = files.checks.clone();
-    checks.extend(running::checks(&daemon, &files, path));
+    checks.extend(running::checks(&daemon, &files, path).await);
     let (disk, network, peers) = tokio::join!(disk(&files), network::checks(&daemon, &files), peers::checks(&daemon));
     checks.push(disk);
     checks.push(clock::check(&daemon, &files, &peers));

@@ -1,12 +1,10 @@
 //! The daemon: whether it answers, which it is, and where it listens.
 
-use std::fs::File;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::sys::signal::kill;
-use nix::unistd::Pid;
 use serde_json::Map;
 use tokio::time::timeout;
 
@@ -14,10 +12,15 @@ use super::machine::Files;
 use crate::config::{ListenAddr, Settings};
 use crate::control::client::Client;
 use crate::control::original::{self, Original};
+use crate::daemon::who;
+use crate::identity::DeviceKey;
+use crate::link::holder::holder as holder_of_port;
 use crate::link::listener::Port;
+use crate::link::tls::TlsIdentity;
+use crate::state_dir::{holder, quoted};
 use crate::trust::Peer;
 use crate::wire::HostPort;
-use crate::wire::check::{Check, shell_word};
+use crate::wire::check::Check;
 use crate::wire::control::{PeerList, Status};
 use crate::wire::error::{Code, Failure};
 
@@ -25,6 +28,8 @@ const START: &str = "pi-remote daemon --background";
 const RESTART: &str = "pi-remote stop && pi-remote daemon --background";
 /// How long the daemon may take to say how it is.
 const ANSWERING: Duration = Duration::from_secs(2);
+/// How far from a port that is taken another one is looked for.
+const NEXT_PORTS: usize = 100;
 
 /// What holds the control socket.
 pub(super) enum Daemon {
@@ -33,9 +38,9 @@ pub(super) enum Daemon {
     /// Nobody.
     Down,
     /// Who has the lock of the directory, or took the connection, does not answer.
-    Hung(Option<i32>),
-    /// The original's daemon, or another program.
-    Another(Failure, Option<Original>),
+    Hung(Option<u32>),
+    /// The original's daemon, with what is said of it.
+    Original(Original, Failure),
     /// It cannot be told.
     Unknown(Failure),
 }
@@ -45,14 +50,14 @@ pub(super) struct Running {
     pub(super) status: Status,
     pub(super) peers: PeerList,
     /// For what else is to be asked.
-    pub(super) path: std::path::PathBuf,
+    pub(super) path: PathBuf,
 }
 
 impl Daemon {
     pub(super) fn running(&self) -> Option<&Running> {
         match self {
             Self::Running(running) => Some(running),
-            Self::Down | Self::Hung(_) | Self::Another(..) | Self::Unknown(_) => None,
+            Self::Down | Self::Hung(_) | Self::Original(..) | Self::Unknown(_) => None,
         }
     }
 }
@@ -66,23 +71,26 @@ pub(super) async fn look(path: &Path) -> Daemon {
         Ok::<_, Failure>(Box::new(Running { status, peers, path: path.to_path_buf() }))
     };
     let answered = timeout(ANSWERING, asking).await;
-    match answered.unwrap_or_else(|_| Err(Failure::new(Code::Timeout, "no answer"))) {
-        Ok(running) => Daemon::Running(running),
-        Err(failure) if failure.code == Code::DaemonNotRunning => match holder(path) {
-            Some(pid) => Daemon::Hung(Some(pid)),
-            None => Daemon::Down,
-        },
-        Err(failure) if failure.code == Code::Timeout => Daemon::Hung(pid(path)),
-        Err(failure) if failure.code == Code::IncompatibleVersion => {
-            Daemon::Another(failure, original::look(path).await)
-        }
-        Err(failure) => Daemon::Unknown(failure),
+    let failure = match answered.unwrap_or_else(|_| Err(Failure::new(Code::Timeout, "no answer"))) {
+        Ok(running) => return Daemon::Running(running),
+        Err(failure) if failure.code == Code::Timeout => return Daemon::Hung(holder(path)),
+        Err(failure) => failure,
+    };
+    if let Some(original) = original::look(path).await {
+        let said = original::in_the_way(path).await;
+        let message = format!("{}; {}", said.message, original::how_it_stays_away().replace('\n', "; "));
+        return Daemon::Original(original, Failure { message, ..said }.hint(RESTART));
+    }
+    match holder(path) {
+        Some(pid) => Daemon::Hung(Some(pid)),
+        None if failure.code == Code::DaemonNotRunning => Daemon::Down,
+        None => Daemon::Unknown(failure),
     }
 }
 
 /// The checks `port`, `daemon` and `listen`.
-pub(super) fn checks(daemon: &Daemon, files: &Files, path: &Path) -> Vec<Check> {
-    let port = port(daemon, files);
+pub(super) async fn checks(daemon: &Daemon, files: &Files, path: &Path) -> Vec<Check> {
+    let port = port(daemon, files).await;
     let is_taken = !port.ok;
     vec![port, answers(daemon, files, path, is_taken), reachable(daemon, files)]
 }
@@ -115,8 +123,7 @@ fn answers(daemon: &Daemon, files: &Files, path: &Path, port_is_taken: bool) -> 
             };
             Check::failed(name, Failure::new(Code::Timeout, message).hint(fix))
         }
-        Daemon::Another(_, Some(original)) => Check::failed(name, replaced(original)),
-        Daemon::Another(failure, None) => Check::failed(name, failure.clone()),
+        Daemon::Original(_, said) => Check::failed(name, said.clone()),
         Daemon::Unknown(_) if !files.path_fits => {
             Check::skipped(name, "it cannot run where the socket's path is too long")
         }
@@ -124,18 +131,7 @@ fn answers(daemon: &Daemon, files: &Files, path: &Path, port_is_taken: bool) -> 
     }
 }
 
-/// What is said of the original's daemon, which takes the control socket whenever ours is down.
-fn replaced(original: &Original) -> Failure {
-    let who = original.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
-    let port = original.port.map(|port| format!(", and takes plaintext at TCP port {port}")).unwrap_or_default();
-    let message = format!(
-        "the original's daemon{who} has the control socket{port}; it comes back whenever this one is down, for as \
-         long as its extension is installed in Pi"
-    );
-    Failure::new(Code::IncompatibleVersion, message).hint(RESTART)
-}
-
-fn port(daemon: &Daemon, files: &Files) -> Check {
+async fn port(daemon: &Daemon, files: &Files) -> Check {
     let name = "port";
     if let Some(Running { status, .. }) = daemon.running() {
         let bound = status.listen.join(", ");
@@ -151,22 +147,35 @@ fn port(daemon: &Daemon, files: &Files) -> Check {
         return Check::skipped(name, "the daemon that does not answer may have it");
     }
     let Some(settings) = &files.settings else { return Check::skipped(name, "the settings cannot be read") };
-    if let Daemon::Another(_, Some(Original { port: Some(port), .. })) = daemon
+    if let Daemon::Original(Original { port: Some(port), .. }, _) = daemon
         && *port == settings.port.value
     {
         return Check::skipped(name, "the original's daemon has it");
     }
     for address in wanted(settings) {
-        if let Err(failure) = Port::reserve(address) {
-            let free = (address.port()..=u16::MAX).skip(1).find(|port| {
-                let all = SocketAddr::new(address.ip(), *port);
-                Port::reserve(all).is_ok()
-            });
-            let fix = free.map(|free| format!("{START} --port {free}"));
-            return Check::failed(name, Failure { hint: fix.or(failure.hint), ..failure });
-        }
+        let Err(error) = Port::reserve(address) else { continue };
+        let message = format!("cannot listen at {address}: {}", in_the_way(address, &error).await);
+        let failure = Failure::new(Code::Io, message);
+        return Check::failed(name, Failure { hint: elsewhere(address), ..failure });
     }
     Check::ok(name, format!("{} is free", settings.port.value))
+}
+
+/// Who keeps an address from this daemon, or what the system says.
+async fn in_the_way(address: SocketAddr, error: &io::Error) -> String {
+    // It is asked what it is as by a stranger.
+    let stranger = DeviceKey::generate().and_then(|key| Ok(TlsIdentity::new(&key)?));
+    match stranger {
+        Ok(tls) if error.kind() == ErrorKind::AddrInUse => who(&holder_of_port(address, &tls).await, address.port()),
+        Ok(_) | Err(_) => error.to_string(),
+    }
+}
+
+/// The command that starts the daemon at the next port that is free.
+fn elsewhere(address: SocketAddr) -> Option<String> {
+    let mut above = (address.port()..=u16::MAX).skip(1).take(NEXT_PORTS);
+    let free = above.find(|port| Port::reserve(SocketAddr::new(address.ip(), *port)).is_ok())?;
+    Some(format!("{START} --port {free}"))
 }
 
 /// Where a daemon with these settings would listen, as far as it is known without one.
@@ -235,7 +244,7 @@ fn same_options(status: &Status, but: &str) -> String {
     let said = status.settings.iter().filter(|setting| setting.source == "flag" && setting.name != but);
     let options = said.flat_map(|setting| match setting.name.as_str() {
         "port" if status.port != 0 => vec![format!(" --port {}", status.port)],
-        "listen" => setting.value.split(", ").map(|listen| format!(" --listen {}", shell_word(listen))).collect(),
+        "listen" => setting.value.split(", ").map(|listen| format!(" --listen {}", quoted(listen))).collect(),
         _ => Vec::new(),
     });
     options.collect()
@@ -248,18 +257,4 @@ fn is_elsewhere(peer: &Peer) -> bool {
         Ok(Err(_)) | Err(_) => true,
     };
     !peer.addresses.is_empty() && peer.addresses.iter().all(|known| far(&known.address))
-}
-
-/// The process that has the lock of the directory at `path`.
-fn holder(path: &Path) -> Option<i32> {
-    let pid = pid(path)?;
-    kill(Pid::from_raw(pid), None).ok()?;
-    // Held for a moment where it is free: only where somebody most likely has it is it tried.
-    let lock = File::open(path.join("daemon.lock")).ok()?;
-    lock.try_lock_shared().is_err().then_some(pid)
-}
-
-fn pid(path: &Path) -> Option<i32> {
-    let pid = std::fs::read_to_string(path.join("daemon.pid")).ok()?.trim().parse().ok()?;
-    (pid > 1).then_some(pid)
 }

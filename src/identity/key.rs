@@ -13,8 +13,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::Fingerprint;
-use crate::state_dir::StateDir;
-use crate::wire::check::shell_word;
+use crate::state_dir::{StateDir, quoted};
 use crate::wire::{Code, Failure};
 
 /// File of the private key, PKCS#8 v1 in PEM, 0600.
@@ -181,7 +180,7 @@ fn away(dir: &StateDir, files: &[&str]) -> String {
     let path = |file: &str| dir.join(file).display().to_string();
     let one = |file: &&str| {
         let (from, to) = (path(file), format!("{}.old", path(file)));
-        format!("mv {} {}", shell_word(&from), shell_word(&to))
+        format!("mv {} {}", quoted(&from), quoted(&to))
     };
     files.iter().filter(|file| dir.join(file).exists()).map(one).collect::<Vec<_>>().join(" && ")
 }

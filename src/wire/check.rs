@@ -1,7 +1,5 @@
 //! Checks and what they found, for `doctor`, `peers --verify` and the daemon's part of both.
 
-use std::borrow::Cow;
-
 use serde::{Deserialize, Serialize};
 
 use super::error::{Code, Failure};
@@ -98,34 +96,5 @@ impl Check {
 
     fn in_state(state: State, name: String, detail: String) -> Self {
         Self { name, ok: true, detail, fix: None, on: None, state, code: None }
-    }
-}
-
-/// A word of a command line, quoted where a shell would take it for something else.
-pub fn shell_word(text: &str) -> Cow<'_, str> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+=,".contains(c);
-    if !text.is_empty() && text.chars().all(plain) {
-        return Cow::Borrowed(text);
-    }
-    Cow::Owned(format!("'{}'", text.replace('\'', r"'\''")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_word_is_quoted_where_a_shell_would_read_more_into_it() {
-        for (text, word) in [
-            ("desktop", "desktop"),
-            ("[::1]:7433", "'[::1]:7433'"),
-            ("a b", "'a b'"),
-            ("it's", r"'it'\''s'"),
-            ("$(x)", "'$(x)'"),
-            ("~/x", "'~/x'"),
-            ("", "''"),
-        ] {
-            assert_eq!(shell_word(text), word);
-        }
     }
 }
