@@ -5,7 +5,8 @@ use serde_json::{Map, Value, json};
 
 use super::output::{Style, Table, failure_json};
 use super::{Context, Error, members};
-use crate::wire::control::{Checks, PeerList, PeerView};
+use crate::wire::check::Checks;
+use crate::wire::control::{PeerList, PeerView};
 use crate::wire::session::Verb;
 use crate::wire::{Code, Failure, HostPort, PeerName};
 

@@ -3,6 +3,7 @@
 mod addresses;
 mod announcing;
 mod book;
+mod findings;
 mod interfaces;
 mod joining;
 mod listening;
@@ -45,12 +46,13 @@ use crate::state_dir::StateDir;
 use crate::tasks::Tasks;
 use crate::trust::Store;
 use crate::wire::Failure;
-use crate::wire::link::Hello;
+use crate::wire::link::{FEATURE_CHECK, Hello};
 use book::{Book, Notes};
 use listening::Listening;
 use offers::Offers;
 use office::Office;
 use ports::Ports;
+pub use taken::who;
 
 /// How long links and clients may take to end when the daemon does.
 const STOPPING: Duration = Duration::from_millis(1500);
@@ -192,6 +194,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     let server = control::Context { relay: relay.clone(), clock: clock.clone(), admin: office.clone(), going_down };
     wings.spawn(control::serve(control_socket, server));
     wings.spawn(Arc::clone(&office).shut_down_when_idle());
+    wings.spawn(Arc::clone(&office).answer_checks());
     wings.spawn(announcing::announce(Arc::clone(&office)));
     office.dial_all();
     let mut trying = JoinSet::new();
@@ -300,7 +303,7 @@ fn me(key: &DeviceKey, settings: &Settings, ports: &Ports) -> Result<Me, Failure
         addresses: addresses::own(&ports.all()),
         heartbeat_interval: settings.heartbeat_interval.value.as_secs(),
         message_limit: settings.message_limit.value as u64,
-        features: Vec::new(),
+        features: vec![FEATURE_CHECK.to_owned()],
         allows: Vec::new(),
         dial: 0,
         contested: false,
