@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
@@ -17,16 +17,17 @@ use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use super::output::Output;
-use super::{Context, Error};
+use super::{Context, Error, service};
 use crate::clock::Clock;
 use crate::config::{Flags, ListenAddr, Settings};
 use crate::control::client::Client;
 use crate::daemon::{self, Options, Ready};
+use crate::programs;
+use crate::service::systemd::{self, Told};
+use crate::service::{LOG_FILE, Service};
 use crate::state_dir::StateDir;
 use crate::wire::{Code, Failure};
 
-/// Where a daemon in the background writes its log, in the state directory.
-const LOG_FILE: &str = "daemon.log";
 const READY_DEADLINE: Duration = Duration::from_secs(10);
 const READY_LINE_LIMIT: u64 = 1024 * 1024;
 
@@ -61,9 +62,40 @@ pub(crate) enum LogFormat {
 
 pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
     if args.background {
+        let dir = cx.dir()?;
+        if Service::of_this_user().is_ok_and(|service| service.serves(&dir)) {
+            cx.out.note(
+                "note: the service is installed, and this daemon runs outside it; with the service: \
+                 pi-remote stop && pi-remote service start",
+            );
+        }
         let ready = start_in_background(&cx, &args).await?;
         return announce(cx.out, &ready);
     }
+    if !systemd::is_supervised() {
+        return serve(&cx, start(&cx, &args)?, args.detached).await;
+    }
+    // What trying again cannot mend is told apart, so that the service is not started again.
+    let (ended, again) = match start(&cx, &args).and_then(|start| alone(&start.0).map(|()| start)) {
+        Ok(start) => (serve(&cx, start, args.detached).await, true),
+        Err(error) => (Err(error), false),
+    };
+    let Err(error) = ended else { return Ok(()) };
+    systemd::tell(Told::Failed(&error.to_string()));
+    if again {
+        return Err(error);
+    }
+    cx.out.failure(&error);
+    Err(Error::NotAgain)
+}
+
+/// Whether no other daemon has the directory.
+fn alone(dir: &StateDir) -> Result<(), Error> {
+    Ok(dir.lock().map(drop)?)
+}
+
+/// The state directory and the settings, with the log begun.
+fn start(cx: &Context, args: &Args) -> Result<(StateDir, Settings), Error> {
     let dir = StateDir::open(&cx.dir()?)?;
     if args.detached {
         // Leaves the terminal and its signals; fails only for a process that leads a group already.
@@ -72,10 +104,14 @@ pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
     } else {
         log_to(cx.out.log_writer(), args.log_format, cx.verbose, cx.out.colours_stderr());
     }
-    let flags = Flags { port: args.port, listen: args.listen };
+    let flags = Flags { port: args.port, listen: args.listen.clone() };
     let settings = Settings::load(&dir, &flags, |name| std::env::var(name).ok())?;
-    let (first, second) = signals(args.detached)?;
-    let (out, detached) = (cx.out, args.detached);
+    Ok((dir, settings))
+}
+
+async fn serve(cx: &Context, (dir, settings): (StateDir, Settings), detached: bool) -> Result<(), Error> {
+    let (first, second) = signals(detached)?;
+    let out = cx.out;
     let options = Options {
         dir,
         settings,
@@ -93,7 +129,9 @@ pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
             }
             // A line that nobody reads is no reason to stop.
             drop(announce(out, &ready));
+            systemd::tell(Told::Ready(&format!("for peers at {}", ready.listen.join(", "))));
         }),
+        on_stopping: Box::new(|| systemd::tell(Told::Stopping)),
     };
     tokio::select! {
         ended = daemon::run(options) => Ok(ended?),
@@ -101,11 +139,17 @@ pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
     }
 }
 
-/// A connection to the daemon, which is started in the background if none runs.
+/// A connection to the daemon, which is started if none runs: as the service where that is
+/// installed, else in the background.
 pub(crate) async fn connect_or_start(cx: &Context) -> Result<Client, Error> {
     match Client::connect(&cx.dir()?).await {
         Err(failure) if failure.code == Code::DaemonNotRunning => {}
         connected => return Ok(connected?),
+    }
+    let service = Service::of_this_user().ok();
+    if let Some(service) = service.filter(|service| cx.dir().is_ok_and(|dir| service.serves(&dir))) {
+        cx.out.note("no daemon is running: starting the service");
+        return service::started(cx, &service).await;
     }
     cx.out.note("no daemon is running: starting it in the background");
     match start_in_background(cx, &Args::default()).await {
@@ -188,7 +232,9 @@ async fn start_in_background(cx: &Context, args: &Args) -> Result<Ready, Error> 
     let dir = StateDir::open(&cx.dir()?)?;
     let failed = |what: &str| Failure::new(Code::Io, format!("{what} the daemon in the background failed"));
     let program = std::env::current_exe().map_err(|e| Error::caused(failed("finding the program for"), e))?;
-    let mut command = Command::new(program);
+    let mut command = programs::command(program);
+    // It outlives this process.
+    command.kill_on_drop(false);
     command.arg("--json").arg("--dir").arg(dir.path()).args(["daemon", "--detached"]);
     command.args(args.port.map(|port| format!("--port={port}")));
     command.args(args.listen.iter().map(|listen| format!("--listen={listen}")));
@@ -198,7 +244,7 @@ async fn start_in_background(cx: &Context, args: &Args) -> Result<Ready, Error> 
     });
     command.args(cx.verbose.then_some("--verbose"));
     // It holds no directory in use, and outlives the terminal.
-    command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command.current_dir("/").stdout(Stdio::piped()).stderr(Stdio::null());
     let child = command.spawn().map_err(|e| Error::caused(failed("starting"), e))?;
     let mut unready = Unready(Some(child));
     let mut line = Vec::new();

@@ -1,5 +1,6 @@
 //! How a command ends: its failure with the causes behind it, and the exit code.
 
+use crate::service::systemd::NOT_AGAIN;
 use crate::wire::{Code, Failure};
 
 /// Why a command did not do what it was asked.
@@ -14,6 +15,8 @@ pub enum Error {
     },
     /// It failed, and its output has said so already.
     Reported(Failure),
+    /// It failed, its output has said so, and whoever started it need not try again.
+    NotAgain,
     /// Whoever read its output has gone: nothing more is to be said.
     OutputClosed,
 }
@@ -43,7 +46,19 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Failed { failure, .. } | Self::Reported(failure) => exit_code(failure),
+            Self::NotAgain => NOT_AGAIN,
             Self::OutputClosed => 0,
+        }
+    }
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Failed { failure, source: None } | Self::Reported(failure) => write!(f, "{failure}"),
+            Self::Failed { failure, source: Some(source) } => write!(f, "{failure}: {source}"),
+            Self::NotAgain => f.write_str("it failed, and would again"),
+            Self::OutputClosed => f.write_str("nobody reads the output"),
         }
     }
 }

@@ -178,12 +178,7 @@ pub(super) fn parsed(name: &str) -> Result<PeerName, Failure> {
 
 /// Machines on the tailnet, as the `tailscale` program tells.
 async fn list_tailscale() -> Result<Vec<u8>, Failure> {
-    let program = tokio::process::Command::new("tailscale")
-        .args(["status", "--json"])
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .output();
+    let program = crate::programs::command("tailscale").args(["status", "--json"]).stderr(Stdio::null()).output();
     let missing = |_| Failure::new(Code::Unreachable, "tailscale not found").hint("is Tailscale installed?");
     let slow = |_| Failure::new(Code::Timeout, "tailscale did not answer");
     let output = timeout(TAILSCALE, program).await.map_err(slow)?.map_err(missing)?;
