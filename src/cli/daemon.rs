@@ -62,14 +62,14 @@ pub(crate) enum LogFormat {
 
 pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
     if args.background {
+        let ready = start_in_background(&cx, &args).await?;
         let dir = cx.dir()?;
         if Service::of_this_user().is_ok_and(|service| service.serves(&dir)) {
             cx.out.note(
-                "note: the service is installed, and this daemon runs outside it; with the service: \
+                "note: the service is installed, and this daemon runs outside it; for the service to take its place: \
                  pi-remote stop && pi-remote service start",
             );
         }
-        let ready = start_in_background(&cx, &args).await?;
         return announce(cx.out, &ready);
     }
     if !systemd::is_supervised() {

@@ -14,7 +14,7 @@ use crate::control::client::{Client, OWN_DEADLINE};
 use crate::service::mark::{Found, difference};
 use crate::service::{Command, Daemon, Manager, Service, State, Step, passing_place};
 use crate::state_dir::StateDir;
-use crate::wire::control::Status;
+use crate::wire::control::{Setting, Status};
 use crate::wire::{Code, Failure};
 
 mod logs;
@@ -286,24 +286,21 @@ async fn outsider(dir: &Path, service: &State) -> Result<Option<(Client, Status)
 /// decides that anew.
 fn same_place(running: &Status, wanted: &Settings, given: &Install) -> Result<(), Error> {
     let wanted = wanted.describe();
-    for (name, flag, is_given) in
-        [("port", "--port", given.port.is_some()), ("listen", "--listen", !given.listen.is_empty())]
-    {
-        let of = |settings: &[crate::wire::control::Setting]| {
-            settings.iter().find(|setting| setting.name == name).map(|setting| setting.value.clone())
-        };
-        if let (Some(now), Some(then)) = (of(&running.settings), of(&wanted))
-            && now != then
-            && !is_given
-        {
-            let message = format!("the daemon that runs has {flag} {now}, and the service would have {then}");
-            let each = now.split(", ").map(|value| format!(" {flag} {value}")).collect::<String>();
-            return Err(Failure::new(Code::Io, message)
-                .hint(format!("say which: pi-remote service install{each}"))
-                .into());
+    let value = |settings: &[Setting], name: &str| {
+        settings.iter().find(|setting| setting.name == name).map(|setting| setting.value.clone()).unwrap_or_default()
+    };
+    let mut flags = String::new();
+    for (name, is_given) in [("port", given.port.is_some()), ("listen", !given.listen.is_empty())] {
+        let now = value(&running.settings, name);
+        if now != value(&wanted, name) && !is_given {
+            flags.extend(now.split(", ").map(|value| format!(" --{name} {value}")));
         }
     }
-    Ok(())
+    if flags.is_empty() {
+        return Ok(());
+    }
+    let message = format!("the daemon that runs has{flags}, and the service would not: peers look for it there");
+    Err(Failure::new(Code::Io, message).hint(format!("pi-remote service install{flags}")).into())
 }
 
 fn may_replace(cx: &Context, service: &Service, found: &Found, dir: &Path, text: &str) -> Result<(), Error> {
@@ -355,7 +352,17 @@ fn plan(cx: &Context, service: &Service, text: Option<&str>, commands: &[Command
         cx.out.line("")?;
     }
     cx.out.line("would run:")?;
-    commands.iter().try_for_each(|command| cx.out.line(&format!("  {}", command.words.join(" "))))
+    commands.iter().try_for_each(|command| cx.out.line(&format!("  {}", pasteable(&command.words))))
+}
+
+/// The words as a shell takes them.
+fn pasteable(words: &[String]) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-=:,+@".contains(c);
+    let quoted = |word: &String| match word.chars().all(plain) {
+        true => word.clone(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    };
+    words.iter().map(quoted).collect::<Vec<_>>().join(" ")
 }
 
 fn about(state: &State) -> Table {

@@ -201,8 +201,13 @@ impl Service {
             if ended.code != Some(0) && !may_fail {
                 let said = ended.stderr.trim();
                 let code = ended.code.map_or("a signal".to_owned(), |code| format!("status {code}"));
-                return Err(Failure::new(Code::Io, format!("`{}` ended with {code}: {said}", words.join(" ")))
-                    .hint("pi-remote service logs"));
+                let hint = match self.manager {
+                    Manager::Systemd => "pi-remote service logs",
+                    Manager::Launchd => "an agent needs a session at this Mac's screen: log in there, then try again",
+                };
+                return Err(
+                    Failure::new(Code::Io, format!("`{}` ended with {code}: {said}", words.join(" "))).hint(hint)
+                );
             }
         }
         Ok(())

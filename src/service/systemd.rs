@@ -137,7 +137,8 @@ pub(super) async fn state(user: u32) -> Result<State, Failure> {
     let properties: HashMap<&str, &str> = ended.stdout.lines().filter_map(|line| line.split_once('=')).collect();
     let property = |name: &str| properties.get(name).copied().unwrap_or_default();
     let (active, sub, result) = (property("ActiveState"), property("SubState"), property("Result"));
-    let why = if result.is_empty() || result == "success" { String::new() } else { format!(": {result}") };
+    let at_rest = matches!(active, "inactive" | "failed");
+    let details: Vec<&str> = [sub, result].into_iter().filter(|word| !["", active, "success"].contains(word)).collect();
     Ok(State {
         installed: false,
         enabled: matches!(property("UnitFileState"), "enabled" | "enabled-runtime"),
@@ -146,9 +147,10 @@ pub(super) async fn state(user: u32) -> Result<State, Failure> {
         program: None,
         linger: linger(user).await,
         pid: property("MainPID").parse().ok().filter(|pid| *pid > 0),
-        at_rest: matches!(active, "inactive" | "failed"),
-        words: format!("{active} ({sub}{why})"),
-        said: Some(property("StatusText")).filter(|said| !said.is_empty()).map(Into::into),
+        at_rest,
+        words: format!("{active} ({})", details.join(": ")),
+        // What one said that has ended well is no longer so.
+        said: Some(property("StatusText")).filter(|said| !said.is_empty() && active != "inactive").map(Into::into),
     })
 }
 
@@ -185,11 +187,14 @@ pub enum Told<'a> {
 
 /// Tells the service manager, through the socket that it named.
 pub fn tell(told: Told<'_>) {
-    let state = match told {
-        Told::Ready(listen) => vec![NotifyState::Ready, NotifyState::Status(listen)],
-        Told::Stopping => vec![NotifyState::Stopping, NotifyState::Status("going down")],
-        Told::Failed(why) => vec![NotifyState::Status(why)],
+    let (first, status) = match told {
+        Told::Ready(listen) => (Some(NotifyState::Ready), listen),
+        Told::Stopping => (Some(NotifyState::Stopping), "going down"),
+        Told::Failed(why) => (None, why),
     };
+    // A line break would begin another message.
+    let status = status.replace(char::is_control, " ");
+    let state: Vec<NotifyState<'_>> = first.into_iter().chain([NotifyState::Status(&status)]).collect();
     if let Err(error) = sd_notify::notify(&state) {
         tracing::warn!(%error, "the service manager could not be told");
     }

@@ -32,7 +32,7 @@ pub(super) async fn show(cx: &Context, service: &Service, dir: &Path, follow: bo
     let reader_gone = output::closed();
     tokio::pin!(reader_gone);
     let mut shown = 0_usize;
-    loop {
+    while !(lines.over && remarks.over) {
         tokio::select! {
             biased;
             line = remarks.next(), if !remarks.over => {
@@ -46,7 +46,6 @@ pub(super) async fn show(cx: &Context, service: &Service, dir: &Path, follow: bo
                 }
             }
             () = &mut reader_gone => return Err(Error::OutputClosed),
-            else => break,
         }
     }
     let status = child.wait().await.map_err(|e| Error::caused(failed("waiting for"), e))?;
