@@ -11,10 +11,10 @@ use pi_remote::service::{Daemon, Manager, Service, Step, launchd, systemd};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::cli::{Ran, has_program, run, run_command};
+use crate::support::cli::{Ran, Running, has_program, run, run_command};
 use crate::support::process::{Process, daemon_command, state_dir};
 use crate::support::user_manager::UserManager;
-use crate::support::{DEADLINE, eventually, pi_remote, set_mode};
+use crate::support::{DEADLINE, TestDaemon, eventually, pi_remote, set_mode};
 
 /// What a path may hold, and a unit's command line must not trip over.
 const ODD: &str = "h o$me %h \"q's\\x ${y} ü";
@@ -250,14 +250,16 @@ fn a_file_that_is_not_ours_is_neither_overwritten_nor_removed() {
 }
 
 #[test]
-fn lingering_is_explained_unless_it_is_on() {
+fn lingering_is_explained_where_it_is_off() {
     let home = Home::new();
     home.systemctl();
     std::fs::create_dir_all(home.unit().parent().unwrap()).unwrap();
     std::fs::write(home.unit(), systemd::unit(&odd_daemon(), 0).unwrap()).unwrap();
-    for (answer, linger, explained) in
-        [("echo Linger=yes", json!(true), false), ("echo Linger=no", json!(false), true), ("exit 1", Value::Null, true)]
-    {
+    for (answer, linger, explained) in [
+        ("echo Linger=yes", json!(true), false),
+        ("echo Linger=no", json!(false), true),
+        ("exit 1", Value::Null, false),
+    ] {
         home.program("loginctl", answer);
         let status = home.run(&["service", "status", "--json"]).ends(3).json();
         assert_eq!(
@@ -271,6 +273,41 @@ fn lingering_is_explained_unless_it_is_on() {
 }
 
 #[test]
+fn the_log_is_the_journals_and_where_there_is_none_it_says_where_else() {
+    let home = Home::new();
+    let log = home.keep.path().join("asked");
+    let asks = format!("echo \"$@\" >>'{}'", log.display());
+    home.program("journalctl", &format!("{asks}; printf 'one\\n\\033[31mtwo\\n'; echo a remark >&2"));
+    let ran = home.run(&["service", "logs"]).ends(0);
+    assert_eq!((ran.out.as_str(), ran.err.as_str()), ("one\n\\u{1b}[31mtwo\n", "a remark\n"));
+    let ran = home.run(&["service", "logs", "--follow", "--json"]).ends(0);
+    assert_eq!(ran.lines(), [json!({"line": "one"}), json!({"line": "\u{1b}[31mtwo"})]);
+    let asked = "--user --unit pi-remote.service --lines 100 --no-pager";
+    assert_eq!(std::fs::read_to_string(&log).unwrap(), format!("{asked}\n{asked} --follow\n"));
+    for silent in ["echo '-- No entries --'", "echo 'No journal files were found.' >&2", "exit 1"] {
+        home.program("journalctl", silent);
+        let ran = home.run(&["service", "logs"]).ends(1);
+        assert!(ran.err.contains("hint: ") && ran.err.contains("_SYSTEMD_USER_UNIT=pi-remote.service"), "{}", ran.err);
+    }
+    std::fs::remove_file(home.bin().join("journalctl")).unwrap();
+    assert!(home.run(&["service", "logs"]).ends(1).text_failure().contains("starting `journalctl` failed"));
+}
+
+#[test]
+fn a_log_that_is_followed_ends_with_its_reader() {
+    let home = Home::new();
+    home.program("journalctl", "echo one; exec /bin/sleep 600");
+    let mut following = Running::spawn(&mut home.command(&["service", "logs", "--follow"]));
+    assert_eq!(following.line(), "one");
+    following.signal(nix::sys::signal::Signal::SIGINT);
+    following.end().ends(130);
+    let mut command = home.command(&["service", "logs", "--follow"]);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    drop(child.stdout.take());
+    eventually("it ends", || child.try_wait().unwrap().is_some());
+}
+
+#[test]
 fn what_is_not_installed_is_said_to_be() {
     let home = Home::new();
     home.systemctl();
@@ -281,6 +318,29 @@ fn what_is_not_installed_is_said_to_be() {
     let status = home.run(&["service", "status", "--json"]).ends(3).json();
     assert_eq!((&status["installed"], &status["unit"]), (&json!(false), &Value::Null));
     assert_eq!(home.asked(), Vec::<String>::new());
+}
+
+#[test]
+fn a_daemon_that_made_room_for_a_service_that_failed_is_not_lost_in_silence() {
+    let home = Home::new();
+    let daemon = TestDaemon::start("laptop");
+    let dir = daemon.dir.to_str().unwrap();
+    let show = "echo ActiveState=inactive; echo SubState=dead";
+    home.program("systemctl", &format!("case \"$*\" in *show*) {show};; *enable*) echo no >&2; exit 5;; esac"));
+    // On another port, peers would look for it in vain.
+    let ran = home.run(&["--dir", dir, "service", "install"]).ends(1);
+    assert!(ran.err.contains("hint: pi-remote service install --port 0 --listen loopback\n"), "{}", ran.err);
+    daemon.ask(json!({"type": "status"}));
+    assert!(!home.unit().exists());
+    let ran = home.run(&["--dir", dir, "service", "install", "--port", "0", "--listen", "loopback"]).ends(1);
+    let note = format!("a daemon (pid {}) runs outside the service: stopping it", daemon.pid());
+    assert!(
+        ran.err.contains(&note)
+            && ran.err.contains("`systemctl --user enable --now pi-remote.service` ended with status 5: no"),
+        "{}",
+        ran.err
+    );
+    assert!(ran.err.contains("until it runs, nothing does: pi-remote daemon --background"), "{}", ran.err);
 }
 
 /// The socket of a service manager that the test plays.
@@ -425,6 +485,11 @@ fn a_real_user_manager_runs_restarts_and_forgets_it() {
     let (again, _) = manager.ends("\"$P\" service install --listen loopback --port 0 --json", 0);
     assert_eq!((json(again)["active"].clone(), pid(&mut manager)), (json!(true), first.clone()), "nothing has changed");
 
+    // As behind `su`, where nothing says where the manager is.
+    let (_, err) = manager.ends("unset XDG_RUNTIME_DIR; \"$P\" service status", 1);
+    let hint = err.lines().find_map(|line| line.strip_prefix("hint: ")).unwrap().to_owned();
+    manager.ends(&format!("unset XDG_RUNTIME_DIR; {hint}; \"$P\" service status"), 0);
+
     // Killed, it comes back; stopped, it does not.
     manager.ends(&format!("kill -9 {first}"), 0);
     eventually("it is started again", || manager.sh("\"$P\" status").0 == 0);
@@ -447,12 +512,13 @@ fn a_real_user_manager_runs_restarts_and_forgets_it() {
     // What went wrong is said in the daemon's words.
     manager.ends("\"$P\" service stop; printf '{\\n\"port\": \"x\"}' >\"$PI_REMOTE_DIR/config.json\"", 0);
     let (_, err) = manager.ends("\"$P\" service start", 1);
-    assert!(err.contains("config.json, line 2"), "{err}");
+    assert!(err.contains("config.json, line 2") && err.contains("\nhint: mend line 2 of "), "{err}");
     assert_eq!(manager.ends("systemctl --user show -P NRestarts pi-remote", 0).0, "0\n", "it would fail again");
     manager.ends("rm \"$PI_REMOTE_DIR/config.json\"", 0);
 
     // One outside the service is in its way, until `install` puts the service in its place.
-    manager.ends("\"$P\" daemon --background --listen loopback --port 0", 0);
+    let (_, err) = manager.ends("\"$P\" daemon --background --listen loopback --port 0", 0);
+    assert!(err.contains("the service is installed, and this daemon runs outside it"), "{err}");
     let (_, err) = manager.ends("\"$P\" service start", 1);
     assert!(err.contains("hint: pi-remote stop && pi-remote service start"), "{err}");
     let (_, err) = manager.ends("\"$P\" service install", 1);

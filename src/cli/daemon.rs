@@ -81,7 +81,9 @@ pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
         Err(error) => (Err(error), false),
     };
     let Err(error) = ended else { return Ok(()) };
-    systemd::tell(Told::Failed(&error.to_string()));
+    if let Error::Failed { failure, .. } = &error {
+        systemd::tell(Told::Failed(failure));
+    }
     if again {
         return Err(error);
     }

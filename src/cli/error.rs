@@ -52,17 +52,6 @@ impl Error {
     }
 }
 
-impl std::fmt::Display for Error {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Failed { failure, source: None } | Self::Reported(failure) => write!(f, "{failure}"),
-            Self::Failed { failure, source: Some(source) } => write!(f, "{failure}: {source}"),
-            Self::NotAgain => f.write_str("it failed, and would again"),
-            Self::OutputClosed => f.write_str("nobody reads the output"),
-        }
-    }
-}
-
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         Self::Failed { failure, source: None }

@@ -12,7 +12,7 @@ use super::{Context, Error, stop};
 use crate::config::{Flags, ListenAddr, Settings};
 use crate::control::client::{Client, OWN_DEADLINE};
 use crate::service::mark::{Found, difference};
-use crate::service::{Command, Daemon, Manager, Service, State, Step, passing_place};
+use crate::service::{Command, Daemon, Manager, Service, State, Step, passing_place, systemd};
 use crate::state_dir::StateDir;
 use crate::wire::control::{Setting, Status};
 use crate::wire::{Code, Failure};
@@ -126,10 +126,11 @@ async fn install(cx: &Context, service: &Service, wanted: Install, dry_run: bool
         stop::end(&dir, client).await?;
     }
     let step = if unchanged && before.enabled || before.at_rest { Step::Install } else { Step::Replace };
-    let (state, _) = carry_out(service, step, &dir).await.map_err(|failure| match replaced {
+    let (mut state, _) = carry_out(service, step, &dir).await.map_err(|failure| match replaced {
         true => failure.hint("pi-remote service logs; until it runs, nothing does: pi-remote daemon --background"),
         false => failure,
     })?;
+    state.linger = service.linger().await;
     if cx.out.json {
         return cx.out.json(&state);
     }
@@ -146,7 +147,8 @@ async fn start(cx: &Context, service: &Service) -> Result<(), Error> {
         let failure = Failure::new(Code::Io, format!("a daemon (pid {}) runs outside the service", status.pid));
         return Err(failure.hint("pi-remote stop && pi-remote service start").into());
     }
-    let (state, _) = carry_out(service, Step::Start, &dir).await?;
+    let (mut state, _) = carry_out(service, Step::Start, &dir).await?;
+    state.linger = service.linger().await;
     if cx.out.json { cx.out.json(&state) } else { cx.out.line(&running(&state)) }
 }
 
@@ -156,7 +158,8 @@ async fn stop(cx: &Context, service: &Service) -> Result<(), Error> {
         return Err(failure.hint("pi-remote service start").into());
     }
     service.carry_out(Step::Stop).await?;
-    let state = service.state().await?;
+    let mut state = service.state().await?;
+    state.linger = service.linger().await;
     if cx.out.json {
         return cx.out.json(&state);
     }
@@ -164,12 +167,15 @@ async fn stop(cx: &Context, service: &Service) -> Result<(), Error> {
 }
 
 async fn status(cx: &Context, service: &Service) -> Result<(), Error> {
-    let state = service.state().await?;
+    let mut state = service.state().await?;
+    state.linger = service.linger().await;
     if cx.out.json {
         cx.out.json(&state)?;
     } else {
         cx.out.table(&about(&state))?;
-        if state.installed {
+        if !state.installed {
+            cx.out.note("hint: pi-remote service install");
+        } else if state.linger == Some(false) {
             explain_linger(cx, service, &state);
         }
     }
@@ -241,11 +247,13 @@ async fn carry_out(service: &Service, step: Step, dir: &Path) -> Result<(State, 
             return Ok((state, client));
         }
         if failed.is_some() || Instant::now() >= until {
-            let said = state.said.as_ref().map(|said| format!(": {said}")).unwrap_or_default();
-            let message = format!("the service did not start; it is {}{said}", state.words);
-            return Err(match failed {
-                Some(failure) if said.is_empty() => failure,
-                Some(_) | None => Failure::new(Code::Io, message).hint("pi-remote service logs"),
+            let message = format!("the service did not start; it is {}", state.words);
+            return Err(match (state.said.as_deref().map(systemd::why), failed) {
+                (Some((why, hint)), _) => {
+                    Failure::new(Code::Io, format!("{message}: {why}")).hint(hint.unwrap_or("pi-remote service logs"))
+                }
+                (None, Some(failure)) => failure,
+                (None, None) => Failure::new(Code::Io, message).hint("pi-remote service logs"),
             });
         }
         sleep(Duration::from_millis(50)).await;

@@ -104,7 +104,6 @@ pub(super) async fn state(user: u32, installed: bool) -> Result<State, Failure> 
         active: running,
         unit: None,
         program: None,
-        // An agent lives as long as the user is logged in.
         linger: None,
         pid,
         at_rest: !running,

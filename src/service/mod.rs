@@ -213,7 +213,7 @@ impl Service {
         Ok(())
     }
 
-    /// How it stands.
+    /// How it stands; whether it lingers is asked for apart.
     ///
     /// # Errors
     /// There is no manager here that answers; the hint says what to do without.
@@ -227,6 +227,15 @@ impl Service {
         state.unit = state.installed.then(|| self.file.clone());
         state.program = found.mark().map(|mark| mark.program.clone());
         Ok(state)
+    }
+
+    /// Whether it runs without a session of the user's too; `None` where that is not known, or is no question.
+    pub async fn linger(&self) -> Option<bool> {
+        match self.manager {
+            Manager::Systemd => systemd::linger(self.user).await,
+            // An agent lives as long as the user is logged in.
+            Manager::Launchd => None,
+        }
     }
 
     /// What stands where its file belongs.

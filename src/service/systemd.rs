@@ -16,6 +16,8 @@ pub const UNIT: &str = "pi-remote.service";
 /// is named is EX_CONFIG of sysexits.h, which systemd shows as `78/CONFIG`.
 pub const NOT_AGAIN: u8 = 78;
 
+/// Between a message and its hint where there is but one line for both.
+const HINT: &str = " hint: ";
 const QUESTION: Duration = Duration::from_secs(10);
 /// The first version that lets the pause before a restart grow.
 const GROWING_PAUSES: u32 = 254;
@@ -145,7 +147,7 @@ pub(super) async fn state(user: u32) -> Result<State, Failure> {
         active: matches!(active, "active" | "reloading"),
         unit: None,
         program: None,
-        linger: linger(user).await,
+        linger: None,
         pid: property("MainPID").parse().ok().filter(|pid| *pid > 0),
         at_rest,
         words: format!("{active} ({})", details.join(": ")),
@@ -164,7 +166,7 @@ fn unreachable(said: &str, user: u32) -> Failure {
     failure
 }
 
-async fn linger(user: u32) -> Option<bool> {
+pub(super) async fn linger(user: u32) -> Option<bool> {
     let user = user.to_string();
     let ended = programs::run(&["loginctl", "show-user", &user, "--property=Linger"], QUESTION).await.ok()?;
     match ended.stdout.trim() {
@@ -181,16 +183,17 @@ pub enum Told<'a> {
     Ready(&'a str),
     /// It goes down.
     Stopping,
-    /// It cannot run: why.
-    Failed(&'a str),
+    /// It cannot run.
+    Failed(&'a Failure),
 }
 
 /// Tells the service manager, through the socket that it named.
 pub fn tell(told: Told<'_>) {
     let (first, status) = match told {
-        Told::Ready(listen) => (Some(NotifyState::Ready), listen),
-        Told::Stopping => (Some(NotifyState::Stopping), "going down"),
-        Told::Failed(why) => (None, why),
+        Told::Ready(listen) => (Some(NotifyState::Ready), listen.to_owned()),
+        Told::Stopping => (Some(NotifyState::Stopping), "going down".to_owned()),
+        Told::Failed(Failure { message, hint: Some(hint), .. }) => (None, format!("{message}{HINT}{hint}")),
+        Told::Failed(failure) => (None, failure.to_string()),
     };
     // A line break would begin another message.
     let status = status.replace(char::is_control, " ");
@@ -198,6 +201,11 @@ pub fn tell(told: Told<'_>) {
     if let Err(error) = sd_notify::notify(&state) {
         tracing::warn!(%error, "the service manager could not be told");
     }
+}
+
+/// Message and hint of what a daemon told when it failed.
+pub fn why(told: &str) -> (&str, Option<&str>) {
+    told.split_once(HINT).map_or((told, None), |(message, hint)| (message, Some(hint)))
 }
 
 /// Whether a service manager started this process and wants to be told how it stands.
