@@ -329,7 +329,7 @@ fn a_daemon_that_made_room_for_a_service_that_failed_is_not_lost_in_silence() {
     home.program("systemctl", &format!("case \"$*\" in *show*) {show};; *enable*) echo no >&2; exit 5;; esac"));
     // On another port, peers would look for it in vain.
     let ran = home.run(&["--dir", dir, "service", "install"]).ends(1);
-    assert!(ran.err.contains("hint: pi-remote service install --port 0 --listen loopback\n"), "{}", ran.err);
+    assert!(ran.err.contains(" service install --port 0 --listen loopback\n"), "{}", ran.err);
     daemon.ask(json!({"type": "status"}));
     assert!(!home.unit().exists());
     let ran = home.run(&["--dir", dir, "service", "install", "--port", "0", "--listen", "loopback"]).ends(1);
@@ -340,7 +340,7 @@ fn a_daemon_that_made_room_for_a_service_that_failed_is_not_lost_in_silence() {
         "{}",
         ran.err
     );
-    assert!(ran.err.contains("until it runs, nothing does: pi-remote daemon --background"), "{}", ran.err);
+    assert!(ran.err.contains("until it runs, nothing does: pi-remote --dir "), "{}", ran.err);
 }
 
 /// The socket of a service manager that the test plays.
@@ -447,6 +447,11 @@ fn what_trying_again_cannot_mend_ends_with_its_own_code_under_a_manager() {
     assert!(listener.next().contains(&taken.local_addr().unwrap().port().to_string()));
 }
 
+/// What a failure says to do.
+fn hint(err: &str) -> &str {
+    err.lines().find_map(|line| line.strip_prefix("hint: ")).unwrap_or_else(|| panic!("no hint: {err}"))
+}
+
 /// The real thing: a user manager runs the unit that `install` wrote.
 #[test]
 fn a_real_user_manager_runs_restarts_and_forgets_it() {
@@ -487,8 +492,7 @@ fn a_real_user_manager_runs_restarts_and_forgets_it() {
 
     // As behind `su`, where nothing says where the manager is.
     let (_, err) = manager.ends("unset XDG_RUNTIME_DIR; \"$P\" service status", 1);
-    let hint = err.lines().find_map(|line| line.strip_prefix("hint: ")).unwrap().to_owned();
-    manager.ends(&format!("unset XDG_RUNTIME_DIR; {hint}; \"$P\" service status"), 0);
+    manager.ends(&format!("unset XDG_RUNTIME_DIR; {}; \"$P\" service status", hint(&err)), 0);
 
     // Killed, it comes back; stopped, it does not.
     manager.ends(&format!("kill -9 {first}"), 0);
@@ -520,11 +524,12 @@ fn a_real_user_manager_runs_restarts_and_forgets_it() {
     let (_, err) = manager.ends("\"$P\" daemon --background --listen loopback --port 0", 0);
     assert!(err.contains("the service is installed, and this daemon runs outside it"), "{err}");
     let (_, err) = manager.ends("\"$P\" service start", 1);
-    assert!(err.contains("hint: pi-remote stop && pi-remote service start"), "{err}");
+    assert!(err.contains(" stop && pi-remote ") && err.contains(" service start\n"), "{err}");
     let (_, err) = manager.ends("\"$P\" service install", 1);
-    assert!(err.contains("hint: pi-remote service install --port 0 --listen loopback\n"), "{err}");
+    assert!(err.contains(" service install --port 0 --listen loopback\n"), "{err}");
     manager.ends("\"$P\" status", 0);
-    let (_, err) = manager.ends("\"$P\" service install --port 0 --listen loopback", 0);
+    let pasted = hint(&err).replace("pi-remote ", "\"$P\" ");
+    let (_, err) = manager.ends(&pasted, 0);
     assert!(err.contains("runs outside the service: stopping it"), "{err}");
     manager.ends("\"$P\" service status", 0);
 

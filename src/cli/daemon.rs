@@ -50,6 +50,13 @@ pub(crate) struct Args {
     detached: bool,
 }
 
+impl Args {
+    /// Whether this is the detached process itself.
+    pub(crate) fn is_detached(&self) -> bool {
+        self.detached
+    }
+}
+
 /// How log lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub(crate) enum LogFormat {
@@ -65,10 +72,9 @@ pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
         let ready = start_in_background(&cx, &args).await?;
         let dir = cx.dir()?;
         if Service::of_this_user().is_ok_and(|service| service.serves(&dir)) {
-            cx.out.note(
-                "note: the service is installed, and this daemon runs outside it; for the service to take its place: \
-                 pi-remote stop && pi-remote service start",
-            );
+            let note = "note: the service is installed, and this daemon runs outside it; for the service to take its \
+                        place: pi-remote stop && pi-remote service start";
+            cx.out.note(&cx.typed(note));
         }
         return announce(cx.out, &ready);
     }
@@ -125,13 +131,19 @@ async fn serve(cx: &Context, (dir, settings): (StateDir, Settings), detached: bo
             let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
             // In the foreground stdout says it; a log must tell one start from the next.
             if detached {
-                tracing::info!(version, pid, listen = ready.listen.join(" "), "ready");
+                tracing::info!(
+                    version,
+                    pid,
+                    listen = ready.listen.join(" "),
+                    missing = ready.missing.join(", "),
+                    "ready"
+                );
             } else {
                 tracing::debug!(version, pid, "ready");
             }
             // A line that nobody reads is no reason to stop.
             drop(announce(out, &ready));
-            systemd::tell(Told::Ready(&format!("for peers at {}", ready.listen.join(", "))));
+            systemd::tell(Told::Ready(&format!("for peers at {}", places(&ready))));
         }),
         on_stopping: Box::new(|| systemd::tell(Told::Stopping)),
     };
@@ -194,11 +206,18 @@ pub(crate) fn log_to(writer: BoxMakeWriter, format: LogFormat, verbose: bool, co
 }
 
 fn announce(out: Output, ready: &Ready) -> Result<(), Error> {
-    let Ready { fingerprint, socket, listen } = ready;
+    let Ready { fingerprint, socket, listen, missing } = ready;
     if out.json {
-        return out.json(&json!({ "event": "ready", "fingerprint": fingerprint, "socket": socket, "listen": listen }));
+        return out.json(&json!({
+            "event": "ready", "fingerprint": fingerprint, "socket": socket, "listen": listen, "missing": missing,
+        }));
     }
-    out.line(&format!("ready: {fingerprint} at {socket}, for peers at {}", listen.join(", ")))
+    out.line(&format!("ready: {fingerprint} at {socket}, for peers at {}", places(ready)))
+}
+
+/// Where peers are listened for, and where not yet.
+fn places(ready: &Ready) -> String {
+    [ready.listen.as_slice(), &ready.missing].concat().join(", ")
 }
 
 /// Two futures, for the first and the second request to end.
@@ -285,12 +304,14 @@ fn ready(line: &[u8]) -> Result<Ready, Failure> {
         socket: Option<String>,
         #[serde(default)]
         listen: Vec<String>,
+        #[serde(default)]
+        missing: Vec<String>,
     }
     let line: Option<Line> = serde_json::from_slice::<Value>(line).and_then(serde_json::from_value).ok();
     match line {
         Some(Line { error: Some(failure), .. }) => Err(failure),
-        Some(Line { error: None, fingerprint: Some(fingerprint), socket: Some(socket), listen }) => {
-            Ok(Ready { fingerprint, socket, listen })
+        Some(Line { error: None, fingerprint: Some(fingerprint), socket: Some(socket), listen, missing }) => {
+            Ok(Ready { fingerprint, socket, listen, missing })
         }
         _ => Err(Failure::new(Code::Io, "the daemon ended before it was ready")),
     }

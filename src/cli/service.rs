@@ -174,7 +174,7 @@ async fn status(cx: &Context, service: &Service) -> Result<(), Error> {
     } else {
         cx.out.table(&about(&state))?;
         if !state.installed {
-            cx.out.note("hint: pi-remote service install");
+            cx.out.note(&cx.typed("hint: pi-remote service install"));
         } else if state.linger == Some(false) {
             explain_linger(cx, service, &state);
         }

@@ -14,6 +14,7 @@ use tokio::time::{sleep, timeout};
 use zeroize::Zeroizing;
 
 use super::book::Book;
+use super::offered::offered;
 use super::ports::Ports;
 use super::{addresses, views};
 use crate::identity::{Fingerprint, random};
@@ -150,13 +151,12 @@ impl Offers {
         let open_for = request.window_seconds.map_or(DEFAULT_OPEN, Duration::from_secs);
         let secret = Zeroizing::new(random::<16>()?);
         let addresses = addresses::own(&self.ports.all());
-        let ticket = Ticket::new(self.own, Secret::from_bytes(&secret), addresses.clone()).map_err(invalid)?;
+        let ticket = Ticket::new(self.own, Secret::from_bytes(&secret), addresses).map_err(invalid)?;
         let number = self.open_window(client, reply, Secret::from_bytes(&secret), terms, open_for, request.no_lan)?;
         let listens = timeout(LINKING, self.listening.clone().wait_for(|ports| *ports > 0)).await.is_ok();
         if !listens {
             self.close(number, &Failure::new(Code::Io, "no port could be listened on"));
-            return Err(Failure::new(Code::Io, "cannot listen for the other machine: another program has the port")
-                .hint("stop that program, or start the daemon with another --port"));
+            return Err(self.ports.nowhere());
         }
         if !self.context.relay.lock().has_client(client) {
             // It went before there was a window that its going could close.
@@ -167,7 +167,7 @@ impl Offers {
             pairing_code: None,
             ticket: Some(ticket.encode().into()),
             expires_in_seconds: open_for.as_secs(),
-            addresses,
+            addresses: offered(&self.ports).await,
         })
     }
 

@@ -140,6 +140,10 @@ pub struct Status {
     pub fingerprint: String,
     /// Addresses bound for peers, `addr:port`.
     pub listen: Vec<String>,
+    /// Where peers should be listened for and nothing is bound now, with why: `tailscale: no tailnet
+    /// address now`.
+    #[serde(default)]
+    pub missing: Vec<String>,
     /// Whether connections are taken there: not while nothing is paired and no window is open.
     pub listening: bool,
     /// Strangers who were refused.
@@ -168,6 +172,9 @@ pub struct PeerStatus {
     pub last_seen: Option<String>,
     /// Why no link is up, where that is known.
     pub why: Option<String>,
+    /// What the user can do about it, a line for each way.
+    #[serde(default)]
+    pub mend: Option<String>,
     /// The live link.
     pub link: Option<LinkStatus>,
 }
@@ -249,6 +256,9 @@ pub struct PeerView {
     pub last_seen: Option<String>,
     /// Why no link is up, where that is known.
     pub why: Option<String>,
+    /// What the user can do about it, a line for each way.
+    #[serde(default)]
+    pub mend: Option<String>,
     /// Its version, once it was seen.
     pub version: Option<String>,
     /// What it may do here.

@@ -2,6 +2,8 @@
 
 pub mod cli;
 pub mod instant;
+pub mod netns;
+pub mod original;
 pub mod peer;
 pub mod process;
 pub mod proxy;
