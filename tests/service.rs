@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::cli::{Ran, Running, has_program, run, run_command};
+use crate::support::original::Original;
 use crate::support::process::{Process, daemon_command, state_dir};
 use crate::support::user_manager::UserManager;
 use crate::support::{DEADLINE, TestDaemon, eventually, pi_remote, set_mode};
@@ -321,6 +322,17 @@ fn what_is_not_installed_is_said_to_be() {
 }
 
 #[test]
+fn the_originals_daemon_is_named_before_anything_is_changed() {
+    let home = Home::new();
+    home.systemctl();
+    let (_keep, dir) = state_dir();
+    let original = Original::start(&dir);
+    let ran = home.run(&["--dir", dir.to_str().unwrap(), "service", "install"]).ends(3);
+    assert!(ran.err.contains("the original remote-control daemon"), "{}", ran.err);
+    assert!(!home.unit().exists() && home.asked().is_empty() && !original.was_stopped());
+}
+
+#[test]
 fn a_daemon_that_made_room_for_a_service_that_failed_is_not_lost_in_silence() {
     let home = Home::new();
     let daemon = TestDaemon::start("laptop");
@@ -441,6 +453,13 @@ fn what_trying_again_cannot_mend_ends_with_its_own_code_under_a_manager() {
     let told = listener.next();
     assert!(told.contains(&format!("(pid {})", first.pid())), "{told}");
     drop(first);
+    // Killed, it has left its socket.
+    std::fs::remove_file(dir.join("daemon.sock")).unwrap();
+    let original = Original::start(&dir);
+    supervised(&[]).ends(78);
+    let told = listener.next();
+    assert!(told.contains("the original remote-control daemon") && told.ends_with('\n') && told.lines().count() == 1);
+    drop(original);
     // A port that is taken may be free soon.
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     supervised(&["--listen", &taken.local_addr().unwrap().to_string()]).ends(1);

@@ -21,6 +21,7 @@ use super::{Context, Error, service};
 use crate::clock::Clock;
 use crate::config::{Flags, ListenAddr, Settings};
 use crate::control::client::Client;
+use crate::control::original;
 use crate::daemon::{self, Options, Ready};
 use crate::programs;
 use crate::service::systemd::{self, Told};
@@ -82,7 +83,7 @@ pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
         return serve(&cx, start(&cx, &args)?, args.detached).await;
     }
     // What trying again cannot mend is told apart, so that the service is not started again.
-    let (ended, again) = match start(&cx, &args).and_then(|start| alone(&start.0).map(|()| start)) {
+    let (ended, again) = match begin(&cx, &args).await {
         Ok(start) => (serve(&cx, start, args.detached).await, true),
         Err(error) => (Err(error), false),
     };
@@ -97,9 +98,14 @@ pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
     Err(Error::NotAgain)
 }
 
-/// Whether no other daemon has the directory.
-fn alone(dir: &StateDir) -> Result<(), Error> {
-    Ok(dir.lock().map(drop)?)
+/// As [`start`], with nobody else in the directory.
+async fn begin(cx: &Context, args: &Args) -> Result<(StateDir, Settings), Error> {
+    let (dir, settings) = start(cx, args)?;
+    drop(dir.lock()?);
+    match original::look(dir.path()).await {
+        Some(_) => Err(original::in_the_way(dir.path()).await.into()),
+        None => Ok((dir, settings)),
+    }
 }
 
 /// The state directory and the settings, with the log begun.
