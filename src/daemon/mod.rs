@@ -4,6 +4,7 @@ mod addresses;
 mod announcing;
 mod book;
 mod interfaces;
+mod joining;
 mod listening;
 mod machines;
 mod offered;
