@@ -184,7 +184,7 @@ impl Invocation {
         }
         Self::carry_out(cx, command).await.map_err(|error| match error {
             Error::Failed { failure, source } => Error::Failed { failure: typed.typed_failure(failure), source },
-            said @ (Error::Reported(_) | Error::OutputClosed) => said,
+            said @ (Error::Reported(_) | Error::NotAgain | Error::OutputClosed) => said,
         })
     }
 

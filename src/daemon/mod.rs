@@ -75,6 +75,8 @@ pub struct Options {
     pub shutdown: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// Called once it answers.
     pub on_ready: Box<dyn FnOnce(Ready) + Send>,
+    /// Called when it begins to go down, whoever asked for it.
+    pub on_stopping: Box<dyn FnOnce() + Send>,
 }
 
 /// What a daemon says when it answers.
@@ -95,7 +97,7 @@ pub struct Ready {
 /// # Errors
 /// When it cannot start: another runs, the state directory is not closed, a port is taken.
 pub async fn run(options: Options) -> Result<(), Failure> {
-    let Options { dir, settings, clock, shutdown, on_ready } = options;
+    let Options { dir, settings, clock, shutdown, on_ready, on_stopping } = options;
     raise_descriptor_limit();
     let _lock = dir.lock()?;
     let key = DeviceKey::load_or_create(&dir)?;
@@ -212,6 +214,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         () = stop.notified() => {}
     }
     tracing::info!("going down");
+    on_stopping();
     // First nobody comes in any more and nobody is dialled, then those there are are let go.
     go_down.send_replace(true);
     book.stop_listening();
