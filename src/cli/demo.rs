@@ -18,7 +18,7 @@ use crate::config;
 use crate::control::client::{Client, OWN_DEADLINE};
 use crate::session::fake::FakeSession;
 use crate::state_dir::StateDir;
-use crate::wire::control::{PeerList, SessionList};
+use crate::wire::control::{PeerList, SessionList, Status};
 use crate::wire::{Code, Failure, PeerName, SessionId};
 
 /// How long one step may take; each takes milliseconds.
@@ -43,7 +43,7 @@ pub(crate) async fn run(cx: Context) -> Result<(), Error> {
     let notes = session(&laptop, "notes")?;
     let tests = session(&desktop, "tests")?;
 
-    stage.title("Pair them: a ticket from one, pasted at the other")?;
+    stage.title("Pair them: one shows a code, and it is typed at the other")?;
     pair(&stage, &laptop, &desktop).await?;
 
     stage.title("Each sees the other's sessions")?;
@@ -88,14 +88,16 @@ pub(crate) async fn run(cx: Context) -> Result<(), Error> {
     stage.title("Every step did what it says.")
 }
 
-/// `laptop` offers a ticket and `desktop` takes it.
+/// `laptop` shows a code, and it is typed at `desktop`.
 async fn pair(stage: &Stage<'_>, laptop: &Machine, desktop: &Machine) -> Result<(), Error> {
-    let offer = ["pair", "--ticket", "--grant", "full"];
+    let status: Status = laptop.ask("status").await?;
+    let address = status.listen.into_iter().next().unwrap_or_default();
+    let offer = ["pair", "--grant", "full"];
     let mut offering = stage.command(laptop, &offer).stdin(Stdio::null()).spawn().map_err(cannot_run)?;
     let mut stdout = BufReader::new(offering.stdout.take().ok_or_else(no_output)?);
-    let ticket = first_line(&mut stdout).await?;
-    stage.show(laptop, &offer, "", &ticket, "", None)?;
-    let ran = stage.run(desktop, &["pair", "--ticket", "-", "--grant", "full"], Some(&ticket)).await?;
+    let code = first_line(&mut stdout).await?;
+    stage.show(laptop, &offer, "", &code, "", None)?;
+    let ran = stage.run(desktop, &["pair", &address, "--grant", "full"], Some(&code)).await?;
     ran.must_succeed()?.must(|out| out.contains("paired with laptop"))?;
     let offered = timeout(STEP_DEADLINE, offering.wait_with_output()).await.map_err(|_| too_slow("the offer"))?;
     let offered = offered.map_err(cannot_run)?;
@@ -162,7 +164,7 @@ impl<'a> Stage<'a> {
         let output = timeout(STEP_DEADLINE, child.wait_with_output()).await.map_err(|_| too_slow(&quoted(words)))?;
         let output = output.map_err(cannot_run)?;
         let ran = Ran::new(words, output.status, output.stdout, output.stderr);
-        let redirected = if stdin.is_some() { " < ticket" } else { "" };
+        let redirected = if stdin.is_some() { " < code" } else { "" };
         self.show(machine, words, redirected, &ran.stdout, &ran.stderr, output.status.code())?;
         Ok(ran)
     }
