@@ -31,7 +31,7 @@ use crate::trust::store::{Address, AddressSource, NewPeer};
 use crate::trust::{Grant, Peer};
 use crate::wire::PeerName;
 use crate::wire::control::{
-    Offer, PairCheck, PairChecked, PairFailed, PairJoin, PairOffer, PairTerms, Paired, PeerView, ReplyTo,
+    Offer, OfferKind, PairCheck, PairChecked, PairFailed, PairJoin, PairOffer, PairTerms, Paired, PeerView, ReplyTo,
     request_event_line,
 };
 use crate::wire::error::{Code, Failure};
@@ -434,7 +434,7 @@ fn joining_failed(error: JoinError) -> Failure {
             }
             failure.hint("the ticket was used, taken back or is too old, or no daemon runs there: make a new one with `pi-remote pair --ticket`")
         }
-        JoinError::Exchange(reason) => Failure::from(reason),
+        JoinError::Exchange(reason) => reason.failure(OfferKind::Ticket),
         JoinError::Here(failure) => failure,
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use super::code::PairingCode;
 use super::exchange::Reason;
 use super::ticket::Secret;
 
@@ -17,6 +18,8 @@ pub const MAX_OPEN: Duration = Duration::from_secs(3600);
 pub const EXCHANGE_TIME: Duration = Duration::from_secs(10);
 /// Exchanges under way at once.
 pub const PLACES: usize = 4;
+/// Attempts at a code. A guess is right once in 2^35 times, so all of them in 2^30.
+pub const ATTEMPTS: u32 = 20;
 /// Failed attempts that are remembered; older ones are only counted.
 pub const REMEMBERED: usize = 32;
 
@@ -29,6 +32,8 @@ pub struct Window {
     ending: Option<Ending>,
     next_id: u64,
     attempts: BTreeMap<AttemptId, Attempt>,
+    /// `None` where they have no count.
+    attempts_left: Option<u32>,
     failed: VecDeque<FailedAttempt>,
     failures: u64,
 }
@@ -36,6 +41,8 @@ pub struct Window {
 /// What a window offers, and how the joiner proves to have it.
 #[derive(Debug)]
 pub enum Offer {
+    /// A code, which is burned by [`ATTEMPTS`] wrong ones.
+    Code(PairingCode),
     /// A ticket with this secret: a wrong guess costs nothing, at 128 bits.
     Ticket(Secret),
 }
@@ -74,6 +81,8 @@ pub enum Ending {
     Cancelled,
     /// Its time ran out.
     Expired,
+    /// All attempts at its code were spent, and the last of them has failed.
+    Burned,
 }
 
 /// Why an exchange gets no place. It is answered with `pair_fail` and costs nothing.
@@ -85,6 +94,9 @@ pub enum Refusal {
     /// As many exchanges as may be are under way.
     #[error("{PLACES} exchanges are under way")]
     Full,
+    /// All attempts at the code are spent; those under way may still win.
+    #[error("no attempt is left")]
+    Spent,
     /// One from the same address is under way.
     #[error("an exchange from this address is under way")]
     SameAddress,
@@ -112,6 +124,10 @@ impl Window {
         if !(MIN_OPEN..=MAX_OPEN).contains(&open_for) {
             return Err(OutOfBounds);
         }
+        let attempts_left = match offer {
+            Offer::Code(_) => Some(ATTEMPTS),
+            Offer::Ticket(_) => None,
+        };
         Ok(Self {
             number,
             offer: Some(offer),
@@ -119,6 +135,7 @@ impl Window {
             ending: None,
             next_id: 0,
             attempts: BTreeMap::new(),
+            attempts_left,
             failed: VecDeque::new(),
             failures: 0,
         })
@@ -134,14 +151,19 @@ impl Window {
         self.deadline
     }
 
-    /// Whether it takes exchanges. Look again at [`Window::deadline`].
+    /// Whether an exchange can win or begin. Look again at [`Window::deadline`].
     pub fn is_open(&self, now: Duration) -> bool {
         self.ending(now).is_none()
     }
 
     /// How it ended; `None` while it is open.
     pub fn ending(&self, now: Duration) -> Option<Ending> {
-        self.ending.or((now >= self.deadline).then_some(Ending::Expired))
+        let burned = || {
+            let last = self.attempts.values().map(|attempt| attempt.deadline).max()?;
+            let failed = last <= now && last < self.deadline;
+            (self.attempts_left == Some(0) && failed).then_some(Ending::Burned)
+        };
+        self.ending.or_else(burned).or((now >= self.deadline).then_some(Ending::Expired))
     }
 
     /// What it offers, for as long as it is open.
@@ -149,11 +171,17 @@ impl Window {
         self.offer.as_ref().filter(|_| self.is_open(now))
     }
 
+    /// How many attempts at the code are left; `None` for a ticket, which has no count.
+    pub fn attempts_left(&self) -> Option<u32> {
+        self.attempts_left
+    }
+
     /// Gives a place to an exchange from `from`, whose ClientHello came at `hello`, once its first
-    /// message is there: who says nothing holds no place.
+    /// message is there and right: who says nothing holds no place. At a code this spends an attempt,
+    /// since the answer lets the joiner try its guess.
     ///
     /// # Errors
-    /// [`Refusal`]; nothing is recorded.
+    /// [`Refusal`]; nothing is recorded or spent.
     pub fn begin(&mut self, from: IpAddr, hello: Duration, now: Duration) -> Result<AttemptId, Refusal> {
         self.settle(now);
         if !self.is_open(now) {
@@ -170,6 +198,9 @@ impl Window {
         if self.attempts.len() >= PLACES {
             return Err(Refusal::Full);
         }
+        if let Some(left) = &mut self.attempts_left {
+            *left = left.checked_sub(1).ok_or(Refusal::Spent)?;
+        }
         let id = AttemptId { window: self.number, exchange: self.next_id };
         self.next_id += 1;
         self.attempts.insert(id, Attempt { from, deadline });
@@ -181,7 +212,7 @@ impl Window {
         match self.ending(now) {
             None => self.attempts.get(&id).is_some_and(|attempt| now < attempt.deadline),
             Some(Ending::Succeeded(winner)) => winner == id,
-            Some(Ending::Cancelled | Ending::Expired) => false,
+            Some(Ending::Cancelled | Ending::Expired | Ending::Burned) => false,
         }
     }
 
@@ -204,8 +235,9 @@ impl Window {
     }
 
     /// An exchange has failed: frees its place, records it and gives the record; `None` when it had
-    /// failed or won already.
+    /// failed or won already. The last one at a code burns it: see [`Window::ending`].
     pub fn fail(&mut self, id: AttemptId, why: Reason, now: Duration) -> Option<FailedAttempt> {
+        self.end(now);
         let attempt = self.attempts.remove(&id)?;
         let failed = FailedAttempt { from: attempt.from, at: now, why };
         if self.failed.len() == REMEMBERED {
@@ -213,6 +245,9 @@ impl Window {
         }
         self.failed.push_back(failed);
         self.failures += 1;
+        if self.attempts_left == Some(0) && self.attempts.is_empty() && self.ending.is_none() {
+            self.close(Ending::Burned);
+        }
         Some(failed)
     }
 
@@ -229,9 +264,7 @@ impl Window {
     /// Lets go of what is over: the secret when the time is up, the places of exchanges that have
     /// stalled. To be called at [`Window::deadline`] and whenever it suits; nothing depends on it.
     pub fn settle(&mut self, now: Duration) {
-        if self.ending.is_none() && now >= self.deadline {
-            self.close(Ending::Expired);
-        }
+        self.end(now);
         let stalled: Vec<AttemptId> =
             self.attempts.iter().filter(|(_, attempt)| now >= attempt.deadline).map(|(id, _)| *id).collect();
         for id in stalled {
@@ -247,6 +280,13 @@ impl Window {
     /// The last [`REMEMBERED`] failed exchanges, the oldest first.
     pub fn failed(&self) -> impl Iterator<Item = &FailedAttempt> {
         self.failed.iter()
+    }
+
+    /// Closes it if it has ended by itself.
+    fn end(&mut self, now: Duration) {
+        if let (None, Some(ending)) = (self.ending, self.ending(now)) {
+            self.close(ending);
+        }
     }
 
     fn close(&mut self, ending: Ending) {

@@ -7,7 +7,6 @@ use crate::pairing::MAX_LINE;
 
 /// A whole exchange by code, computed by two programs that know nothing of this one.
 mod vectors {
-    pub(super) const LABEL: &str = "pi-remote pair v1";
     pub(super) const CB: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
     pub(super) const SPKI_O: &str =
         "302a300506032b657003210000e3c56b91ab0a017174b96645eaf928366cdbae1e87fd21bf86661d86f3e7ef";
@@ -51,9 +50,11 @@ fn vector_parties<T>(run: impl FnOnce(Parties<'_>) -> T) -> T {
 
 fn vector_confirmation() -> Confirmation {
     let elements = [bytes::<33>(vectors::PA), bytes::<33>(vectors::PB)];
-    let tt = vector_parties(|parties| parties.transcript(vectors::LABEL, &[&elements[0], &elements[1]]));
+    let tt =
+        vector_parties(|parties| elements.iter().fold(parties.transcript(CODE_LABEL), |hash, e| followed_by(hash, e)));
+    let tt = tt.finalize().into();
     assert_eq!(tt, bytes::<32>(vectors::TT));
-    Confirmation::new(vectors::LABEL, tt, &bytes::<32>(vectors::K)).unwrap()
+    Confirmation::new(CODE_LABEL, tt, &bytes::<32>(vectors::K)).unwrap()
 }
 
 #[test]
@@ -76,7 +77,7 @@ fn both_sides_speak_the_published_values() {
     let (joiner, pair3) = Joiner::confirming(vector_confirmation(), &laptop());
     let proof = Proof { info: vectors::I_J.into(), mac: bytes(vectors::MAC3) };
     assert_eq!(Message::read(&pair3).unwrap(), Message::Pair3(proof));
-    let proven = Offerer { confirmation: vector_confirmation() }.receive(&pair3).unwrap();
+    let proven = Offerer { confirmation: vector_confirmation(), kind: OfferKind::Code }.receive(&pair3).unwrap();
     assert_eq!(proven.info(), &laptop());
     let (awaiting, pair4) = proven.confirm(&desktop());
     let proof = Proof { info: vectors::I_O.into(), mac: bytes(vectors::MAC4) };
@@ -92,7 +93,7 @@ fn a_ticket_binds_label_binding_and_both_keys_in_that_order() {
     let (cb, o, j) = (bytes::<32>(vectors::CB), bytes::<44>(vectors::SPKI_O), bytes::<44>(vectors::SPKI_J));
     let tt0 = [b"pi-remote ticket v1", &[0, 0, 0, 32][..], &cb, &[0, 0, 0, 44], &o, &[0, 0, 0, 44], &j].concat();
     let tt = <[u8; 32]>::from(Sha256::digest(tt0));
-    assert_eq!(vector_parties(|parties| parties.transcript(TICKET_LABEL, &[])), tt);
+    assert_eq!(<[u8; 32]>::from(vector_parties(|parties| parties.transcript(TICKET_LABEL)).finalize()), tt);
     let confirmation = vector_parties(|parties| Confirmation::by_ticket(&secret(7), &parties)).unwrap();
     // HKDF by its definition in RFC 5869, for one block.
     let hmac = |key: &[u8], text: &[u8]| {
@@ -175,7 +176,7 @@ fn a_key_that_is_not_the_tickets_gets_no_proof() {
     let ticket = Ticket::new(Fingerprint::of_spki(&[9; 44]), secret(4), vec![]).unwrap();
     let rejected = VIEW.parties(|parties| Joiner::by_ticket(&ticket, &parties, &laptop())).unwrap_err();
     assert_eq!(rejected, Rejected { reason: Reason::WrongOfferer, reply: None });
-    assert_eq!(Failure::from(rejected.reason).code, Code::FingerprintMismatch);
+    assert_eq!(rejected.reason.failure(OfferKind::Ticket).code, Code::FingerprintMismatch);
 }
 
 #[test]
@@ -208,7 +209,7 @@ fn what_is_not_due_ends_it() {
     let (_, pair3) = VIEW.joiner(&laptop());
     let (_, pair4) = VIEW.offerer().receive(&pair3).unwrap().confirm(&desktop());
     let pair1 = br#"{"type":"pair1","v":1,"m":"QQ1alAZ8GhyEfvrcsmUnO9TD1tWfjAJaSt9rGFMqq4Fq"}"#;
-    let pair2 = br#"{"type":"pair2","m":"Qh"}"#;
+    let pair2 = br#"{"type":"pair2","m":"QheH8nH9r+dAFR7UCNUxamPJTvHHXWzNgdn+YlhaDPqM"}"#;
     let other_version = br#"{"type":"pair1","v":2}"#;
     let long = [b" ".repeat(MAX_LINE), pair3.clone()].concat();
     let fail = |reason| Rejected { reason, reply: Some(PAIR_FAIL) };
@@ -265,7 +266,7 @@ fn an_info_that_cannot_be_read_still_pairs() {
 #[test]
 fn no_state_shows_its_keys() {
     let (joiner, pair3) = VIEW.joiner(&laptop());
-    assert_eq!(format!("{:?}", VIEW.offerer()), "Offerer { confirmation: Confirmation(..) }");
+    assert_eq!(format!("{:?}", VIEW.offerer()), "Offerer { confirmation: Confirmation(..), kind: Ticket }");
     assert!(format!("{joiner:?}").contains("Confirmation(..)"));
     assert!(format!("{:?}", VIEW.offerer().receive(&pair3).unwrap()).contains("Confirmation(..)"));
 }
