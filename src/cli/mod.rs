@@ -61,7 +61,7 @@ Examples:
   Cut off a stolen laptop:
     pi-remote unpair laptop
 
-Exit codes: 0 done, 1 failed, 2 usage, 3 daemon not running, 4 no such session or peer, or ambiguous,
+Exit codes: 0 done, 1 failed, 2 usage, 3 daemon not running, 4 no such session or peer, or several,
 5 refused, 6 timed out, 7 verification failed, 8 unreachable and nothing delivered, 130 interrupted.";
 
 const GLOBAL: &str = "Global options";
@@ -341,7 +341,15 @@ mod tests {
     #[test]
     fn the_help_has_the_examples_and_every_command() {
         let help = Cli::command().render_long_help().to_string();
-        for part in ["pi-remote pair\n", "pair --ssh", "pair --ticket -", "--wait --timeout", "< message.txt", "unpair laptop", "130 interrupted"] {
+        for part in [
+            "pi-remote pair\n",
+            "pair --ssh",
+            "pair --ticket -",
+            "--wait --timeout",
+            "< message.txt",
+            "unpair laptop",
+            "130 interrupted",
+        ] {
             assert!(help.contains(part), "{part}");
         }
         for command in Cli::command().get_subcommands() {

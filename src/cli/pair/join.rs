@@ -9,8 +9,8 @@ use crate::cli::{Context, Error, input};
 use crate::control::client::Client;
 use crate::pairing::code::PairingCode;
 use crate::pairing::ticket::{Ticket, looks_like_ticket};
-use crate::wire::control::{PairJoin, PairTerms, Paired};
 use crate::wire::Failure;
+use crate::wire::control::{PairJoin, PairTerms, Paired};
 
 /// How long a join may take: several addresses, each with its own time to answer.
 const JOIN_DEADLINE: Duration = Duration::from_secs(120);

@@ -35,9 +35,11 @@ const FULL: &str = "full";
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The machine that shows a code; without one, this machine shows it
-    // A list, so that a code that was typed here is never echoed as an unexpected argument.
-    #[arg(value_name = "HOST[:PORT]", num_args = 0..)]
-    host: Vec<String>,
+    #[arg(value_name = "HOST[:PORT]")]
+    host: Option<String>,
+    // So that a code that was typed behind it is never echoed as an unexpected argument.
+    #[arg(hide = true)]
+    more: Vec<String>,
     /// Print a ticket instead of a code; with -, take the other machine's ticket from stdin
     #[arg(long, value_name = "-", num_args = 0..=1, default_missing_value = "")]
     ticket: Option<String>,
@@ -104,7 +106,8 @@ pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
 
 fn way(args: &Args) -> Result<Way, Error> {
     let ticket = args.ticket.as_deref().filter(|value| !matches!(*value, "" | "-"));
-    if args.host.iter().map(String::as_str).chain(ticket).chain(args.ssh.as_deref()).any(looks_like_secret) {
+    let hosts = args.host.iter().chain(&args.more).map(String::as_str);
+    if hosts.chain(ticket).chain(args.ssh.as_deref()).any(looks_like_secret) {
         return Err(Error::usage(
             "this looks like a pairing code or a ticket: neither belongs on a command line, where others see it",
             "pi-remote pair HOST asks for the code, pi-remote pair --ticket - for the ticket; a host's name that looks \
@@ -117,17 +120,19 @@ fn way(args: &Args) -> Result<Way, Error> {
             "pi-remote pair --ticket - < file-with-the-ticket",
         ));
     }
-    let way = match (args.ticket.as_deref(), &args.ssh, args.host.as_slice()) {
-        (None, None, []) => Way::Offer(OfferKind::Code),
-        (None, None, [host]) => Way::Join(dialled(host)?),
-        (None, None, [..]) => return Err(Error::usage("one HOST is paired with at a time", "pi-remote pair HOST")),
-        (_, _, [_, ..]) => {
+    if !args.more.is_empty() {
+        return Err(Error::usage("one HOST is paired with at a time", "pi-remote pair HOST"));
+    }
+    let way = match (args.ticket.as_deref(), &args.ssh, &args.host) {
+        (None, None, None) => Way::Offer(OfferKind::Code),
+        (None, None, Some(host)) => Way::Join(dialled(host)?),
+        (_, _, Some(_)) => {
             return Err(Error::usage("with --ticket or --ssh no other HOST is given", "pi-remote pair --help"));
         }
-        (Some("-"), _, []) => Way::TakeTicket,
-        (Some(_), _, []) => Way::Offer(OfferKind::Ticket),
-        (None, Some(host), []) if ssh::is_host(host) => Way::Ssh(host.clone()),
-        (None, Some(_), []) => {
+        (Some("-"), _, None) => Way::TakeTicket,
+        (Some(_), _, None) => Way::Offer(OfferKind::Ticket),
+        (None, Some(host), None) if ssh::is_host(host) => Way::Ssh(host.clone()),
+        (None, Some(_), None) => {
             return Err(Error::usage("--ssh needs a host's name as ssh takes it", "pi-remote pair --ssh HOST"));
         }
     };
