@@ -27,6 +27,7 @@ mod links;
 mod listen;
 mod local;
 mod pairing;
+mod pairing_code;
 mod relaying;
 mod service;
 mod sessions;

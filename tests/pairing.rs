@@ -15,7 +15,7 @@ use crate::support::{Control, TestDaemon, TestPair, eventually, pair};
 /// An open window: the ticket, and the connection that keeps it open.
 fn offer(daemon: &TestDaemon, terms: Value) -> (String, Control) {
     let mut offering = daemon.control();
-    let mut request = json!({"type": "pair_offer", "grant": "full"});
+    let mut request = json!({"type": "pair_offer", "kind": "ticket", "grant": "full"});
     request.as_object_mut().unwrap().extend(terms.as_object().unwrap().clone());
     let offer = offering.ask(request);
     (offer["data"]["ticket"].as_str().unwrap_or_else(|| panic!("no ticket: {offer}")).to_owned(), offering)
@@ -204,7 +204,7 @@ fn the_window_closes_when_its_client_goes_or_takes_it_back() {
         stranger.refusal_or_silence(&desktop) == Some(AlertDescription::NoApplicationProtocol)
     });
     let (_, mut offering) = offer(&desktop, json!({}));
-    let busy = desktop.ask(json!({"type": "pair_offer", "grant": "full"}));
+    let busy = desktop.ask(json!({"type": "pair_offer", "kind": "ticket", "grant": "full"}));
     assert_eq!(busy["code"], "pairing_busy", "{busy}");
     assert_eq!(offering.ask(json!({"type": "pair_cancel"}))["data"]["cancelled"], true);
     assert_eq!(stranger.refusal(&desktop, &[ALPN_PAIR]), Some(AlertDescription::NoApplicationProtocol));
@@ -282,7 +282,7 @@ fn a_petname_that_another_has_is_refused_before_anything_is_sent() {
 #[test]
 fn an_offer_under_the_petname_of_a_peer_is_refused_unless_it_replaces_that_peer() {
     let two = TestPair::start();
-    let refused = two.laptop.ask(json!({"type": "pair_offer", "grant": "full", "as": "desktop"}));
+    let refused = two.laptop.ask(json!({"type": "pair_offer", "kind": "ticket", "grant": "full", "as": "desktop"}));
     assert_eq!(refused["code"], "name_taken", "{refused}");
     let (ticket, mut offering) = offer(&two.laptop, json!({"as": "desktop", "replace": "desktop"}));
     assert_eq!(join(&two.desktop, &ticket, json!({}))["success"], true);

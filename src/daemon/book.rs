@@ -315,7 +315,7 @@ mod tests {
     #[tokio::test]
     async fn what_many_links_tell_is_one_note_and_when_a_peer_was_seen_is_written_seldom() {
         let (temp, offers, _) = desk();
-        let book = offers.book();
+        let book = Arc::clone(&offers.book);
         let peer = Fingerprint::from_bytes([1; 32]);
         let new = NewPeer {
             fingerprint: peer,

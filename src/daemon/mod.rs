@@ -2,6 +2,7 @@
 
 mod addresses;
 mod book;
+mod joining;
 mod machines;
 mod offers;
 mod office;

@@ -157,7 +157,7 @@ impl TestPair {
 /// Pairs two daemons by ticket over their control sockets; `joiner` joins `offerer`.
 pub fn pair(offerer: &TestDaemon, joiner: &TestDaemon) {
     let mut offering = offerer.control();
-    let offer = offering.ask(json!({"type": "pair_offer", "grant": "full", "id": "o"}));
+    let offer = offering.ask(json!({"type": "pair_offer", "kind": "ticket", "grant": "full", "id": "o"}));
     let ticket = offer["data"]["ticket"].as_str().unwrap_or_else(|| panic!("no ticket: {offer}"));
     let joined = joiner.ask(json!({"type": "pair_join", "ticket": ticket, "grant": "full"}));
     assert_eq!(joined["success"], true, "{joined}");

@@ -65,7 +65,7 @@ impl HandPeer {
     /// Pairs by ticket, the daemon offering; it calls itself `name`.
     pub fn pair(&self, daemon: &TestDaemon, name: &str) {
         let mut offering = daemon.control();
-        let offer = offering.ask(json!({"type": "pair_offer", "grant": "full"}));
+        let offer = offering.ask(json!({"type": "pair_offer", "kind": "ticket", "grant": "full"}));
         let ticket: Ticket = offer["data"]["ticket"].as_str().unwrap_or_else(|| panic!("{offer}")).parse().unwrap();
         let mut exchange = self.join(daemon, &ticket, name);
         let answer = exchange.line().expect("pair4");
