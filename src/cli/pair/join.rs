@@ -81,7 +81,7 @@ async fn read_code(cx: &Context, host: &str) -> Result<Zeroizing<String>, Error>
         match line.parse::<PairingCode>() {
             Ok(_) => return Ok(Zeroizing::new(line.trim().to_owned())),
             Err(slip) if input::is_interactive() => {
-                cx.out.note(&format!("{slip}. Nothing was sent and no attempt is lost: type it again."));
+                cx.out.note(&format!("{slip}. Nothing was sent: type it again."));
             }
             Err(slip) => return Err(failed(cx, slip.into())),
         }

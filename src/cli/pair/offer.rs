@@ -1,7 +1,6 @@
 //! The machine that shows a code, or prints a ticket, and waits for the other.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::pending;
 use std::net::IpAddr;
@@ -31,19 +30,17 @@ pub(super) async fn run(cx: &Context, mut client: Client, wanted: &PairOffer) ->
     loop {
         let offer: Offer = client.ask("pair_offer", request(wanted)?, OWN_DEADLINE).await?;
         show(cx, &mut client, &offer).await?;
-        let mut tries = Tries::default();
-        let ended = wait(cx, &mut client, wanted, &offer, &mut tries).await?;
-        let failure = match ended {
+        let failure = match wait(cx, &mut client, wanted, &offer).await? {
             Ok(paired) => return report(cx, &paired, cx.out.is_terminal()),
             Err(failure) => failure,
         };
-        if failure.code == Code::PairingBurned && !cx.out.json {
-            tries.tell(cx);
-            if input::is_interactive() && another(cx, &failure).await? {
-                continue;
-            }
+        if failure.code != Code::PairingBurned || cx.out.json || !input::is_interactive() {
+            return Err(failed(cx, failure));
         }
-        return Err(failed(cx, failure));
+        cx.out.failure(&failure.clone().into());
+        if !another(cx).await? {
+            return Err(Error::Reported(failure));
+        }
     }
 }
 
@@ -73,15 +70,14 @@ async fn show(cx: &Context, client: &mut Client, offer: &Offer) -> Result<(), Er
     match (&offer.pairing_code, &offer.ticket) {
         (Some(code), _) => {
             show_secret(cx, "code", &format!("works once and holds for {holds}"), "    ", code)?;
-            cx.out.note("On the other machine, which asks for the code:");
+            cx.out.note("On the other machine, which asks for the code:\n");
             commands(cx, &offer.addresses);
         }
         (None, Some(ticket)) => {
             show_secret(cx, "ticket", &format!("is a secret, works once and holds for {holds}"), "", ticket)?;
             let addresses: Vec<_> = offer.addresses.iter().map(|address| escape(address)).collect();
             cx.out.note(&format!("On the other machine, which must reach {}:", addresses.join(" or ")));
-            cx.out.note("    pi-remote pair --ticket -");
-            cx.out.note("and paste it.");
+            cx.out.note("\n    pi-remote pair --ticket -\n\nand paste it.");
         }
         (None, None) => return Err(nothing_offered()),
     }
@@ -107,13 +103,14 @@ fn commands(cx: &Context, addresses: &[String]) {
     let commands: Vec<String> = addresses.iter().filter_map(|a| command_to_join(a)).take(MAX_ADDRESSES).collect();
     for (n, command) in commands.iter().enumerate() {
         if n == 1 {
-            cx.out.note("or, where that address is not reached:");
+            cx.out.note("\nor, where that address is not reached:\n");
         }
         cx.out.note(&format!("    {}", escape(command)));
     }
     if commands.is_empty() {
         cx.out.note("    pi-remote pair HOST (this machine knows no address of its own)");
     }
+    cx.out.note("");
 }
 
 /// Says so when no other machine can reach the addresses, and what to do.
@@ -144,13 +141,12 @@ async fn wait(
     client: &mut Client,
     wanted: &PairOffer,
     offer: &Offer,
-    tries: &mut Tries,
 ) -> Result<Result<Paired, Failure>, Error> {
     // The daemon closes the window; this is for one that does not say so.
     let latest = Duration::from_secs(offer.expires_in_seconds) + OWN_DEADLINE;
     let somebody_came = Cell::new(false);
     let ended = tokio::select! {
-        ended = timeout(latest, outcome(cx, client, tries, &somebody_came)) => ended,
+        ended = timeout(latest, outcome(cx, client, &somebody_came)) => ended,
         never = asides(cx, wanted, offer, &somebody_came) => match never {},
         // Over ssh, that is how this side learns that the other has given up.
         () = output::closed(), if cx.out.json => return Err(Error::OutputClosed),
@@ -158,18 +154,14 @@ async fn wait(
     Ok(ended.unwrap_or_else(|_| Err(Failure::new(Code::PairingExpired, "nobody paired while the offer held"))))
 }
 
-async fn outcome(
-    cx: &Context,
-    client: &mut Client,
-    tries: &mut Tries,
-    somebody_came: &Cell<bool>,
-) -> Result<Paired, Failure> {
+async fn outcome(cx: &Context, client: &mut Client, somebody_came: &Cell<bool>) -> Result<Paired, Failure> {
+    let mut attempts = Attempts::default();
     while let Some(event) = client.next_event().await? {
         somebody_came.set(true);
         match event.name.as_str() {
             "paired" => return event.data(),
             "pair_failed" => return Err(event.data::<PairFailed>()?.error),
-            "pair_attempt_failed" => tries.failed(cx, &event.data()?),
+            "pair_attempt_failed" => attempts.failed(cx, &event.data()?),
             // Progress of a newer daemon.
             _ => {}
         }
@@ -232,8 +224,7 @@ fn after_silence(addresses: &[String]) -> String {
     )
 }
 
-async fn another(cx: &Context, burned: &Failure) -> Result<bool, Error> {
-    cx.out.note(&format!("{}.", escape(burned.message.trim_end_matches('.'))));
+async fn another(cx: &Context) -> Result<bool, Error> {
     loop {
         let answer = input::question(cx, "Show a new code? [Y/n]").await?;
         match answer.to_lowercase().as_str() {
@@ -250,18 +241,17 @@ fn nothing_offered() -> Error {
         .into()
 }
 
-/// The attempts that came to nothing.
+/// What is told of the attempts that came to nothing.
 #[derive(Default)]
-struct Tries {
-    by_address: BTreeMap<String, u32>,
+struct Attempts {
     last: String,
 }
 
-impl Tries {
+impl Attempts {
     fn failed(&mut self, cx: &Context, attempt: &AttemptFailed) {
         let AttemptFailed { address, reason, attempts_left } = attempt;
         if cx.out.json {
-            // Nobody who reads it: that shows where the end is told.
+            // A reader who has gone is noticed where the offer is waited for.
             let _ = cx.out.json(&json!({
                 "event": "attempt_failed", "address": address, "reason": reason, "attemptsLeft": attempts_left,
             }));
@@ -273,21 +263,10 @@ impl Tries {
             None => String::new(),
         };
         let line = escape(&format!("attempt from {address}: {reason}{left}")).into_owned();
-        *self.by_address.entry(address.clone()).or_default() += 1;
         // One that costs nothing can be made over and over.
         if line != self.last {
             cx.out.note(&line);
             self.last = line;
-        }
-    }
-
-    /// Whose attempts they were, most first.
-    fn tell(&self, cx: &Context) {
-        let mut all: Vec<_> = self.by_address.iter().collect();
-        all.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
-        let all: Vec<String> = all.iter().map(|(address, count)| format!("{address} ({count})")).collect();
-        if !all.is_empty() {
-            cx.out.note(&escape(&format!("The attempts came from {}.", all.join(", "))));
         }
     }
 }

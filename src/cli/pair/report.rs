@@ -93,7 +93,7 @@ fn next_steps(cx: &Context, peer: &PeerView) {
     let width = steps.iter().map(|(what, _)| what.len()).max().unwrap_or_default();
     cx.out.note("");
     for (what, command) in steps {
-        cx.out.note(&format!("{what:>width$}:  {}", output::escape(&command)));
+        cx.out.note(&format!("{what:<width$}  {}", output::escape(&command)));
     }
 }
 
