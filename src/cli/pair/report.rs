@@ -25,7 +25,7 @@ pub(crate) fn report(cx: &Context, paired: &Paired, to_stdout: bool) -> Result<(
     }
     let name = &peer.name;
     if *already {
-        cx.out.note(&format!("it was paired before: what it is called and what it may do here are as they were"));
+        cx.out.note("it was paired before: what it is called and what it may do here are as they were");
     }
     if !confirmed {
         cx.out.note(&format!("paired here; {name} did not confirm: if it does not link, unpair and pair again"));
