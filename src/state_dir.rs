@@ -143,11 +143,10 @@ impl StateDir {
                 Ok(InstanceLock { inner: Arc::clone(&self.0), _file: file })
             }
             Err(TryLockError::WouldBlock) => {
-                let pid = self.read(PID_FILE, 32).ok().flatten();
-                let pid = pid.and_then(|text| String::from_utf8(text).ok()?.trim().parse::<u32>().ok());
+                let pid = self.read(PID_FILE, 32).ok().flatten().and_then(|text| read_pid(&text));
                 let who = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
                 let message = format!("a daemon{who} is running already in {}", self.0.path.display());
-                Err(Failure::new(Code::Io, message).hint("stop it with `pi-remote stop`"))
+                Err(Failure::new(Code::Io, message).hint("`pi-remote stop` stops it"))
             }
             Err(TryLockError::Error(e)) => Err(failed("lock", &path, &e)),
         }
@@ -286,7 +285,7 @@ impl StateDir {
             // EAGAIN: somebody listens and is behind with accepting.
             Ok(()) | Err(ErrorKind::WouldBlock) => {
                 Err(Failure::new(Code::Io, format!("another daemon answers on {}", path.display()))
-                    .hint("stop it with `pi-remote stop`; if it is the original's daemon, remove that"))
+                    .hint("`pi-remote stop` stops it, the original's daemon too"))
             }
             Err(ErrorKind::NotFound) => Ok(()),
             Err(ErrorKind::ConnectionRefused) if self.0.locked.load(Ordering::Acquire) => self.remove(CONTROL_SOCKET),
@@ -422,6 +421,25 @@ impl Place<'_> {
             Durable::No => Ok(()),
         }
     }
+}
+
+/// The process that is the one daemon of the state directory at `path`, where that is known: it says so
+/// itself, lives and holds the lock. Nothing is created or changed.
+pub fn holder(path: &Path) -> Option<u32> {
+    let open = |name: &str| {
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+        nix::fcntl::open(&path.join(name), flags, Mode::empty()).map(File::from).ok()
+    };
+    let mut text = Vec::new();
+    open(PID_FILE)?.take(32).read_to_end(&mut text).ok()?;
+    let pid = read_pid(&text)?;
+    // Asked first, because the look at the lock would be in the way of a daemon that starts.
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(pid).ok()?), None).ok()?;
+    matches!(open(LOCK_FILE)?.try_lock_shared(), Err(TryLockError::WouldBlock)).then_some(pid)
+}
+
+fn read_pid(text: &[u8]) -> Option<u32> {
+    std::str::from_utf8(text).ok()?.trim().parse().ok().filter(|pid| *pid > 0)
 }
 
 /// Whether `path` can name a UNIX socket.

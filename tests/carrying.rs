@@ -119,8 +119,8 @@ fn remove_peer_cuts_the_link_until_add_peer_and_keeps_the_pin() {
     assert_eq!(laptop.peer("desktop")["connected"], false);
     let why = desktop.peer("laptop")["why"].clone();
     assert!(why.as_str().unwrap().contains("cut the link"), "{why}");
-    let why = laptop.peer("desktop")["why"].clone();
-    assert!(why.as_str().unwrap().contains("add_peer"), "{why}");
+    let mend = laptop.peer("desktop")["mend"].clone();
+    assert!(mend.as_str().unwrap().contains("add_peer"), "{mend}");
 
     let added = laptop.ask(json!({"type": "add_peer", "host": "desktop"}));
     assert_eq!(added["success"], true, "{added}");

@@ -179,7 +179,7 @@ fn without_a_daemon_every_command_ends_with_3_and_says_how_to_start_one() {
     for words in NEED_A_DAEMON {
         let failure = run(dir, &with_json(words)).ends(3).json_failure();
         assert_eq!(failure["code"], "daemon_not_running", "{words:?}");
-        assert!(failure["hint"].as_str().unwrap().contains("pi-remote daemon"), "{failure}");
+        assert_eq!(failure["hint"], format!("pi-remote --dir {} daemon --background", dir.display()), "{failure}");
         let ran = run(dir, words).ends(3);
         assert!(ran.text_failure().contains("hint: "), "{}", ran.err);
     }

@@ -165,7 +165,7 @@ fn a_second_daemon_is_refused_and_told_who_the_first_is() {
     let (code, message, hint) = refusal(&daemon.dir);
     assert_eq!(code, "io");
     assert!(message.contains(&format!("pid {}", daemon.pid())), "{message}");
-    assert!(hint.contains("pi-remote stop"), "{hint}");
+    assert!(hint.contains(&format!("pi-remote --dir {} stop", daemon.dir.display())), "{hint}");
     assert_eq!(daemon.ask(json!({"type": "status"}))["data"]["pid"], daemon.pid(), "the first goes on");
 }
 

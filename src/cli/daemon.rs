@@ -49,6 +49,13 @@ pub(crate) struct Args {
     detached: bool,
 }
 
+impl Args {
+    /// Whether this is the detached process itself.
+    pub(crate) fn is_detached(&self) -> bool {
+        self.detached
+    }
+}
+
 /// How log lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub(crate) enum LogFormat {

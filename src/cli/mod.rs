@@ -10,6 +10,7 @@ mod discover;
 mod doctor;
 mod error;
 mod events;
+mod hint;
 mod id;
 mod input;
 mod man;
@@ -32,7 +33,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use tokio::signal::unix::{SignalKind, signal};
@@ -183,11 +184,23 @@ impl Invocation {
     pub async fn run(self) -> Result<(), Error> {
         let Cli { dir, json: _, verbose, command } = self.cli;
         let cx = Context { out: self.output, verbose, dir };
+        let typed = cx.clone();
+        // What a detached daemon says is read by who started it, and knows what the user has named.
+        if matches!(&command, Command::Daemon(args) if args.is_detached()) {
+            return Self::carry_out(cx, command).await;
+        }
+        Self::carry_out(cx, command).await.map_err(|error| match error {
+            Error::Failed { failure, source } => Error::Failed { failure: typed.typed_failure(failure), source },
+            said @ (Error::Reported(_) | Error::OutputClosed) => said,
+        })
+    }
+
+    async fn carry_out(cx: Context, command: Command) -> Result<(), Error> {
         if matches!(command, Command::Daemon(_)) {
             return dispatch(cx, command).await;
         }
         // For `status`, -v is about what it shows.
-        if verbose && !matches!(command, Command::Status) {
+        if cx.verbose && !matches!(command, Command::Status) {
             daemon::log_to(cx.out.log_writer(), daemon::LogFormat::Text, true, cx.out.colours_stderr());
         }
         // Dropping a command closes its connection, and so cancels what it asked for.
@@ -228,12 +241,30 @@ async fn dispatch(cx: Context, command: Command) -> Result<(), Error> {
 impl Context {
     /// The state directory: `--dir`, else `PI_REMOTE_DIR`, else the default.
     pub(crate) fn dir(&self) -> Result<PathBuf, Error> {
-        let named = self.dir.clone().or_else(|| std::env::var_os("PI_REMOTE_DIR").map(PathBuf::from));
-        let path = match named.filter(|path| !path.as_os_str().is_empty()) {
+        let path = match self.named_dir() {
             Some(path) => path,
             None => StateDir::default_path()?,
         };
         std::path::absolute(&path).map_err(|e| Error::caused(Failure::new(Code::Io, "finding the state directory"), e))
+    }
+
+    fn named_dir(&self) -> Option<PathBuf> {
+        let named = self.dir.clone().or_else(|| std::env::var_os("PI_REMOTE_DIR").map(PathBuf::from));
+        named.filter(|path| !path.as_os_str().is_empty())
+    }
+
+    /// A text with commands of this program in it, as they must be typed here: with `--dir` where the
+    /// user has named a state directory.
+    pub(crate) fn typed(&self, text: &str) -> String {
+        let Some(dir) = self.named_dir().and_then(|dir| std::path::absolute(dir).ok()) else { return text.to_owned() };
+        let commands: Vec<String> = Cli::command().get_subcommands().map(|c| c.get_name().to_owned()).collect();
+        hint::with_dir(text, &dir, &commands)
+    }
+
+    /// A failure whose hint has its commands as they must be typed here.
+    pub(crate) fn typed_failure(&self, failure: Failure) -> Failure {
+        let hint = failure.hint.as_deref().map(|hint| self.typed(hint));
+        Failure { hint, ..failure }
     }
 
     /// A connection to the daemon.
@@ -319,7 +350,6 @@ fn usage_failure(error: &clap::Error, arguments: &[OsString]) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     fn parsed(words: &str) -> Result<Option<Invocation>, Error> {
         let arguments: Vec<OsString> = words.split(' ').map(OsString::from).collect();

@@ -162,7 +162,7 @@ fn failure_text(failure: &Failure, causes: impl Iterator<Item = String>, colour:
     for cause in causes {
         let _ = writeln!(text, "{} {}", paint(Style::Bold, "caused by:", colour), escape(&cause));
     }
-    if let Some(hint) = &failure.hint {
+    for hint in failure.hint.iter().flat_map(|hint| hint.lines()) {
         let _ = writeln!(text, "{} {}", paint(Style::Good, "hint:", colour), escape(hint));
     }
     text
@@ -309,11 +309,11 @@ mod tests {
 
     #[test]
     fn a_failure_is_shown_with_its_causes_and_its_hint() {
-        let failure = Failure::new(Code::Io, "it\nfailed").hint("mend");
+        let failure = Failure::new(Code::Io, "it\nfailed").hint("mend\nor move");
         let text = failure_text(&failure, ["one".to_owned(), "two".to_owned()].into_iter(), false);
-        assert_eq!(text, "error: it\\u{a}failed\ncaused by: one\ncaused by: two\nhint: mend\n");
+        assert_eq!(text, "error: it\\u{a}failed\ncaused by: one\ncaused by: two\nhint: mend\nhint: or move\n");
         let shape = failure_json(&failure);
-        assert_eq!(shape, json!({"code":"io","message":"it\nfailed","hint":"mend"}));
+        assert_eq!(shape, json!({"code":"io","message":"it\nfailed","hint":"mend\nor move"}));
         let late = failure_json(&Failure::new(Code::Timeout, "late").delivered(true));
         assert_eq!(late, json!({"code":"timeout","message":"late","hint":null,"delivered":true}));
     }

@@ -3,11 +3,11 @@
 use clap::Subcommand;
 use serde_json::{Map, Value, json};
 
-use super::output::{Output, Style, Table, failure_json};
+use super::output::{Style, Table, failure_json};
 use super::{Context, Error, members};
 use crate::wire::control::{Checks, PeerList, PeerView};
 use crate::wire::session::Verb;
-use crate::wire::{Code, Failure, PeerName};
+use crate::wire::{Code, Failure, HostPort, PeerName};
 
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -39,11 +39,11 @@ enum PeersCommand {
         /// A petname or a full fingerprint
         peer: String,
         /// An address to dial
-        #[arg(long, value_name = "HOST:PORT", group = "change", value_parser = host_port)]
-        add: Vec<String>,
+        #[arg(long, value_name = "HOST:PORT", group = "change")]
+        add: Vec<HostPort>,
         /// An address to dial no more
-        #[arg(long, value_name = "HOST:PORT", group = "change", value_parser = host_port)]
-        remove: Vec<String>,
+        #[arg(long, value_name = "HOST:PORT", group = "change")]
+        remove: Vec<HostPort>,
     },
 }
 
@@ -52,16 +52,17 @@ pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
         return verify(cx).await;
     }
     match args.command {
-        None => cx.show("peers", Map::new(), |out, list: &PeerList| all(out, &list.peers)).await,
+        None => cx.show("peers", Map::new(), |_, list: &PeerList| all(&cx, &list.peers)).await,
         Some(PeersCommand::Show { peer }) => {
             let list: PeerList = cx.ask("peers", Map::new()).await?;
-            one(cx.out, find(&list.peers, &peer)?)
+            one(&cx, find(&list.peers, &peer)?)
         }
         Some(PeersCommand::Rename { peer, name }) => {
             change(cx, "peer_rename", json!({ "peer": peer, "name": name })).await
         }
         Some(PeersCommand::Address { peer, add, remove }) => {
-            change(cx, "peer_address", json!({ "peer": peer, "add": add, "remove": remove })).await
+            let shown = |addresses: &[HostPort]| addresses.iter().map(HostPort::to_string).collect::<Vec<_>>();
+            change(cx, "peer_address", json!({ "peer": peer, "add": shown(&add), "remove": shown(&remove) })).await
         }
     }
 }
@@ -98,23 +99,38 @@ async fn change(cx: Context, kind: &str, request: Value) -> Result<(), Error> {
     let peer: PeerView = serde_json::from_value(answer.get("peer").cloned().unwrap_or_default()).map_err(|e| {
         Error::caused(Failure::new(Code::IncompatibleVersion, "the daemon's answer is not understood"), e)
     })?;
-    one(cx.out, &peer)
+    one(&cx, &peer)
 }
 
-fn one(out: Output, peer: &PeerView) -> Result<(), Error> {
-    if out.json { out.json(&json!({ "peer": peer })) } else { out.table(&details(peer)) }
+/// A peer that is not connected, and why, in a sentence.
+pub(crate) fn away(peer: &PeerView) -> String {
+    let why = peer.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+    format!("{} is {}{why}", peer.name, state(peer))
 }
 
-fn all(out: Output, peers: &[PeerView]) -> Result<(), Error> {
+fn one(cx: &Context, peer: &PeerView) -> Result<(), Error> {
+    if cx.out.json { cx.out.json(&json!({ "peer": peer })) } else { shown(cx, peer) }
+}
+
+fn shown(cx: &Context, peer: &PeerView) -> Result<(), Error> {
+    let mut table = details(peer);
+    for way in peer.mend.iter().flat_map(|mend| mend.lines()) {
+        table.row([(Style::Bold, "mend"), (Style::Plain, &cx.typed(way))]);
+    }
+    cx.out.table(&table)
+}
+
+fn all(cx: &Context, peers: &[PeerView]) -> Result<(), Error> {
+    let out = cx.out;
     if peers.is_empty() {
-        out.note("nothing is paired; see: pi-remote pair --help");
+        out.note(&cx.typed("nothing is paired; see: pi-remote pair --help"));
         return Ok(());
     }
     for (n, peer) in peers.iter().enumerate() {
         if n > 0 {
             out.line("")?;
         }
-        out.table(&details(peer))?;
+        shown(cx, peer)?;
     }
     Ok(())
 }
@@ -146,7 +162,10 @@ pub(crate) fn may_here(peer: &PeerView) -> String {
 }
 
 async fn verify(cx: Context) -> Result<(), Error> {
-    let checks: Checks = cx.ask("verify_peers", Map::new()).await?;
+    let mut checks: Checks = cx.ask("verify_peers", Map::new()).await?;
+    for check in &mut checks.checks {
+        check.fix = check.fix.as_deref().map(|fix| cx.typed(fix));
+    }
     let bad = checks.checks.iter().filter(|check| !check.ok).count();
     let failure = Failure::new(Code::VerificationFailed, format!("{bad} of {} checks failed", checks.checks.len()));
     if cx.out.json {
@@ -166,28 +185,4 @@ async fn verify(cx: Context) -> Result<(), Error> {
     }
     cx.out.table(&table)?;
     if bad > 0 { Err(failure.into()) } else { Ok(()) }
-}
-
-fn host_port(text: &str) -> Result<String, String> {
-    let (host, port) = text.rsplit_once(':').ok_or("an address is HOST:PORT, or [IPv6]:PORT")?;
-    let bare_ipv6 = host.contains(':') && !(host.starts_with('[') && host.ends_with(']'));
-    match port.parse::<u16>() {
-        Ok(1..) if !host.is_empty() && host.len() <= 255 && !bare_ipv6 => Ok(text.to_owned()),
-        _ => Err("an address is HOST:PORT, or [IPv6]:PORT".to_owned()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_has_a_host_and_a_port() {
-        for good in ["host:1", "192.0.2.1:7433", "[2001:db8::1]:7433"] {
-            assert_eq!(host_port(good).unwrap(), good);
-        }
-        for bad in ["", "host", ":1", "host:", "host:0", "host:65536", "2001:db8::1", "2001:db8::1:7433"] {
-            assert!(host_port(bad).is_err(), "{bad}");
-        }
-    }
 }

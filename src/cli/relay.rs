@@ -84,6 +84,13 @@ pub(crate) async fn call(cx: &Context, call: Call<'_>) -> Result<Answer, Error> 
     request.insert("rpcCommand".into(), call.command);
     let raw = client.ask_raw("relay", request, deadline).await.map_err(|failure| match target.away {
         Some(away) if failure.code == Code::SessionNotFound => away,
+        // The daemon says why in its hint's first line and how it is mended behind it; the peer's
+        // name and when it was last there are known here.
+        Some(away) if away.code == Code::PeerDisconnected && failure.delivered == Some(false) => {
+            let mends: Vec<&str> = failure.hint.iter().flat_map(|hint| hint.lines().skip(1)).collect();
+            let hint = if mends.is_empty() { away.hint } else { Some(mends.join("\n")) };
+            Failure { message: away.message, hint, ..failure }
+        }
         // This side's own time-out, or a daemon that has gone: whether the session has it, nobody has said.
         _ if matches!(failure.code, Code::Timeout | Code::DaemonNotRunning) && failure.delivered.is_none() => {
             failure.delivered(true)
@@ -163,8 +170,7 @@ async fn at_peer_without_sessions(
     if peer.connected {
         return Err(not_found);
     }
-    let why = peer.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-    let away = Failure::new(Code::PeerDisconnected, format!("{name} is not connected{why}; nothing was delivered"))
+    let away = Failure::new(Code::PeerDisconnected, format!("{}; nothing was delivered", peers::away(peer)))
         .hint(format!("pi-remote peers show {name}"))
         .delivered(false);
     // A name is no id, and the peer cannot be asked whose name it is: an id that no session has does.

@@ -3,8 +3,8 @@
 use serde_json::Map;
 
 use super::output::{Style, Table};
-use super::{Context, Error};
-use crate::wire::control::SessionList;
+use super::{Context, Error, peers};
+use crate::wire::control::{PeerList, SessionList};
 
 pub(crate) async fn run(cx: Context) -> Result<(), Error> {
     cx.show("list_sessions", Map::new(), |out, list: &SessionList| {
@@ -23,5 +23,12 @@ pub(crate) async fn run(cx: Context) -> Result<(), Error> {
         }
         out.table(&table)
     })
-    .await
+    .await?;
+    if !cx.out.json {
+        let known: PeerList = cx.ask("peers", Map::new()).await?;
+        for peer in known.peers.iter().filter(|peer| !peer.connected) {
+            cx.out.note(&format!("{}: its sessions are not shown", peers::away(peer)));
+        }
+    }
+    Ok(())
 }

@@ -15,6 +15,11 @@ pub(crate) async fn run(cx: Context) -> Result<(), Error> {
         if !status.peers.is_empty() {
             out.line("")?;
             out.table(&links(&status.peers))?;
+            for peer in &status.peers {
+                for way in peer.mend.iter().flat_map(|mend| mend.lines()) {
+                    out.note(&format!("{}: {}", peer.name, cx.typed(way)));
+                }
+            }
         }
         if verbose {
             out.line("")?;

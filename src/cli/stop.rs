@@ -2,23 +2,39 @@
 
 use std::time::Duration;
 
-use serde_json::Map;
+use serde_json::{Map, json};
 use tokio::time::timeout;
 
 use super::{Context, Error};
 use crate::control::client::{Client, OWN_DEADLINE};
+use crate::control::original;
+use crate::state_dir::holder;
 use crate::wire::{Code, Failure};
 
 const DEADLINE: Duration = Duration::from_secs(15);
 
 pub(crate) async fn run(cx: Context) -> Result<(), Error> {
     let dir = cx.dir()?;
+    if let Some(original) = original::look(&dir).await {
+        original::stop(&dir, DEADLINE).await?;
+        let pid = original.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+        let message = format!("stopped the original remote-control daemon{pid}");
+        if cx.out.json {
+            cx.out.json(&json!({ "message": message }))?
+        } else {
+            cx.out.line(&message)?
+        }
+        cx.out.note(&original::how_it_stays_away());
+        return Ok(());
+    }
     let mut client = Client::connect(&dir).await?;
     let data = client.ask_raw("/kill-daemon", Map::new(), OWN_DEADLINE).await?;
     let gone = async {
         client.closed().await;
-        // The connection closes first; the daemon has gone when nobody answers any more.
-        while !matches!(Client::connect(&dir).await, Err(failure) if failure.code == Code::DaemonNotRunning) {
+        // The connection closes first; the daemon has gone when nobody answers or holds the directory.
+        while holder(&dir).is_some()
+            || !matches!(Client::connect(&dir).await, Err(failure) if failure.code == Code::DaemonNotRunning)
+        {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };

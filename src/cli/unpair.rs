@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{Context, Error, members};
-use crate::wire::control::Unpaired;
+use crate::wire::control::{PeerRef, Unpaired};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -14,7 +14,11 @@ pub(crate) struct Args {
 pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
     cx.show("unpair", members(json!({ "peer": args.peer })), |out, done: &Unpaired| {
         let link = if done.link_cut { "its link is cut" } else { "no link to it was up" };
-        out.line(&format!("{} ({}) is not trusted any more; {link}", done.peer.name, done.peer.fingerprint))
+        let PeerRef { name, fingerprint } = &done.peer;
+        out.line(&format!("{name} ({fingerprint}) is not trusted any more; {link}"))?;
+        out.note("If it is lost or stolen, cut it off on each of your other machines too, by its fingerprint:");
+        out.note(&format!("  pi-remote unpair {fingerprint}"));
+        Ok(())
     })
     .await
 }

@@ -15,7 +15,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::state_dir::check_socket_path;
+use super::original;
+use crate::state_dir::{check_socket_path, holder};
 use crate::wire::lines::LineDecoder;
 use crate::wire::{Code, Failure};
 
@@ -33,7 +34,7 @@ const MAX_WAITING_EVENTS: usize = 1024;
 #[derive(Debug)]
 pub struct Client {
     stream: UnixStream,
-    path: PathBuf,
+    dir: PathBuf,
     decoder: LineDecoder,
     next_id: u64,
     events: VecDeque<Event>,
@@ -83,12 +84,13 @@ impl Client {
     ///
     /// # Errors
     /// [`Code::DaemonNotRunning`] when nothing listens there; [`Code::Forbidden`] when the socket
-    /// or whoever holds it belongs to another user; [`Code::Timeout`] after 5 s.
+    /// or whoever holds it belongs to another user; [`Code::Timeout`] after 5 s, or when the daemon
+    /// that there is does not listen.
     pub async fn connect(dir: &Path) -> Result<Self, Failure> {
         let path = dir.join(SOCKET);
         check_socket_path(&path)?;
         let owner = nix::unistd::geteuid().as_raw();
-        let about = std::fs::symlink_metadata(&path).map_err(|e| connect_failure(&path, &e))?;
+        let about = std::fs::symlink_metadata(&path).map_err(|e| connect_failure(dir, &e))?;
         if !about.file_type().is_socket() {
             let message = format!("{} is not a socket, so no daemon of this program holds it", path.display());
             return Err(Failure::new(Code::Io, message).hint("look what it is, and move it away"));
@@ -98,13 +100,19 @@ impl Client {
         }
         let stream = timeout(CONNECT_DEADLINE, UnixStream::connect(&path))
             .await
-            .map_err(|_| too_slow("connecting to the daemon", CONNECT_DEADLINE).delivered(false))?
-            .map_err(|e| connect_failure(&path, &e))?;
-        let holder = stream.peer_cred().map_err(|e| connect_failure(&path, &e))?.uid();
-        if holder != owner {
-            return Err(foreign(&path, holder, owner));
+            .map_err(|_| hangs(dir, holder(dir), CONNECT_DEADLINE).delivered(false))?
+            .map_err(|e| connect_failure(dir, &e))?;
+        let uid = stream.peer_cred().map_err(|e| connect_failure(dir, &e))?.uid();
+        if uid != owner {
+            return Err(foreign(&path, uid, owner));
         }
-        Ok(Self { stream, path, decoder: LineDecoder::new(LINE_LIMIT), next_id: 1, events: VecDeque::new() })
+        Ok(Self {
+            stream,
+            dir: dir.to_owned(),
+            decoder: LineDecoder::new(LINE_LIMIT),
+            next_id: 1,
+            events: VecDeque::new(),
+        })
     }
 
     /// Asks and waits at most `deadline` for the answer's data, in one of the shapes of `wire::control`.
@@ -132,7 +140,7 @@ impl Client {
     ) -> Result<Bytes, Failure> {
         let id = self.send(kind, members, deadline).await?;
         let until = Instant::now() + deadline;
-        timeout_at(until, self.answer(kind, &id)).await.map_err(|_| too_slow("the daemon's answer", deadline))?
+        timeout_at(until, self.answer(&id)).await.map_err(|_| self.hangs(deadline))?
     }
 
     /// The next event, in the order they came; `None` once the daemon has closed the connection.
@@ -166,17 +174,17 @@ impl Client {
         line.push('\n');
         tracing::debug!(kind, id, bytes = line.len(), "asking the daemon");
         let written = timeout(deadline, self.stream.write_all(line.as_bytes())).await;
-        match written.map_err(|_| too_slow("handing the request to the daemon", deadline))? {
+        match written.map_err(|_| self.hangs(deadline))? {
             Ok(()) => Ok(id),
             // A daemon that refuses a line that is too long says so and closes, while we still write.
-            Err(error) => match timeout(Duration::from_secs(1), self.answer(kind, &id)).await {
+            Err(error) => match timeout(Duration::from_secs(1), self.answer(&id)).await {
                 Ok(Err(failure)) if failure.code == Code::TooLarge => Err(failure),
                 _ => Err(self.went_away(Some(error))),
             },
         }
     }
 
-    async fn answer(&mut self, kind: &str, id: &str) -> Result<Bytes, Failure> {
+    async fn answer(&mut self, id: &str) -> Result<Bytes, Failure> {
         while let Some(line) = self.line().await? {
             let parsed = parse(&line)?;
             match parsed.kind.as_deref() {
@@ -192,15 +200,7 @@ impl Client {
                 }
                 Some("response") if parsed.id.as_deref() == Some(id) => return outcome(&line, parsed),
                 // Every answer of this daemon names its request; one that does not is the original's.
-                Some("response") if parsed.id.is_none() => {
-                    return Err(Failure::new(
-                        Code::IncompatibleVersion,
-                        format!("another program answers at {}: it does not know `{kind}`", self.path.display()),
-                    )
-                    .hint(
-                        "if it is the original remote-control daemon, stop it, then: pi-remote daemon --background",
-                    ));
-                }
+                Some("response") if parsed.id.is_none() => return Err(original::in_the_way(&self.dir).await),
                 _ => {}
             }
         }
@@ -224,8 +224,14 @@ impl Client {
 
     fn went_away(&self, error: Option<io::Error>) -> Failure {
         let why = error.map(|e| format!(": {e}")).unwrap_or_default();
-        Failure::new(Code::DaemonNotRunning, format!("the daemon at {} went away{why}", self.path.display()))
+        let path = self.dir.join(SOCKET);
+        Failure::new(Code::DaemonNotRunning, format!("the daemon at {} went away{why}", path.display()))
             .hint("pi-remote daemon --background")
+    }
+
+    fn hangs(&self, waited: Duration) -> Failure {
+        let listens = self.stream.peer_cred().ok().and_then(|holder| u32::try_from(holder.pid()?).ok());
+        hangs(&self.dir, listens, waited)
     }
 }
 
@@ -259,8 +265,19 @@ fn shape<T: DeserializeOwned>(what: &str, data: &[u8]) -> Result<T, Failure> {
     })
 }
 
-fn too_slow(what: &str, deadline: Duration) -> Failure {
-    Failure::new(Code::Timeout, format!("{what} took longer than {}", humantime::format_duration(deadline)))
+/// There is a daemon, and it does not do its work.
+fn hangs(dir: &Path, pid: Option<u32>, waited: Duration) -> Failure {
+    let who = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+    let (path, waited) = (dir.join(SOCKET), humantime::format_duration(waited));
+    Failure::new(Code::Timeout, format!("the daemon{who} at {} did not answer within {waited}", path.display()))
+        .hint(end_it(pid))
+}
+
+fn end_it(pid: Option<u32>) -> String {
+    match pid {
+        Some(pid) => format!("if it hangs: `kill -KILL {pid}`, then `pi-remote daemon --background`"),
+        None => "if it hangs, end its process, then `pi-remote daemon --background`".to_owned(),
+    }
 }
 
 fn foreign(path: &Path, uid: u32, own: u32) -> Failure {
@@ -271,13 +288,20 @@ fn foreign(path: &Path, uid: u32, own: u32) -> Failure {
     .hint("use a state directory of your own: --dir DIR or PI_REMOTE_DIR")
 }
 
-fn connect_failure(path: &Path, error: &io::Error) -> Failure {
+fn connect_failure(dir: &Path, error: &io::Error) -> Failure {
+    let path = dir.join(SOCKET);
     // The kinds that say that nobody listens; everything else is a fault worth its own words.
-    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) {
-        return Failure::new(Code::DaemonNotRunning, format!("no daemon is running at {}", path.display()))
-            .hint("pi-remote daemon --background");
+    if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) {
+        return Failure::new(Code::Io, format!("connecting to {}: {error}", path.display()));
     }
-    Failure::new(Code::Io, format!("connecting to {}: {error}", path.display()))
+    match holder(dir) {
+        Some(pid) => {
+            let message = format!("a daemon (pid {pid}) runs, but nobody answers at {}", path.display());
+            Failure::new(Code::Timeout, message).hint(end_it(Some(pid))).delivered(false)
+        }
+        None => Failure::new(Code::DaemonNotRunning, format!("no daemon is running at {}", path.display()))
+            .hint("pi-remote daemon --background"),
+    }
 }
 
 #[cfg(test)]
@@ -351,7 +375,8 @@ mod tests {
         let line = concat!(r#"{"type":"response","command":"peers","success":false,"error":"Unknown command"}"#, "\n");
         let (_temp, mut client, _server) = answering(&[line]).await;
         let failure = client.ask_raw("peers", Map::new(), OWN_DEADLINE).await.unwrap_err();
-        assert_eq!(failure.code, Code::IncompatibleVersion);
+        assert_eq!((failure.code, failure.delivered), (Code::DaemonNotRunning, Some(false)));
+        assert!(failure.message.contains("original"), "{failure}");
     }
 
     #[tokio::test]

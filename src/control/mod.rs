@@ -1,4 +1,5 @@
 //! The control socket `daemon.sock`, both ends of it.
 
 pub mod client;
+pub mod original;
 pub mod server;

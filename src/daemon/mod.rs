@@ -27,7 +27,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::clock::Clock;
 use crate::config::{ListenAddr, Settings};
-use crate::control::server as control;
+use crate::control::{original, server as control};
 use crate::identity::{DeviceKey, random, warm_up};
 use crate::link::admission::{Admission, Bounds};
 use crate::link::dialer::Dialer;
@@ -92,8 +92,14 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     let key = DeviceKey::load_or_create(&dir)?;
     let mut store = Store::load(dir.clone())?;
     store.keep_for_itself(settings.name.value.clone());
-    let ports = reserve(&settings)?;
-    let control_socket = control_listener(&dir)?;
+    let ports = match reserve(&settings) {
+        Ok(ports) => ports,
+        Err(failure) => return Err(blame_original(&dir, failure).await),
+    };
+    let control_socket = match control_listener(&dir) {
+        Ok(listener) => listener,
+        Err(failure) => return Err(blame_original(&dir, failure).await),
+    };
     dir.write_pid()?;
 
     let bound = Ports::new(ports.iter().map(Port::address).collect());
@@ -310,6 +316,15 @@ fn reserve(settings: &Settings) -> Result<Vec<Port>, Failure> {
         }
     }
     Ok(ports)
+}
+
+/// Why this daemon cannot start: the original's is in the way, if that is who answers in its directory.
+async fn blame_original(dir: &StateDir, failure: Failure) -> Failure {
+    if original::look(dir.path()).await.is_none() {
+        return failure;
+    }
+    let blamed = original::in_the_way(dir.path()).await;
+    Failure { code: failure.code, message: format!("{}: {}", failure.message, blamed.message), ..blamed }
 }
 
 fn control_listener(dir: &StateDir) -> Result<UnixListener, Failure> {

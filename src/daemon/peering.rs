@@ -12,15 +12,16 @@ use tokio::time::{sleep, timeout};
 use super::office::{Office, parsed};
 use super::views;
 use crate::identity::Fingerprint;
-use crate::link::dialer::{DialError, dial};
+use crate::link::dialer::dial;
 use crate::link::session;
-use crate::link::tls::{Alpn, Expect, TlsError};
+use crate::link::tls::{Alpn, Expect};
 use crate::trust::Peer;
 use crate::trust::store::{Address, AddressSource, add_address};
 use crate::wire::control::Unpaired;
 use crate::wire::error::{Code, Failure};
+use crate::wire::host_port::split_host_port;
 use crate::wire::link::{ByeReason, to_json};
-use crate::wire::{DEFAULT_PORT, PeerName};
+use crate::wire::{DEFAULT_PORT, HostPort, PeerName};
 
 /// How long a link may take to come up for who waits for it.
 const LINKING: Duration = Duration::from_secs(10);
@@ -39,7 +40,7 @@ impl Office {
     pub(super) fn try_configured_peers(self: &Arc<Self>, wings: &mut JoinSet<()>) {
         for address in &self.settings.peers.value {
             let office = Arc::clone(self);
-            let address = with_port(address);
+            let address = with_port(address, DEFAULT_PORT);
             wings.spawn(async move {
                 while !office.is_known_address(&address) {
                     if let Err(failure) = office.link_at(&address, By::Configuration).await {
@@ -68,13 +69,16 @@ impl Office {
         if let Some(unknown) = {
             let store = self.book.store();
             let known = store.get(fingerprint).map(|peer| peer.addresses.clone()).unwrap_or_default();
-            remove.iter().find(|gone| !known.iter().any(|known| known.address == with_port(gone))).cloned()
+            remove
+                .iter()
+                .find(|gone| !known.iter().any(|known| known.address == with_port(gone, DEFAULT_PORT)))
+                .cloned()
         } {
             return Err(Failure::new(Code::InvalidRequest, format!("{unknown} is no address of {peer}"))
                 .hint(format!("`pi-remote peers show {peer}` lists them")));
         }
         let peer = self.book.update(fingerprint, |peer| {
-            peer.addresses.retain(|known| !remove.iter().any(|gone| with_port(gone) == known.address));
+            peer.addresses.retain(|known| !remove.iter().any(|gone| with_port(gone, DEFAULT_PORT) == known.address));
             for address in add {
                 add_address(&mut peer.addresses, Address { address, source: AddressSource::User });
             }
@@ -124,7 +128,7 @@ impl Office {
         }
         let port =
             exact.ok_or_else(|| Failure::new(Code::InvalidRequest, format!("{port} is no TCP port (1 to 65535)")))?;
-        self.link_at(&join_port(name, port), By::User).await?;
+        self.link_at(&with_port(host, port), By::User).await?;
         Ok(to_json(&json!({ "host": name, "port": port })))
     }
 
@@ -148,9 +152,9 @@ impl Office {
         let expect = Expect::AnyPinned(self.book.pins());
         let (link, reached) =
             dial(&self.context, &[address.to_owned()], expect, Alpn::Link).await.map_err(|error| {
-                let unpaired = matches!(&error, DialError::Tls { source: TlsError::NotPinned { .. }, .. });
-                let failure = error.into_failure();
-                if unpaired { Failure { code: Code::NotPaired, ..failure } } else { failure }
+                // The original's clients know these words.
+                let message = error.to_string();
+                Failure { message, ..error.into_failure() }
             })?;
         let fingerprint = link.peer;
         let keep = |peer: &mut Peer| {
@@ -215,53 +219,16 @@ impl Office {
 }
 
 fn checked_address(address: &str) -> Result<String, Failure> {
-    let whole = with_port(address);
-    if crate::pairing::ticket::is_host_port(&whole) {
-        Ok(whole)
-    } else {
-        Err(Failure::new(Code::InvalidRequest, format!("{address} is no HOST:PORT")))
-    }
+    let whole = HostPort::with_default(address, DEFAULT_PORT);
+    whole.map(|whole| whole.to_string()).map_err(|error| Failure::new(Code::InvalidRequest, error.to_string()))
 }
 
-/// `host` and port of `host:port`, `[v6]:port`, a bare host or a bare IPv6 address.
+/// Host and port as the original's clients say them; what is neither is taken for a host that will
+/// not resolve.
 fn split_port(text: &str) -> (&str, Option<u16>) {
-    if let Some((host, rest)) = text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        return (host, rest.strip_prefix(':').and_then(|port| port.parse().ok()));
-    }
-    match text.rsplit_once(':') {
-        Some((host, port)) if !host.contains(':') => match port.parse() {
-            Ok(port) => (host, Some(port)),
-            Err(_) => (text, None),
-        },
-        Some(_) | None => (text, None),
-    }
+    split_host_port(text).unwrap_or((text, None))
 }
 
-fn join_port(host: &str, port: u16) -> String {
-    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
-}
-
-fn with_port(address: &str) -> String {
-    let (host, port) = split_port(address);
-    join_port(host, port.unwrap_or(DEFAULT_PORT))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hosts_and_ports_are_told_apart_also_in_ipv6() {
-        for (text, host, port) in [
-            ("desktop", "desktop", None),
-            ("desktop:1", "desktop", Some(1)),
-            ("::1", "::1", None),
-            ("[::1]:7433", "::1", Some(7433)),
-            ("[::1]", "::1", None),
-            ("a:x", "a:x", None),
-        ] {
-            assert_eq!(split_port(text), (host, port), "{text}");
-        }
-        assert_eq!((with_port("::1"), with_port("a:5")), ("[::1]:7433".into(), "a:5".into()));
-    }
+fn with_port(address: &str, port: u16) -> String {
+    HostPort::with_default(address, port).map_or_else(|_| address.to_owned(), |whole| whole.to_string())
 }

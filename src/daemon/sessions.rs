@@ -77,7 +77,7 @@ pub(super) async fn work(relay: Shared, clock: Clock, dir: StateDir, watched: Wa
     loop {
         tokio::select! {
             work = poll_fn(|cx| relay.lock().poll_work(cx)) => match work {
-                SessionWork::Call { call, session, command, is_send, wait_turn_end } => {
+                SessionWork::Call { call, session, command, is_send, wait_turn_end, from_afar } => {
                     let desk = desks.entry(session.clone()).or_insert_with(Desk::new);
                     desk.calls += 1;
                     let turn = is_send.then(|| desk.turn());
@@ -91,6 +91,7 @@ pub(super) async fn work(relay: Shared, clock: Clock, dir: StateDir, watched: Wa
                         session: session.clone(),
                         command,
                         wait_turn_end,
+                        from_afar,
                         large: Arc::clone(&large),
                     };
                     let handle = calls.spawn(asking.run(turn, connections));
@@ -128,6 +129,7 @@ struct Asking {
     session: SessionId,
     command: Bytes,
     wait_turn_end: bool,
+    from_afar: bool,
     large: Arc<Semaphore>,
 }
 
@@ -161,7 +163,7 @@ impl Asking {
         let is_suspect = matches!(answer, Err(CallError::Refused | CallError::Gone));
         let answer = answer
             .map(|answer| (answer.response, answer.event))
-            .map_err(|error| error.into_failure(self.session.as_str()));
+            .map_err(|error| error.into_failure(self.session.as_str(), self.from_afar));
         self.relay.lock().session_answered(self.call, answer, self.clock.now());
         if is_suspect {
             // Only now: whoever finds the session gone would answer first, and not know whether the

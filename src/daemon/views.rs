@@ -5,9 +5,10 @@ use std::time::Duration;
 use crate::clock::rfc3339;
 use crate::relay::{LinkView, Relay};
 use crate::trust::Peer;
-use crate::wire::DEFAULT_PORT;
 use crate::wire::control::{GrantView, LinkStatus, PeerRef, PeerStatus, PeerView};
+use crate::wire::error::{Code, Failure};
 use crate::wire::session::Verb;
+use crate::wire::{DEFAULT_PORT, HostPort};
 
 /// A peer as `peers` shows it.
 pub(super) fn peer_view(peer: &Peer, relay: &Relay) -> PeerView {
@@ -20,7 +21,8 @@ pub(super) fn peer_view(peer: &Peer, relay: &Relay) -> PeerView {
         addresses: peer.addresses.iter().map(|address| address.address.clone()).collect(),
         connected,
         last_seen: peer.last_seen.clone(),
-        why: why(relay, peer),
+        why: why(relay, peer).map(|why| why.message),
+        mend: why(relay, peer).and_then(|why| why.hint),
         version: facts.as_ref().and_then(|facts| facts.version.clone()).or_else(|| peer.version.clone()),
         grants: vec![grant_view(peer)],
         may_there: may_there.iter().map(Verb::to_string).collect(),
@@ -32,18 +34,18 @@ pub(super) fn peer_view(peer: &Peer, relay: &Relay) -> PeerView {
 /// A peer as `status` shows it.
 pub(super) fn peer_status(peer: &Peer, relay: &Relay) -> PeerStatus {
     let link = relay.link_of(peer.fingerprint);
-    let known = peer.addresses.first().and_then(|address| address.address.rsplit_once(':'));
-    let known = known.and_then(|(_, port)| port.parse().ok());
+    let known = peer.addresses.first().and_then(|address| address.address.parse::<HostPort>().ok());
     let dialled = link.as_ref().filter(|link| link.dialled).map(|link| link.facts.address.port());
     PeerStatus {
         host: peer.name.to_string(),
-        port: dialled.or(known).unwrap_or(DEFAULT_PORT),
+        port: dialled.or(known.map(|known| known.port())).unwrap_or(DEFAULT_PORT),
         connected: link.is_some(),
         session_count: link.as_ref().map_or(0, |link| link.sessions),
         name: peer.name.to_string(),
         fingerprint: peer.fingerprint.to_string(),
         last_seen: peer.last_seen.clone(),
-        why: why(relay, peer),
+        why: why(relay, peer).map(|why| why.message),
+        mend: why(relay, peer).and_then(|why| why.hint),
         link: link.map(|link| link_status(&link)),
     }
 }
@@ -69,18 +71,15 @@ fn milliseconds(time: Duration) -> f64 {
     time.as_micros() as f64 / 1000.0
 }
 
-fn why(relay: &Relay, peer: &Peer) -> Option<String> {
+fn why(relay: &Relay, peer: &Peer) -> Option<Failure> {
     if relay.is_linked(peer.fingerprint) {
         return None;
     }
     if peer.removed {
-        return Some("the link was cut here (remove_peer); add_peer takes it up again".into());
+        let failure = Failure::new(Code::PeerDisconnected, "the link was cut here (remove_peer)");
+        return Some(failure.hint("add_peer takes it up again"));
     }
-    let why = relay.peer_facts(peer.fingerprint)?.why?;
-    Some(match why.hint {
-        Some(hint) => format!("{}; {hint}", why.message),
-        None => why.message,
-    })
+    relay.peer_facts(peer.fingerprint)?.why
 }
 
 fn grant_view(peer: &Peer) -> GrantView {

@@ -1,5 +1,7 @@
 //! Makes links: to every pinned peer, at all addresses known of it, again and again, for ever.
 
+mod error;
+
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
@@ -12,13 +14,14 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::tls::{Alpn, Authenticated, Expect, TlsError};
+use super::tls::{Alpn, Authenticated, Expect};
 use super::{Context, session};
 use crate::identity::{Fingerprint, random};
 use crate::relay::Dialling;
 use crate::tasks::Tasks;
 use crate::wire::HostPort;
-use crate::wire::error::{Code, Failure};
+use crate::wire::error::Code;
+pub use error::DialError;
 
 /// First pause between two attempts.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -121,7 +124,8 @@ impl Dialer {
             *failed += 1;
             tracing::debug!(%peer, error = %why, failed, "could not reach a peer");
             let mut relay = relay.lock();
-            let why = why.into_failure();
+            let Some(facts) = relay.peer_facts(peer) else { return None };
+            let why = why.into_failure_of(facts.name.as_str(), facts.version.as_deref());
             // A port that does not answer takes nothing back of what the peer has said.
             let tells = matches!(why.code, Code::NotPaired | Code::FingerprintMismatch);
             if tells || relay.dialling(peer) != Dialling::Refused {
@@ -140,109 +144,6 @@ fn pause_after(failed: u32) -> Duration {
     let full = FIRST_PAUSE.saturating_mul(1 << (failed - 1).min(6)).min(LONGEST_PAUSE);
     let jitter = random::<1>().map_or(0, |byte| u32::from(byte[0]));
     (full + full * jitter / 1024).min(LONGEST_PAUSE)
-}
-
-/// Why no address gave an authenticated connection.
-#[derive(Debug, thiserror::Error)]
-pub enum DialError {
-    /// No address is known.
-    #[error("no address of it is known")]
-    NoAddress,
-    /// A name does not resolve.
-    #[error("getaddrinfo {} {host}", if *.temporary { "EAI_AGAIN" } else { "ENOTFOUND" })]
-    Resolve {
-        /// The name.
-        host: String,
-        /// Whether the resolver may say otherwise later.
-        temporary: bool,
-    },
-    /// Nothing answers at an address.
-    #[error("connect {} {address}", errno_name(.source))]
-    Connect {
-        /// The address.
-        address: String,
-        /// The system's word.
-        source: io::Error,
-    },
-    /// Something answers, but not the peer.
-    #[error("{address}: {source}")]
-    Tls {
-        /// The address.
-        address: String,
-        /// What was wrong with it.
-        source: TlsError,
-    },
-}
-
-impl DialError {
-    /// The failure as a user sees it.
-    pub fn into_failure(self) -> Failure {
-        let message = self.to_string();
-        let failure = match &self {
-            Self::NoAddress => Failure::new(Code::Unreachable, message)
-                .hint("`pi-remote peers address PEER --add HOST:PORT` gives one"),
-            Self::Resolve { .. } => {
-                Failure::new(Code::Unreachable, message).hint("the name is not known to this machine's resolver")
-            }
-            Self::Connect { source, .. } if source.kind() == io::ErrorKind::ConnectionRefused => {
-                Failure::new(Code::Unreachable, message)
-                    .hint("the machine is up, but no daemon listens there, or one that is paired with nobody any more")
-            }
-            Self::Connect { .. } => {
-                Failure::new(Code::Unreachable, message).hint("the machine is off, elsewhere, or behind a firewall")
-            }
-            Self::Tls { source, .. } => {
-                let failure = Failure { message, ..Failure::from(source) };
-                match source {
-                    TlsError::FingerprintMismatch { .. } => failure.hint(
-                        "if that machine really has a new key: pair again with --replace PEER; if not, somebody answers in its place",
-                    ),
-                    TlsError::OwnKey => failure.hint("that address is this machine itself"),
-                    TlsError::BadCertificate(_) | TlsError::UnprovenAlert => {
-                        failure.hint("something else answers at that address, or in its place")
-                    }
-                    TlsError::NotPinned { .. } => {
-                        failure.hint("pair the two: `pi-remote pair --ticket` on one, `pi-remote pair --ticket -` on the other")
-                    }
-                    TlsError::PeerRefusedUs(_)
-                    | TlsError::Timeout
-                    | TlsError::NoAlpn
-                    | TlsError::WrongAlpn
-                    | TlsError::Io(_)
-                    | TlsError::Protocol(_) => failure,
-                }
-            }
-        };
-        failure.delivered(false)
-    }
-
-    /// How much an error tells: that of several addresses which got furthest is shown.
-    fn weight(&self) -> u8 {
-        match self {
-            Self::NoAddress => 0,
-            // An address that is this machine itself tells nothing of the peer.
-            Self::Tls { source: TlsError::OwnKey, .. } => 1,
-            Self::Resolve { .. } => 2,
-            Self::Connect { .. } => 3,
-            Self::Tls { source: TlsError::FingerprintMismatch { .. }, .. } => 6,
-            Self::Tls { source: TlsError::PeerRefusedUs(_) | TlsError::NotPinned { .. }, .. } => 5,
-            Self::Tls { .. } => 4,
-        }
-    }
-
-    /// Of two errors the one that tells more; of equals the later.
-    fn or_later(self, later: Self) -> Self {
-        if later.weight() >= self.weight() { later } else { self }
-    }
-}
-
-/// The name by which programs know this error, as the original's clients read it.
-fn errno_name(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(code) => format!("{:?}", nix::errno::Errno::from_raw(code)),
-        None if error.kind() == io::ErrorKind::TimedOut => "ETIMEDOUT".to_owned(),
-        None => error.kind().to_string(),
-    }
 }
 
 /// The first of these addresses at which who is expected answers, and the connection.
@@ -313,7 +214,8 @@ fn shown(address: &str, resolved: SocketAddr) -> String {
     if address == resolved.to_string() { address.to_owned() } else { resolved.to_string() }
 }
 
-async fn resolve(address: &str) -> Result<Vec<SocketAddr>, DialError> {
+/// The addresses of `host:port`, the resolver's first choice first.
+pub(super) async fn resolve(address: &str) -> Result<Vec<SocketAddr>, DialError> {
     let Ok(address) = address.parse::<HostPort>() else {
         return Err(DialError::Resolve { host: address.to_owned(), temporary: false });
     };
@@ -338,14 +240,5 @@ mod tests {
             let pause = pause_after(failed).as_secs_f64();
             assert!((least..=most).contains(&pause), "after {failed}: {pause}");
         }
-    }
-
-    #[test]
-    fn connect_errors_have_the_names_that_the_originals_clients_know() {
-        let refused = io::Error::from_raw_os_error(nix::errno::Errno::ECONNREFUSED as i32);
-        let error = DialError::Connect { address: "192.0.2.1:7433".into(), source: refused };
-        assert_eq!(error.to_string(), "connect ECONNREFUSED 192.0.2.1:7433");
-        let late = DialError::Connect { address: "[::1]:1".into(), source: io::ErrorKind::TimedOut.into() };
-        assert_eq!(late.to_string(), "connect ETIMEDOUT [::1]:1");
     }
 }

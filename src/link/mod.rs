@@ -1,13 +1,16 @@
 //! Links to peers: how they come about, live and end.
 //!
 //! [`tls`] authenticates, [`admission`] bounds who may wait for that, [`listener`] takes connections
-//! and [`dialer`] makes them; [`session`] is a live link; [`pairing`] drives the exchange by which
-//! two devices pin each other.
+//! and [`dialer`] makes them; [`probe`] sees what answers somewhere, [`obstacles`] what may be in the
+//! way; [`session`] is a live link;
+//! [`pairing`] drives the exchange by which two devices pin each other.
 
 pub mod admission;
 pub mod dialer;
 pub mod listener;
+pub mod obstacles;
 pub mod pairing;
+pub mod probe;
 pub mod session;
 pub mod tls;
 

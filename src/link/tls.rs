@@ -159,6 +159,11 @@ impl TlsIdentity {
         Ok(Self { limits: Limits::default(), provider, certified, own: key.fingerprint() })
     }
 
+    /// This device's fingerprint.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.own
+    }
+
     /// Authenticates a connection that this device has dialled.
     ///
     /// # Errors

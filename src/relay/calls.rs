@@ -307,9 +307,10 @@ impl Relay {
             return Err(Failure::new(Code::Overloaded, "Too many calls are in flight").delivered(false));
         }
         let timeout = question.timeout;
-        let client = match &origin {
-            Origin::Client { client, .. } => Some(*client),
-            Origin::Nobody { .. } | Origin::Link { .. } => None,
+        let (client, from_afar) = match &origin {
+            Origin::Client { client, .. } => (Some(*client), false),
+            Origin::Nobody { .. } => (None, false),
+            Origin::Link { .. } => (None, true),
         };
         let call = Call {
             origin,
@@ -331,6 +332,7 @@ impl Relay {
                     command: question.command,
                     is_send,
                     wait_turn_end,
+                    from_afar,
                 });
             }
             Destination::Link { link, session } => {

@@ -63,6 +63,6 @@ impl LinkEnd {
 
 /// What a user reads when a peer refuses this device's key.
 pub(crate) fn not_trusted_by(peer: &str) -> Failure {
-    Failure::new(Code::NotPaired, format!("{peer} does not trust this device any more"))
-        .hint(format!("pair again: `pi-remote pair --ticket` on {peer}, `pi-remote pair --ticket -` here; or `pi-remote unpair {peer}`"))
+    Failure::new(Code::NotPaired, format!("{peer} does not trust this device any more (it was unpaired there)"))
+        .hint(format!("`pi-remote unpair {peer}`, then pair again: `pi-remote pair` there, and what it prints here"))
 }

@@ -18,6 +18,8 @@ use crate::wire::session::Verb;
 /// What the relay knows of a peer beside its link.
 #[derive(Debug, Clone)]
 pub struct PeerFacts {
+    /// Its petname.
+    pub name: PeerName,
     /// Why no link is up, where that is known.
     pub why: Option<Failure>,
     /// Its version, once it was seen.
@@ -161,6 +163,11 @@ impl Relay {
     /// What is known of a peer beside its link.
     pub fn peer_facts(&self, fingerprint: Fingerprint) -> Option<PeerFacts> {
         let peer = self.peers.get(&fingerprint)?;
-        Some(PeerFacts { why: peer.why.clone(), version: peer.version.clone(), may_there: peer.may_there.clone() })
+        Some(PeerFacts {
+            name: peer.name.clone(),
+            why: peer.why.clone(),
+            version: peer.version.clone(),
+            may_there: peer.may_there.clone(),
+        })
     }
 }

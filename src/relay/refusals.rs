@@ -8,12 +8,17 @@ use crate::wire::session::CommandHead;
 /// Longest text of a peer's failure that is passed on, in characters.
 const MAX_FAR_TEXT: usize = 500;
 
-/// A peer's failure as it is passed on: who said it, cut to length, and without a hint, since a hint
-/// is a command that somebody may paste.
+/// A peer's failure as it is passed on: who said it, cut to length, and without the peer's hint, since
+/// a hint is a command that somebody may paste.
 pub(super) fn from_afar(peer: &str, failure: &Failure) -> Failure {
     let text: String = failure.message.chars().take(MAX_FAR_TEXT).collect();
     let code = code_from_afar(failure.code);
-    Failure { code, message: format!("{peer}: {text}"), hint: None, delivered: failure.delivered }
+    let said = Failure { code, message: format!("{peer}: {text}"), hint: None, delivered: failure.delivered };
+    if code == Code::SessionRefused {
+        let message = format!("refused by its session on {peer}: {text}");
+        return Failure { message, ..said }.hint(format!("look at that session in its own terminal on {peer}"));
+    }
+    said
 }
 
 /// The failure of a call whose deadline has passed; its first words are the original's.
@@ -72,11 +77,9 @@ pub(super) fn disconnected(peer: &Peer, target: &str) -> Failure {
     let Some(why) = &peer.why else {
         return Failure::new(Code::PeerDisconnected, message).delivered(false).hint(hint);
     };
+    let mend = why.hint.as_ref().map(|hint| format!("\n{hint}")).unwrap_or_default();
     // That the two are not paired is for the user to mend; all else mends itself.
-    let mend = why.hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
-    if matches!(why.code, Code::NotPaired | Code::FingerprintMismatch) {
-        return Failure::new(why.code, message).delivered(false).hint(format!("{}{mend}", why.message));
-    }
-    let hint = format!("{}: {}{mend}", peer.name, why.message);
-    Failure::new(Code::PeerDisconnected, message).delivered(false).hint(hint)
+    let for_user = matches!(why.code, Code::NotPaired | Code::FingerprintMismatch);
+    let code = if for_user { why.code } else { Code::PeerDisconnected };
+    Failure::new(code, message).delivered(false).hint(format!("{}: {}{mend}", peer.name, why.message))
 }

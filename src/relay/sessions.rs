@@ -32,6 +32,8 @@ pub enum SessionWork {
         is_send: bool,
         /// Whether the end of the turn is waited for.
         wait_turn_end: bool,
+        /// Whether a peer asks.
+        from_afar: bool,
     },
     /// Nobody wants this call's answer any more: let go of its connection.
     Drop(CallId),

@@ -75,20 +75,21 @@ impl CallError {
         }
     }
 
-    /// The failure as the caller sees it; `session` is the session's id.
-    pub fn into_failure(self, session: &str) -> Failure {
+    /// The failure as the caller sees it; `session` is the session's id. A caller on another machine,
+    /// `from_afar`, is told by its own daemon which machine it is.
+    pub fn into_failure(self, session: &str, from_afar: bool) -> Failure {
         let delivered = self.delivered();
-        let here = |what: &str| format!("session {session} on this machine {what}");
+        let place = if from_afar { "" } else { " on this machine" };
+        let here = |what: &str| format!("session {session}{place} {what}");
         let failure = match self {
             Self::NotOneLine => {
                 Failure::new(Code::InvalidRequest, "a command for a session must not contain a line break")
             }
             Self::Refused => Failure::new(Code::SessionRefused, here("does not take connections: it has crashed"))
                 .hint("start the session again; its socket file goes when it does"),
-            Self::Gone => Failure::new(
-                Code::SessionNotFound,
-                format!("Session {session} not found: it has just ended on this machine"),
-            ),
+            Self::Gone => {
+                Failure::new(Code::SessionNotFound, format!("Session {session} not found: it has just ended{place}"))
+            }
             Self::Connect(e) if e.kind() == io::ErrorKind::WouldBlock => {
                 Failure::new(Code::SessionRefused, here("does not take any more connections: it hangs or is overrun"))
                     .hint("look whether the session still responds in its own terminal")

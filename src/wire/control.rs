@@ -168,6 +168,9 @@ pub struct PeerStatus {
     pub last_seen: Option<String>,
     /// Why no link is up, where that is known.
     pub why: Option<String>,
+    /// What the user can do about it, a line for each way.
+    #[serde(default)]
+    pub mend: Option<String>,
     /// The live link.
     pub link: Option<LinkStatus>,
 }
@@ -249,6 +252,9 @@ pub struct PeerView {
     pub last_seen: Option<String>,
     /// Why no link is up, where that is known.
     pub why: Option<String>,
+    /// What the user can do about it, a line for each way.
+    #[serde(default)]
+    pub mend: Option<String>,
     /// Its version, once it was seen.
     pub version: Option<String>,
     /// What it may do here.

@@ -98,7 +98,8 @@ pub struct Failure {
     pub code: Code,
     /// What failed and at which hop, in words.
     pub message: String,
-    /// What the user can do, where something can be done.
+    /// What the user can do, where something can be done: a line for each way, the likeliest first. A
+    /// command for another machine than this one has `there` behind it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
     /// Whether the command may have reached the session: `Some(false)` means a retry is safe.

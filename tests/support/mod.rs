@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod instant;
+pub mod original;
 pub mod peer;
 pub mod process;
 pub mod proxy;

@@ -165,7 +165,8 @@ impl HandPeer {
         Exchange { tls: self.accept_tls(listener, ALPN_PAIR).unwrap(), joiner: None }
     }
 
-    fn accept_tls(&self, listener: &TcpListener, alpn: &[u8]) -> io::Result<Tls> {
+    /// The next connection to a port of this peer's, whose only protocol is `alpn`.
+    pub fn accept_tls(&self, listener: &TcpListener, alpn: &[u8]) -> io::Result<Tls> {
         let (tcp, _) = listener.accept()?;
         with_deadline(&tcp);
         let mut conn = ServerConnection::new(Arc::new(self.server_config(alpn))).unwrap();

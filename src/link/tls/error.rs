@@ -2,7 +2,7 @@
 
 use std::io;
 
-use rustls::{AlertDescription, CertificateError};
+use rustls::{AlertDescription, CertificateError, InvalidMessage};
 
 use crate::identity::Fingerprint;
 use crate::wire::{Code, Failure};
@@ -49,6 +49,9 @@ pub enum TlsError {
     /// The connection broke.
     #[error("the connection broke: {0}")]
     Io(io::Error),
+    /// What came is no TLS at all.
+    #[error("what answers there speaks plaintext")]
+    Plaintext,
     /// What came is not TLS 1.3 as it must be.
     #[error("the TLS handshake failed: {0}")]
     Protocol(String),
@@ -84,9 +87,11 @@ impl From<&TlsError> for Failure {
             | TlsError::WrongAlpn
             | TlsError::Protocol(_) => Code::IncompatibleVersion,
             // Not the peer, and so no word of the peer's.
-            TlsError::UnprovenAlert | TlsError::OwnKey | TlsError::BadCertificate(_) | TlsError::Io(_) => {
-                Code::Unreachable
-            }
+            TlsError::UnprovenAlert
+            | TlsError::OwnKey
+            | TlsError::BadCertificate(_)
+            | TlsError::Plaintext
+            | TlsError::Io(_) => Code::Unreachable,
         };
         Self::new(code, error.to_string())
     }
@@ -135,6 +140,7 @@ pub(super) fn explain(error: io::Error) -> TlsError {
         Some(rustls::Error::InvalidCertificate(CertificateError::BadSignature)) => {
             TlsError::BadCertificate("did not prove that it has its certificate's key")
         }
+        Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) => TlsError::Plaintext,
         Some(other) => TlsError::Protocol(other.to_string()),
         None => TlsError::Io(error),
     }

@@ -143,7 +143,7 @@ async fn each_failure_says_what_happened_and_whether_a_retry_is_safe() {
     let (dir, session) = fake(FakeBehaviour::default().close_without_answer());
     let socket = session.socket();
     let outcome = |error: CallError| {
-        let failure = error.into_failure("s-1");
+        let failure = error.into_failure("s-1", false);
         assert!(failure.message.contains("s-1"), "{failure}");
         (failure.code, failure.delivered.unwrap())
     };
