@@ -33,6 +33,9 @@ pub mod message;
 pub mod ticket;
 pub mod window;
 
+#[cfg(test)]
+mod vectors;
+
 pub use code::{CodeError, PairingCode};
 pub use exchange::{
     AwaitingElement, AwaitingReceipt, Joiner, Offerer, Parties, ProvenJoiner, ProvenOfferer, Reason, Rejected,
