@@ -18,7 +18,7 @@ fn peer(connected: bool) -> Value {
     json!({
         "name": "desktop", "fingerprint": format!("sha256:{}", "0f".repeat(32)), "addresses": ["192.0.2.7:7433"],
         "connected": connected, "lastSeen": null, "why": if connected { Value::Null } else { json!("192.0.2.7:7433 does not answer") },
-        "version": null, "grants": [{
+        "mend": if connected { Value::Null } else { json!("sudo ufw allow 7433/tcp") }, "version": null, "grants": [{
             "id": "x", "peer": "desktop", "preset": "full", "allow": [], "ask": [], "deny": [], "sessions": [],
             "from": [], "expires": null,
         }],
@@ -275,11 +275,18 @@ fn a_slip_is_called_one_and_nothing_is_sent() {
 }
 
 #[test]
-fn on_a_terminal_a_slip_is_asked_about_again_at_once() {
+fn on_a_terminal_a_slip_is_asked_about_again_at_once_and_an_end_of_input_is_no_yes() {
     if !has_program("script") {
         return;
     }
     let daemon = joining(Value::Null, answered(paired(true)));
+    for words in ["pair", "pair desk.example", "pair --ticket -"] {
+        let mut left = Running::on_terminal(daemon.dir.path(), words);
+        left.until("[Y/n]");
+        left.write("\u{4}");
+        left.wait_until_over();
+        left.end().ends(130);
+    }
     let mut screen = Running::on_terminal(daemon.dir.path(), "pair desk.example");
     screen.until("[Y/n]");
     screen.write("k7mq2xvt\n");
@@ -344,7 +351,8 @@ fn what_is_paired_already_is_said_first() {
 fn paired_but_not_linked_says_what_is_in_the_way() {
     let daemon = joining(Value::Null, answered(json!({ "peer": peer(false), "confirmed": false, "already": false })));
     let ran = run_in(daemon.dir.path(), &JOIN, CODE).ends(0);
-    for words in ["not up yet: 192.0.2.7:7433 does not answer", "not said yet"] {
+    for words in ["not up yet: 192.0.2.7:7433 does not answer", "mend with", "sudo ufw allow 7433/tcp", "not said yet"]
+    {
         assert!(ran.out.contains(words), "{words}: {}", ran.out);
     }
     assert!(ran.err.contains("desktop did not confirm"), "{}", ran.err);

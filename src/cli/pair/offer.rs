@@ -13,6 +13,7 @@ use super::{failed, report, request};
 use crate::cli::output::{self, Style, escape};
 use crate::cli::{Context, Error, input, members, ssh};
 use crate::control::client::{Client, OWN_DEADLINE};
+use crate::link::obstacles::firewall_hint;
 use crate::wire::control::{AttemptFailed, Machine, Machines, Offer, OfferKind, PairFailed, PairOffer, Paired, Status};
 use crate::wire::host_port::HostPort;
 use crate::wire::{Code, DEFAULT_PORT, Failure};
@@ -182,7 +183,8 @@ async fn asides(cx: &Context, wanted: &PairOffer, offer: &Offer, somebody_came: 
         let silence = async {
             sleep(SILENCE).await;
             if !somebody_came.get() {
-                cx.out.note(&after_silence(&offer.addresses));
+                let port = port_of(&offer.addresses);
+                cx.out.note(&after_silence(port, firewall_hint(port)));
             }
         };
         tokio::join!(others, silence);
@@ -215,12 +217,18 @@ fn tell_of_others(cx: &Context, machines: &[Machine]) {
     }
 }
 
-fn after_silence(addresses: &[String]) -> String {
-    let port = addresses.iter().find_map(|a| a.parse::<HostPort>().ok()).map_or(DEFAULT_PORT, |address| address.port());
+fn port_of(addresses: &[String]) -> u16 {
+    addresses.iter().find_map(|a| a.parse::<HostPort>().ok()).map_or(DEFAULT_PORT, |address| address.port())
+}
+
+fn after_silence(port: u16, firewall: Option<String>) -> String {
+    let door = match firewall {
+        Some(command) => format!("the firewall that is on here is in the way. To let it through:\n\n    {command}\n"),
+        None => format!("a firewall may be in the way: TCP port {port} must be open on this machine."),
+    };
     format!(
-        "Nobody has come yet. If the other machine says that nothing answers, a firewall here may be in the way:\n\
-         TCP port {port} must be open (pi-remote doctor says how). Or swap roles: pi-remote pair there, and here\n\
-         the command that it shows."
+        "Nobody has come yet. If the other machine says that nothing answers,\n{door}\n\
+         Or swap roles: run pi-remote pair there, and the command that it shows here."
     )
 }
 
@@ -293,7 +301,9 @@ mod tests {
 
     #[test]
     fn who_waits_in_silence_hears_which_port_must_be_open() {
-        assert!(after_silence(&["192.0.2.1:7434".into()]).contains("TCP port 7434 must be open"));
-        assert!(after_silence(&[]).contains("TCP port 7433"));
+        assert_eq!((port_of(&["192.0.2.1:7434".into()]), port_of(&[])), (7434, 7433));
+        assert!(after_silence(7434, None).contains("TCP port 7434 must be open"));
+        let told = after_silence(7433, Some("sudo ufw allow 7433/tcp".into()));
+        assert!(told.contains("\n    sudo ufw allow 7433/tcp\n") && told.contains("swap roles"), "{told}");
     }
 }

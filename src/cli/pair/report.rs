@@ -72,6 +72,9 @@ fn both_directions(peer: &PeerView) -> Table {
         (false, Some(why)) => row("link", Style::Bad, &format!("not up yet: {why}")),
         (false, None) => row("link", Style::Bad, "not up yet"),
     }
+    if let Some(mend) = peer.mend.as_ref().filter(|_| !peer.connected) {
+        row("mend with", Style::Plain, mend);
+    }
     table
 }
 
