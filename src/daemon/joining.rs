@@ -70,13 +70,7 @@ impl Offers {
         let host = self.other_machine(at)?;
         self.check_petname(terms)?;
         let typed = host.to_string();
-        let known = |reached: &str| {
-            let mut known = vec![address(&typed, AddressSource::User)];
-            if reached != typed {
-                known.push(address(reached, AddressSource::Seen));
-            }
-            known
-        };
+        let known = |typed: &str| vec![address(typed, AddressSource::User)];
         let addresses = std::slice::from_ref(&typed);
         let joined = self.join_at(own_spki, Given::Code(&code), addresses, terms, known).await;
         joined.map_err(|error| self.code_failed(error, &host))
@@ -109,8 +103,8 @@ impl Offers {
         joined.map_err(ticket_failed)
     }
 
-    /// Pairs with who answers at these addresses; `known` gives where it is from then on, from where
-    /// it answered.
+    /// Pairs with who answers at these addresses; `known` gives where it is from then on, from the one
+    /// at which it answered.
     async fn join_at(
         &self,
         own_spki: &[u8],

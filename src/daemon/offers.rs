@@ -156,7 +156,7 @@ impl Offers {
         let addresses = addresses::own(&self.ports.all());
         let (offering, code, ticket) = match request.kind {
             OfferKind::Code => {
-                let code = PairingCode::from_random(&*Zeroizing::new(random()?));
+                let code = PairingCode::from_random(&Zeroizing::new(random()?));
                 let shown = code.shown().into();
                 (Offering::Code(code), Some(shown), None)
             }

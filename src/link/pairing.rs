@@ -91,9 +91,12 @@ pub async fn offer(
         None => false,
     };
     tokio::select! {
-        () = lines.end((!stored).then_some(PAIR_FAIL)) => true,
-        () = arrival.place.evicted() => true,
+        // First, so that the last line leaves in any case: there may be no right to wait any more.
+        biased;
+        () = lines.end((!stored).then_some(PAIR_FAIL)) => {}
+        () = arrival.place.evicted() => {}
     }
+    true
 }
 
 /// The exchange of a joiner that has a place. Whether its pin was stored.

@@ -1,10 +1,13 @@
 use std::time::SystemTime;
 
+use tokio::time::Instant;
+
 use super::*;
 use crate::clock::Clock;
 use crate::daemon::book::Notes;
 use crate::identity::DeviceKey;
 use crate::link::tls::{Pins, TlsIdentity};
+use crate::pairing::Joiner;
 use crate::relay::{Limits, Me, Relay};
 use crate::state_dir::StateDir;
 use crate::trust::Store;
@@ -79,4 +82,69 @@ async fn no_window_opens_for_a_client_that_has_gone() {
     let request = PairOffer { terms, ..PairOffer::default() };
     assert!(offers.offer(client, &ReplyTo::default(), &request).await.is_err());
     assert!(!offers.is_open());
+}
+
+/// An exchange by another code that gets as far as its place at the window.
+fn begin(offers: &Offers, from: [u8; 4]) -> Option<Begun> {
+    let parties = Parties { channel_binding: &[0; 32], offerer_spki: b"o", joiner_spki: b"j" };
+    let code = PairingCode::from_random(&[7; 5]);
+    let (_, pair1) = Joiner::by_code(&code, &parties, SeededRng::new().unwrap()).unwrap();
+    offers.begin(SocketAddr::from((from, 1)), offers.context.clock.now(), &parties, &pair1)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_window_goes_by_the_clock_that_counts_suspended_time_and_never_by_the_date() {
+    let (_temp, offers, clock) = desk();
+    let client = open(&offers, 600).await;
+    let year = Duration::from_secs(365 * 24 * 3600);
+    for date in [SystemTime::UNIX_EPOCH + year, SystemTime::UNIX_EPOCH] {
+        clock.set_wall(date);
+        sleep(Duration::from_secs(60)).await;
+        assert!(offers.is_open() && *offers.announced().borrow());
+    }
+    let begun = Instant::now();
+    clock.advance(Duration::from_secs(600));
+    assert!(!offers.is_open(), "at once, whatever the timers say");
+    assert!(line(&offers, client).await.contains("pairing_expired"));
+    assert!(begun.elapsed() <= LONGEST_LOOK && !*offers.announced().borrow());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stall_is_told_once_with_its_address_and_frees_its_place() {
+    let (_temp, offers, clock) = desk();
+    let client = open(&offers, 600).await;
+    let stalled = begin(&offers, [192, 0, 2, 9]).unwrap();
+    assert!(begin(&offers, [192, 0, 2, 9]).is_none(), "one from each address");
+    clock.advance(EXCHANGE_TIME);
+    let told = line(&offers, client).await;
+    assert!(told.contains("pair_attempt_failed") && told.contains(r#""address":"192.0.2.9""#), "{told}");
+    assert!(told.contains("did not answer in time") && told.contains(r#""attemptsLeft":19"#), "{told}");
+    // What the exchange itself says later is no other failure.
+    offers.failed(stalled.attempt, Reason::Disconnected);
+    begin(&offers, [192, 0, 2, 9]).unwrap();
+    clock.advance(EXCHANGE_TIME);
+    begin(&offers, [192, 0, 2, 10]).unwrap();
+    let told = line(&offers, client).await;
+    assert!(told.contains("192.0.2.9") && told.contains(r#""attemptsLeft":17"#), "seen by the next: {told}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_code_burned_by_stalls_names_who_stalled() {
+    let (_temp, offers, clock) = desk();
+    let client = open(&offers, 600).await;
+    for round in 0..5 {
+        for n in 0..4 {
+            begin(&offers, [192, 0, 2, round * 4 + n]).unwrap();
+        }
+        assert!(offers.is_open(), "those under way may still win");
+        clock.advance(EXCHANGE_TIME);
+        for _ in 0..4 {
+            let told = line(&offers, client).await;
+            assert!(told.contains("pair_attempt_failed"), "{told}");
+        }
+    }
+    let told = line(&offers, client).await;
+    assert!(told.contains("pairing_burned") && told.contains("(from 192.0.2.19, 192.0.2.18, 192.0.2.17, "), "{told}");
+    assert!(!offers.is_open() && !*offers.announced().borrow());
+    open(&offers, 600).await;
 }
