@@ -93,12 +93,15 @@ fn the_offer_shows_the_code_and_what_to_type_on_the_other_machine() {
         assert!(shown.contains(words), "{words:?}: {shown}");
     }
     assert!(!shown.contains("192.0.2.5"), "four addresses are enough: {shown}");
-    let end = screen.until("pi-remote unpair desktop");
+    let end = screen.until("unpair desktop\r\n");
     for words in ["paired with desktop (sha256:0f0f", "desktop may here", "this device may there", "everything: ", "up"]
     {
         assert!(end.contains(words), "{words}: {end}");
     }
-    assert!(end.contains("pi-remote sessions") && end.contains("pi-remote send desktop/NAME"), "what is next: {end}");
+    let here = format!("pi-remote --dir {}", daemon.dir.path().display());
+    for next in ["sessions", "send desktop/NAME 'hello'"] {
+        assert!(end.contains(&format!("{here} {next}\r\n")), "what is next: {end}");
+    }
     screen.wait_until_over();
     screen.end().ends(0);
     let asked = &daemon.received("pair_offer")[0];
@@ -227,11 +230,12 @@ fn who_else_offers_is_listed_with_the_command_to_join() {
         waiting.signal(Signal::SIGINT);
         waiting.end().ends(130);
         for words in [
-            "    pi-remote pair 192.0.2.30    (workshop, lan)\n",
-            "    pi-remote pair 192.0.2.31:9    (e\\u{1b}[2J\\u{a}vil, lan)\n",
-            "    pi-remote pair 192.0.2.32    (a machine, lan)\n",
+            "192.0.2.30    (workshop, lan)",
+            "192.0.2.31:9    (e\\u{1b}[2J\\u{a}vil, lan)",
+            "192.0.2.32    (a machine, lan)",
         ] {
-            assert!(err.contains(words), "{words}: {err}");
+            let line = format!("    pi-remote --dir {} pair {words}\n", daemon.dir.path().display());
+            assert!(err.contains(&line), "{line}: {err}");
         }
         for words in ["reboot", "idle", "friend", "myself"] {
             assert!(!err.contains(words), "{words}: {err}");
@@ -246,7 +250,9 @@ fn an_address_that_nobody_else_can_reach_is_called_that() {
     let daemon = offering_at(&["127.0.0.1:7433", "[::1]:7433"], json!([]), vec![event("paired", paired(true))]);
     let err = run(daemon.dir.path(), &OFFER).ends(0).err;
     assert!(err.contains("No other machine can reach that"), "{err}");
-    assert!(err.contains("pi-remote stop && pi-remote daemon --background --listen all"), "{err}");
+    let here = format!("pi-remote --dir {}", daemon.dir.path().display());
+    let command = format!("    {here} stop && {here} daemon --background --listen all\n");
+    assert!(err.contains(&command), "{err}");
     let daemon = offering(vec![event("paired", paired(true))]);
     assert!(!run(daemon.dir.path(), &OFFER).ends(0).err.contains("No other machine"));
 }
@@ -300,7 +306,7 @@ fn on_a_terminal_a_slip_is_asked_about_again_at_once_and_an_end_of_input_is_no_y
     assert!(daemon.received("pair_join").is_empty());
     screen.write("k7mq2xvt\n");
     screen.until("connecting to desk.example ...");
-    let end = screen.until("pi-remote unpair desktop");
+    let end = screen.until("unpair desktop\r\n");
     assert!(end.contains("paired with desktop (sha256:"), "{end}");
     screen.wait_until_over();
     screen.end().ends(0);
@@ -351,8 +357,7 @@ fn what_is_paired_already_is_said_first() {
 fn paired_but_not_linked_says_what_is_in_the_way() {
     let daemon = joining(Value::Null, answered(json!({ "peer": peer(false), "confirmed": false, "already": false })));
     let ran = run_in(daemon.dir.path(), &JOIN, CODE).ends(0);
-    for words in ["not up yet: 192.0.2.7:7433 does not answer", "mend with", "sudo ufw allow 7433/tcp", "not said yet"]
-    {
+    for words in ["not up yet: 192.0.2.7:7433 does not answer", "mend ", "sudo ufw allow 7433/tcp", "not said yet"] {
         assert!(ran.out.contains(words), "{words}: {}", ran.out);
     }
     assert!(ran.err.contains("desktop did not confirm"), "{}", ran.err);
@@ -360,8 +365,8 @@ fn paired_but_not_linked_says_what_is_in_the_way() {
         let mut screen = Running::on_terminal(daemon.dir.path(), "pair desk.example --grant full");
         screen.until("shows:");
         screen.write(&format!("{CODE}\n"));
-        let end = screen.until("pi-remote unpair desktop");
-        assert!(end.contains("pi-remote doctor") && end.contains("pi-remote peers show desktop"), "{end}");
+        let end = screen.until("unpair desktop\r\n");
+        assert!(end.contains(" doctor\r\n") && end.contains(" peers show desktop\r\n"), "{end}");
         screen.wait_until_over();
         screen.end().ends(0);
     }
@@ -435,8 +440,8 @@ mod between_real_daemons {
         joining.write("\n");
         joining.until("shows:");
         joining.write(&format!("{}\n", code_on(&shown).to_lowercase()));
-        let joined = joining.until("pi-remote unpair laptop");
-        let offered = offering.until("pi-remote unpair desktop");
+        let joined = joining.until("unpair laptop\r\n");
+        let offered = offering.until("unpair desktop\r\n");
         for (screen, other, name) in [(joined, &laptop, "laptop"), (offered, &desktop, "desktop")] {
             assert!(screen.contains(&format!("paired with {name} ({})", other.fingerprint)), "{screen}");
             for words in [&format!("{name} may here"), "this device may there", "everything: see, read", "up"] {

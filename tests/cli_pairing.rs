@@ -331,10 +331,10 @@ fn on_a_terminal_it_asks_for_the_grant_and_the_ticket() {
     joining.write("y\n");
     joining.until("Paste the ticket:");
     joining.write(&format!("{ticket}\n"));
-    assert!(joining.until("pi-remote unpair laptop").contains("paired with laptop"));
+    assert!(joining.until("unpair laptop").contains("paired with laptop"));
     joining.wait_until_over();
     joining.end().ends(0);
-    offering.until("pi-remote unpair desktop");
+    offering.until("unpair desktop");
     offering.wait_until_over();
     offering.end().ends(0);
 

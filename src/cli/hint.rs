@@ -35,7 +35,7 @@ fn is_elsewhere(before: &str, command: &str) -> bool {
 }
 
 /// A word as a shell takes it.
-fn quoted(word: &str) -> String {
+pub(crate) fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:@+,".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         word.to_owned()

@@ -166,13 +166,13 @@ fn ending(host: &str, status: Option<i32>) -> Failure {
     }
 }
 
-/// A word as a shell takes it for one; `~` is left for it to expand.
-pub(crate) fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-' | '~' | '+' | ',' | ':');
-    if word.chars().all(plain) && !word.is_empty() && !word.starts_with('-') {
-        return word.to_owned();
+/// The program's path for the other machine's shell; `~` is left for it to expand.
+fn quoted(program: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-' | '~' | '+' | ',');
+    if program.chars().all(plain) && !program.is_empty() && !program.starts_with('-') {
+        return program.to_owned();
     }
-    format!("'{}'", word.replace('\'', r"'\''"))
+    format!("'{}'", program.replace('\'', r"'\''"))
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{failed, report, request};
 use crate::cli::output::{self, Style, escape};
-use crate::cli::{Context, Error, input, members, ssh};
+use crate::cli::{Context, Error, hint, input, members};
 use crate::control::client::{Client, OWN_DEADLINE};
 use crate::link::obstacles::firewall_hint;
 use crate::wire::control::{AttemptFailed, Machine, Machines, Offer, OfferKind, PairFailed, PairOffer, Paired, Status};
@@ -38,7 +38,7 @@ pub(super) async fn run(cx: &Context, mut client: Client, wanted: &PairOffer) ->
         if failure.code != Code::PairingBurned || cx.out.json || !input::is_interactive() {
             return Err(failed(cx, failure));
         }
-        cx.out.failure(&failure.clone().into());
+        cx.out.failure(&cx.typed_failure(failure.clone()).into());
         if !another(cx).await? {
             return Err(Error::Reported(failure));
         }
@@ -50,7 +50,7 @@ pub(super) async fn run(cx: &Context, mut client: Client, wanted: &PairOffer) ->
 fn command_to_join(address: &str) -> Option<String> {
     let address: HostPort = address.parse().ok()?;
     let short = if address.port() == DEFAULT_PORT { address.host().to_owned() } else { address.to_string() };
-    Some(format!("pi-remote pair {}", ssh::quoted(&short)))
+    Some(format!("pi-remote pair {}", hint::quoted(&short)))
 }
 
 async fn show(cx: &Context, client: &mut Client, offer: &Offer) -> Result<(), Error> {
@@ -128,12 +128,13 @@ async fn only_near(cx: &Context, client: &mut Client, addresses: &[String]) {
         Err(_) => false,
     };
     cx.out.note("No other machine can reach that: it leads to this machine itself.");
-    cx.out.note(if listens_everywhere {
-        "Connect this machine to a network, then run pi-remote pair again."
+    if listens_everywhere {
+        cx.out.note("Connect this machine to a network, and pair again.");
     } else {
-        "The daemon listens on the loopback alone. To have it listen on all addresses:\n    \
-         pi-remote stop && pi-remote daemon --background --listen all"
-    });
+        cx.out.note("The daemon listens on the loopback alone. To have it listen on all addresses:\n");
+        let command = cx.typed("pi-remote stop && pi-remote daemon --background --listen all");
+        cx.out.note(&format!("    {}\n", escape(&command)));
+    }
 }
 
 /// How the offer ends. The outer failure is this side's own.
@@ -206,7 +207,7 @@ fn tell_of_others(cx: &Context, machines: &[Machine]) {
         .iter()
         .filter_map(|machine| {
             let name = if machine.name.is_empty() { "a machine" } else { &machine.name };
-            let command = command_to_join(&machine.address)?;
+            let command = cx.typed(&command_to_join(&machine.address)?);
             Some(escape(&format!("    {command}    ({name}, {})", machine.via)).into_owned())
         })
         .take(MAX_MACHINES)

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::cli::output::{self, Style, Table, failure_json};
-use crate::cli::{Context, Error, peers, ssh};
+use crate::cli::{Context, Error, hint, peers};
 use crate::wire::Failure;
 use crate::wire::control::{Paired, PeerView};
 
@@ -19,7 +19,7 @@ pub(crate) fn report(cx: &Context, paired: &Paired, to_stdout: bool) -> Result<(
     let headline = format!("paired with {} ({})", peer.name, peer.fingerprint);
     if to_stdout {
         cx.out.styled(Style::Good, &headline)?;
-        cx.out.table(&both_directions(peer))?;
+        cx.out.table(&both_directions(cx, peer))?;
     } else {
         cx.out.note(&headline);
     }
@@ -41,6 +41,7 @@ pub(crate) fn failed(cx: &Context, failure: Failure) -> Error {
     if !cx.out.json {
         return failure.into();
     }
+    let failure = cx.typed_failure(failure);
     match cx.out.json(&json!({ "event": "failed", "error": failure_json(&failure) })) {
         Ok(()) => Error::Reported(failure),
         Err(error) => error,
@@ -61,7 +62,7 @@ pub(crate) fn failure_of_line(line: &Value) -> Option<Failure> {
     serde_json::from_value(line.get("error")?.clone()).ok()
 }
 
-fn both_directions(peer: &PeerView) -> Table {
+fn both_directions(cx: &Context, peer: &PeerView) -> Table {
     let mut table = Table::new(&[]);
     let mut row = |name: &str, style: Style, value: &str| table.row([(Style::Bold, name), (style, value)]);
     let in_words = |preset: String| if preset == "full" { EVERYTHING.to_owned() } else { preset };
@@ -72,14 +73,14 @@ fn both_directions(peer: &PeerView) -> Table {
         (false, Some(why)) => row("link", Style::Bad, &format!("not up yet: {why}")),
         (false, None) => row("link", Style::Bad, "not up yet"),
     }
-    if let Some(mend) = peer.mend.as_ref().filter(|_| !peer.connected) {
-        row("mend with", Style::Plain, mend);
+    for way in peer.mend.iter().filter(|_| !peer.connected).flat_map(|mend| mend.lines()) {
+        row("mend", Style::Plain, &cx.typed(way));
     }
     table
 }
 
 fn next_steps(cx: &Context, peer: &PeerView) {
-    let name = ssh::quoted(&peer.name);
+    let name = hint::quoted(&peer.name);
     let steps = if peer.connected {
         [
             ("all sessions, there and here", "pi-remote sessions".to_owned()),
@@ -96,7 +97,7 @@ fn next_steps(cx: &Context, peer: &PeerView) {
     let width = steps.iter().map(|(what, _)| what.len()).max().unwrap_or_default();
     cx.out.note("");
     for (what, command) in steps {
-        cx.out.note(&format!("{what:<width$}  {}", output::escape(&command)));
+        cx.out.note(&format!("{what:<width$}  {}", output::escape(&cx.typed(&command))));
     }
 }
 
