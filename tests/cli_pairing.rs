@@ -5,7 +5,7 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::support::cli::{Running, Watchman, has_program, run, run_command, run_in};
+use crate::support::cli::{MadeUpDaemon, Running, Watchman, answered, has_program, run, run_command, run_in};
 use crate::support::{TestDaemon, TestPair, eventually, pi_remote};
 
 const OFFER: [&str; 4] = ["pair", "--ticket", "--grant", "full"];
@@ -398,7 +398,11 @@ mod over_ssh {
     }
 
     fn pair(daemon: &TestDaemon, sshd: &Sshd, words: &[&str]) -> Command {
-        let mut command = pi_remote(&daemon.dir);
+        pair_in(&daemon.dir, sshd, words)
+    }
+
+    fn pair_in(dir: &std::path::Path, sshd: &Sshd, words: &[&str]) -> Command {
+        let mut command = pi_remote(dir);
         command.env("PATH", sshd.path()).args(["pair", "--ssh", HOST, "--grant", "full"]).args(words);
         command
     }
@@ -466,13 +470,25 @@ mod over_ssh {
     }
 
     #[test]
-    fn a_join_that_is_refused_here_closes_the_offer_there() {
+    fn what_cannot_be_kept_here_is_refused_before_the_other_machine_is_asked() {
         let (laptop, desktop) = two();
-        let Some(sshd) = machine(&desktop, "BIN") else { return };
-        let taken = TestDaemon::start("other");
-        crate::support::pair(&taken, &laptop);
+        let Some(sshd) = machine(&desktop, "/nowhere") else { return };
+        crate::support::pair(&TestDaemon::start("other"), &laptop);
         let ran = run_command(&mut pair(&laptop, &sshd, &["--as", "other", "--json"])).ends(1);
         assert_eq!(ran.json_failure()["code"], "name_taken");
+    }
+
+    #[test]
+    fn a_join_that_is_refused_here_closes_the_offer_there() {
+        let desktop = TestDaemon::start("desktop");
+        let Some(sshd) = machine(&desktop, "BIN") else { return };
+        let laptop = MadeUpDaemon::saying(|request| match request["type"].as_str().unwrap() {
+            "pair_join" => vec![json!({ "type": "response", "success": false, "error": "no", "code": "io" })],
+            _ => vec![answered(json!({}))],
+        });
+        let ran = run_command(&mut pair_in(laptop.dir.path(), &sshd, &["--json"])).ends(1);
+        assert_eq!(ran.json_failure()["code"], "io");
+        assert_eq!(laptop.received("pair_join").len(), 1);
         eventually("the window there is closed", || {
             desktop.ask(json!({"type": "status"}))["data"]["listening"] == false
         });

@@ -93,6 +93,7 @@ enum Command {
     /// Show two paired machines at work, on this machine, in a temporary directory
     Demo,
     /// Pair with another machine
+    #[command(after_help = pair::EXAMPLES)]
     Pair(pair::Args),
     /// List the paired peers, and what they may do
     Peers(peers::Args),

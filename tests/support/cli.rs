@@ -158,20 +158,6 @@ impl Running {
         String::from_utf8_lossy(&seen).into_owned()
     }
 
-    /// Reads until stderr holds `text`, and to the end of its line; what was read is not in
-    /// [`Running::end`] again.
-    pub fn until_stderr(&mut self, text: &str) -> String {
-        let stderr = self.stderr.as_mut().unwrap();
-        let mut seen = Vec::new();
-        while !(seen.ends_with(b"\n") && String::from_utf8_lossy(&seen).contains(text)) {
-            let mut byte = [0];
-            let read = stderr.read(&mut byte).unwrap_or(0);
-            assert!(read > 0, "{}: ended without `{text}`: {}", self.words, String::from_utf8_lossy(&seen));
-            seen.push(byte[0]);
-        }
-        String::from_utf8_lossy(&seen).into_owned()
-    }
-
     /// Types something on stdin.
     pub fn write(&mut self, text: &str) {
         self.stdin.as_mut().unwrap().write_all(text.as_bytes()).unwrap();

@@ -27,6 +27,18 @@ use crate::wire::control::{OfferKind, PairCheck, PairChecked, PairOffer, PairTer
 use crate::wire::host_port::HostPort;
 use crate::wire::{Code, DEFAULT_PORT, Failure, PeerName};
 
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  Show a code here, and type it on the other machine, which asks for it:
+    laptop$  pi-remote pair
+    desktop$ pi-remote pair 192.168.1.20
+  In a script: the code is the first line of stdin, never an argument:
+    desktop$ pi-remote pair 192.168.1.20 --grant full --json < code
+  Both halves from here, where ssh leads to the other machine:
+    laptop$  pi-remote pair --ssh desktop
+  A machine with a new key takes its old name and grants:
+    laptop$  pi-remote pair --replace desktop";
+
 /// Longest `--window`.
 const MAX_WINDOW: Duration = Duration::from_secs(60 * 60);
 /// The only grant so far.

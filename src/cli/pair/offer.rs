@@ -172,9 +172,9 @@ async fn outcome(cx: &Context, client: &mut Client, somebody_came: &Cell<bool>) 
         .hint("pi-remote pair starts it again, with a new code"))
 }
 
-/// What is said beside the waiting: who else offers, and what may keep the other machine away.
+/// What is said to a person beside the waiting: who else offers, and what may keep the other machine away.
 async fn asides(cx: &Context, wanted: &PairOffer, offer: &Offer, somebody_came: &Cell<bool>) -> Infallible {
-    if !cx.out.json {
+    if !cx.out.json && output::asks_a_person() {
         let others = async {
             if wanted.kind == OfferKind::Code {
                 let found = timeout(LOOKING, others(cx, !wanted.no_lan, &offer.addresses)).await;
@@ -206,9 +206,10 @@ fn tell_of_others(cx: &Context, machines: &[Machine]) {
     let lines: Vec<String> = machines
         .iter()
         .filter_map(|machine| {
-            let name = if machine.name.is_empty() { "a machine" } else { &machine.name };
+            let Machine { name, via, .. } = machine;
+            let who = if name.is_empty() { via.clone() } else { format!("{name}, {via}") };
             let command = cx.typed(&command_to_join(&machine.address)?);
-            Some(escape(&format!("    {command}    ({name}, {})", machine.via)).into_owned())
+            Some(escape(&format!("    {command}    ({who})")).into_owned())
         })
         .take(MAX_MACHINES)
         .collect();

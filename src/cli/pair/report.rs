@@ -22,6 +22,9 @@ pub(crate) fn report(cx: &Context, paired: &Paired, to_stdout: bool) -> Result<(
         cx.out.table(&both_directions(cx, peer))?;
     } else {
         cx.out.note(&headline);
+        if !peer.connected {
+            cx.out.note(&output::escape(&peers::away(peer)));
+        }
     }
     let name = &peer.name;
     if *already {
