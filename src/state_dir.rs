@@ -442,6 +442,16 @@ fn read_pid(text: &[u8]) -> Option<u32> {
     std::str::from_utf8(text).ok()?.trim().parse().ok().filter(|pid| *pid > 0)
 }
 
+/// A word, a path say, as a shell takes it.
+pub fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:@+,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
 /// Whether `path` can name a UNIX socket.
 ///
 /// # Errors
@@ -467,8 +477,7 @@ fn check_owner(path: &Path, owner: u32) -> Result<(), Failure> {
 
 fn too_open(what: &str, path: &Path, mode: u32, mend: &str) -> Failure {
     let message = format!("{what} {} is open to others (mode {:04o})", path.display(), mode & 0o7777);
-    let quoted = path.display().to_string().replace('\'', r"'\''");
-    Failure::new(Code::Io, message).hint(format!("chmod {mend} '{quoted}'"))
+    Failure::new(Code::Io, message).hint(format!("chmod {mend} {}", quoted(&path.display().to_string())))
 }
 
 fn cannot_open(path: &Path, errno: Errno) -> Failure {

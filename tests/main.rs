@@ -22,6 +22,7 @@ mod diagnosis;
 mod discover;
 mod doctor;
 mod hostile_peer;
+mod joining;
 mod layers;
 mod links;
 mod listen;

@@ -9,37 +9,14 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use curve25519_dalek::Scalar;
 use curve25519_dalek::constants::{ED25519_BASEPOINT_POINT, EIGHT_TORSION};
-use pi_remote::identity::{SeededRng, random};
+use pi_remote::identity::SeededRng;
 use pi_remote::pairing::ticket::{Secret, Ticket};
 use pi_remote::pairing::{Info, Offerer, PairingCode, Parties};
 use serde_json::{Value, json};
 
+use crate::support::code::{at, event, join, offer, wrong};
 use crate::support::peer::{ALPN_PAIR, Exchange, HandPeer, connect_from};
-use crate::support::{Control, TestDaemon, TestPair, eventually, pair};
-
-/// An open window: the code as it is shown, and the connection that keeps it open.
-fn offer(daemon: &TestDaemon, terms: Value) -> (String, Control) {
-    let mut offering = daemon.control();
-    let mut request = json!({"type": "pair_offer", "grant": "full", "id": "o"});
-    request.as_object_mut().unwrap().extend(terms.as_object().unwrap().clone());
-    let offer = offering.ask(request);
-    let code = offer["data"]["pairingCode"].as_str().unwrap_or_else(|| panic!("no code: {offer}"));
-    (code.to_owned(), offering)
-}
-
-fn at(daemon: &TestDaemon) -> String {
-    format!("127.0.0.1:{}", daemon.port().unwrap())
-}
-
-fn join(daemon: &TestDaemon, code: &str, address: &str, terms: Value) -> Value {
-    let mut request = json!({"type": "pair_join", "code": code, "address": address, "grant": "full"});
-    request.as_object_mut().unwrap().extend(terms.as_object().unwrap().clone());
-    daemon.ask(request)
-}
-
-fn event(offering: &mut Control) -> Value {
-    offering.until(|line| line["type"] == "event")
-}
+use crate::support::{TestDaemon, eventually, pair, pinned};
 
 #[test]
 fn a_code_pairs_both_ways_and_is_used_up() {
@@ -229,6 +206,21 @@ fn four_have_a_place_a_fifth_is_turned_away_and_none_is_kept_out_by_the_silent()
     assert_eq!(pinned(&desktop).len(), 1);
     drop((placed, crowd));
     assert_eq!(event(&mut offering)["event"], "paired", "those turned away cost nothing and are no event");
+}
+
+#[test]
+fn an_exchange_under_way_fails_with_its_window_and_is_none_of_the_next() {
+    let desktop = TestDaemon::start("desktop");
+    let (code, mut offering) = offer(&desktop, json!({}));
+    let mut right = HandPeer::new().join_by_code(&desktop, &code.parse().unwrap());
+    let proof = right.proof();
+    assert_eq!(offering.ask(json!({"type": "pair_cancel"}))["data"]["cancelled"], true);
+    let (next, mut offering) = offer(&desktop, json!({}));
+    assert_ne!(next, code);
+    assert_eq!(right.prove(&proof), PAIR_FAIL);
+    assert!(pinned(&desktop).is_empty());
+    guess(&desktop, Ipv4Addr::LOCALHOST, &code.parse().unwrap());
+    assert_eq!(event(&mut offering)["data"]["attemptsLeft"], 19, "the first attempt at the next window");
 }
 
 #[test]
@@ -468,125 +460,7 @@ fn sockets_return_after_strangers_have_come_and_gone() {
     eventually("all sockets are closed", || open() <= before);
 }
 
-#[test]
-fn pairing_again_keeps_name_and_grant_and_says_so() {
-    let (desktop, laptop) = (TestDaemon::start("desktop"), TestDaemon::start("laptop"));
-    let (code, mut offering) = offer(&desktop, json!({"as": "traveller"}));
-    assert_eq!(join(&laptop, &code, &at(&desktop), json!({"as": "home"}))["data"]["already"], false);
-    assert_eq!(event(&mut offering)["data"]["already"], false);
-    let before = laptop.ask(json!({"type": "peers"}))["data"]["peers"][0].clone();
-    let (code, mut offering) = offer(&desktop, json!({}));
-    let again = join(&laptop, &code, &at(&desktop), json!({}));
-    assert_eq!((&again["data"]["already"], &again["data"]["peer"]["name"]), (&json!(true), &json!("home")), "{again}");
-    assert_eq!(again["data"]["peer"]["grants"], before["grants"]);
-    let paired = event(&mut offering);
-    assert_eq!((&paired["data"]["already"], &paired["data"]["peer"]["name"]), (&json!(true), &json!("traveller")));
-    assert_eq!((pinned(&desktop).len(), pinned(&laptop).len()), (1, 1));
-}
-
-#[test]
-fn replace_moves_the_name_to_the_new_key_after_the_proof_alone() {
-    let mut two = TestPair::start();
-    let old = two.desktop.fingerprint.clone();
-    two.desktop.kill();
-    for file in ["device.key", "device.crt"] {
-        std::fs::remove_file(two.desktop.dir.join(file)).unwrap();
-    }
-    two.desktop.run(&[]);
-    let (code, _offering) = offer(&two.desktop, json!({}));
-    let refused = join(&two.laptop, &wrong().shown(), &at(&two.desktop), json!({"replace": "desktop"}));
-    assert_eq!(refused["success"], false, "{refused}");
-    assert_eq!(pinned(&two.laptop), [old.as_str()], "without a proof nothing moves");
-    let joined = join(&two.laptop, &code, &at(&two.desktop), json!({"replace": "desktop"}));
-    assert_eq!(joined["data"]["peer"]["name"], "desktop", "{joined}");
-    assert_eq!(pinned(&two.laptop), [two.desktop.fingerprint.as_str()]);
-    two.laptop.until_linked("desktop");
-}
-
-#[test]
-fn a_petname_that_another_has_is_refused_before_anything_is_sent_and_a_suggested_one_gets_a_number() {
-    let two = TestPair::start();
-    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-    silent.set_nonblocking(true).unwrap();
-    let address = silent.local_addr().unwrap().to_string();
-    let refused = join(&two.laptop, &wrong().shown(), &address, json!({"as": "desktop"}));
-    assert_eq!(refused["code"], "name_taken", "{refused}");
-    assert_eq!(silent.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
-    let second = TestDaemon::start("desktop");
-    let (code, _offering) = offer(&second, json!({}));
-    let joined = join(&two.laptop, &code, &at(&second), json!({}));
-    assert_eq!(joined["data"]["peer"]["name"], "desktop-2", "{joined}");
-}
-
-#[test]
-fn each_way_to_miss_the_other_machine_has_its_words() {
-    let two = TestPair::start();
-    let says = |refused: Value, code: &str, error: &str, hint: &str| {
-        assert_eq!(refused["code"], code, "{refused}");
-        assert!(refused["error"].as_str().unwrap().contains(error), "{refused}");
-        assert!(refused["hint"].as_str().unwrap().contains(hint), "{refused}");
-    };
-    let code = wrong().shown();
-    let to = |address: &str| join(&two.laptop, &code, address, json!({}));
-    // Up, and paired with somebody, but no window; the key is that of a peer or a stranger's alike.
-    says(to(&at(&two.desktop)), "pairing_failed", "is up, but not pairing", "run `pi-remote pair` there");
-    // Up, and reserved alone: nothing is paired with it.
-    let lonely = TestDaemon::start("lonely");
-    says(to(&at(&lonely)), "unreachable", "is up, but nothing listens there", "run `pi-remote pair` there");
-    let own = at(&two.laptop);
-    let own_port = two.laptop.port().unwrap();
-    for own in [own, "localhost".into(), format!("localhost:{own_port}"), format!("LAPTOP:{own_port}"), "laptop".into()]
-    {
-        says(to(&own), "invalid_request", "this very machine", "the other one");
-    }
-    for bad in ["", "a b", "desktop:0", "desktop:x", "\u{1b}[2J"] {
-        says(to(bad), "invalid_request", "is no address", "a name or an IP address");
-    }
-    let neither = two.laptop.ask(json!({"type": "pair_join", "grant": "full"}));
-    assert_eq!(neither["code"], "invalid_request", "{neither}");
-    let nowhere = two.laptop.ask(json!({"type": "pair_join", "grant": "full", "code": code.as_str()}));
-    assert_eq!(nowhere["code"], "invalid_request", "{nowhere}");
-    assert_eq!(pinned(&two.laptop), [two.desktop.fingerprint.as_str()]);
-}
-
-#[test]
-fn what_is_asked_before_a_code_is_typed_is_answered_without_a_packet() {
-    let two = TestPair::start();
-    let check = |terms: Value| {
-        let mut request = json!({"type": "pair_check", "grant": "full"});
-        request.as_object_mut().unwrap().extend(terms.as_object().unwrap().clone());
-        two.laptop.ask(request)
-    };
-    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-    silent.set_nonblocking(true).unwrap();
-    let fine = check(json!({"address": silent.local_addr().unwrap().to_string()}));
-    assert_eq!((&fine["success"], &fine["data"]["known"]), (&json!(true), &Value::Null), "{fine}");
-    assert_eq!(silent.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
-    for address in [at(&two.desktop), "desktop".into(), "desktop:9".into()] {
-        let known = check(json!({"address": address}));
-        assert_eq!(known["data"]["known"]["fingerprint"], two.desktop.fingerprint, "{address}: {known}");
-    }
-    for (terms, code) in [
-        (json!({"as": "desktop"}), "name_taken"),
-        (json!({"as": "laptop"}), "name_taken"),
-        (json!({"as": "a/b"}), "invalid_request"),
-        (json!({"replace": "nobody"}), "peer_not_found"),
-        (json!({"grant": "everything"}), "invalid_request"),
-        (json!({"address": at(&two.laptop)}), "invalid_request"),
-        (json!({"address": "localhost"}), "invalid_request"),
-        (json!({"address": "a b"}), "invalid_request"),
-    ] {
-        assert_eq!(check(terms.clone())["code"], code, "{terms}");
-    }
-    assert_eq!(check(json!({"as": "desktop", "replace": "desktop"}))["success"], true);
-}
-
 const PAIR_FAIL: &[u8] = br#"{"type":"pair_fail"}"#;
-
-/// A code that nobody offers, but for a chance of one in 2^35.
-fn wrong() -> PairingCode {
-    PairingCode::from_random(&random().unwrap())
-}
 
 /// An attempt at a daemon's window with another code.
 fn guess(daemon: &TestDaemon, from: Ipv4Addr, code: &PairingCode) {
@@ -608,11 +482,4 @@ fn json(line: &[u8]) -> Value {
 
 fn kind(line: &[u8]) -> String {
     json(line)["type"].as_str().unwrap().to_owned()
-}
-
-/// The fingerprints that a daemon has on disk.
-fn pinned(daemon: &TestDaemon) -> Vec<String> {
-    let Ok(file) = std::fs::read(daemon.dir.join("peers.json")) else { return Vec::new() };
-    let file = json(&file);
-    file["peers"].as_array().unwrap().iter().map(|peer| peer["fingerprint"].as_str().unwrap().into()).collect()
 }

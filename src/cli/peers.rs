@@ -85,6 +85,9 @@ pub(crate) fn details(peer: &PeerView) -> Table {
     if let Some(why) = peer.why.as_ref().filter(|_| !peer.connected) {
         row("why", Style::Plain, why);
     }
+    for way in peer.mend.iter().flat_map(|mend| mend.lines()) {
+        row("mend", Style::Plain, way);
+    }
     row("may here", Style::Plain, &may_here(peer));
     row("may there", Style::Plain, &may_there(peer));
     row("fingerprint", Style::Plain, &peer.fingerprint);
@@ -113,11 +116,8 @@ fn one(cx: &Context, peer: &PeerView) -> Result<(), Error> {
 }
 
 fn shown(cx: &Context, peer: &PeerView) -> Result<(), Error> {
-    let mut table = details(peer);
-    for way in peer.mend.iter().flat_map(|mend| mend.lines()) {
-        table.row([(Style::Bold, "mend"), (Style::Plain, &cx.typed(way))]);
-    }
-    cx.out.table(&table)
+    let mend = peer.mend.as_deref().map(|mend| cx.typed(mend));
+    cx.out.table(&details(&PeerView { mend, ..peer.clone() }))
 }
 
 fn all(cx: &Context, peers: &[PeerView]) -> Result<(), Error> {

@@ -16,8 +16,9 @@ pub(crate) async fn run(cx: Context) -> Result<(), Error> {
             out.line("")?;
             out.table(&links(&status.peers))?;
             for peer in &status.peers {
-                for way in peer.mend.iter().flat_map(|mend| mend.lines()) {
-                    out.note(&format!("{}: {}", peer.name, cx.typed(way)));
+                let ways = peer.mend.iter().flat_map(|mend| mend.lines()).map(|way| cx.typed(way));
+                for line in peer.why.iter().cloned().chain(ways) {
+                    out.line(&format!("{}: {line}", peer.name))?;
                 }
             }
         }
@@ -42,8 +43,9 @@ fn about(status: &Status) -> Table {
     row("daemon", &format!("{} (pid {}), up {up}", status.version, status.pid));
     row("name", &status.name);
     row("fingerprint", &status.fingerprint);
-    let listen = status.listen.join(", ");
-    row("listener", &if status.listening { listen } else { format!("closed: nothing is paired ({listen})") });
+    let listen = [status.listen.as_slice(), &status.missing].concat().join(", ");
+    let open = status.listening || (!status.peers.is_empty() && !status.missing.is_empty());
+    row("listener", &if open { listen } else { format!("closed: nothing is paired ({listen})") });
     row("sessions", &format!("{} here", status.local_session_count));
     row("peers", &format!("{} of {} connected", status.remote_peer_count, status.peers.len()));
     let refused = &status.refused;
@@ -71,9 +73,8 @@ fn links(peers: &[PeerStatus]) -> Table {
                 (Style::Plain, &link.since),
             ]);
         } else {
-            let why = peer.why.as_deref().unwrap_or("not connected");
             let seen = peer.last_seen.as_ref().map(|at| format!("last seen {at}")).unwrap_or_default();
-            table.row([(Style::Plain, &peer.name), (Style::Bad, why), (Style::Plain, &seen)]);
+            table.row([(Style::Plain, &peer.name), (Style::Bad, "not connected"), (Style::Plain, &seen)]);
         }
     }
     table

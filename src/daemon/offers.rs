@@ -13,6 +13,7 @@ use tokio::time::{sleep, timeout};
 use zeroize::Zeroizing;
 
 use super::book::Book;
+use super::offered::offered;
 use super::ports::Ports;
 use super::{addresses, views};
 use crate::identity::{Fingerprint, SeededRng, random};
@@ -153,7 +154,6 @@ impl Offers {
         let terms = self.terms(&request.terms)?;
         self.check_petname(&terms)?;
         let open_for = request.window_seconds.map_or(DEFAULT_OPEN, Duration::from_secs);
-        let addresses = addresses::own(&self.ports.all());
         let (offering, code, ticket) = match request.kind {
             OfferKind::Code => {
                 let code = PairingCode::from_random(&Zeroizing::new(random()?));
@@ -162,7 +162,8 @@ impl Offers {
             }
             OfferKind::Ticket => {
                 let secret = Zeroizing::new(random()?);
-                let ticket = Ticket::new(self.own, Secret::from_bytes(&secret), addresses.clone()).map_err(invalid)?;
+                let addresses = addresses::own(&self.ports.all());
+                let ticket = Ticket::new(self.own, Secret::from_bytes(&secret), addresses).map_err(invalid)?;
                 (Offering::Ticket(Secret::from_bytes(&secret)), None, Some(ticket.encode().into()))
             }
         };
@@ -170,14 +171,14 @@ impl Offers {
         let listens = timeout(LINKING, self.listening.clone().wait_for(|ports| *ports > 0)).await.is_ok();
         if !listens {
             self.close(number, &Failure::new(Code::Io, "no port could be listened on"));
-            return Err(Failure::new(Code::Io, "cannot listen for the other machine: another program has the port")
-                .hint("stop that program, or start the daemon with another --port"));
+            return Err(self.ports.nowhere());
         }
         if !self.context.relay.lock().has_client(client) {
             // It went before there was a window that its going could close.
             self.cancel(client);
             return Err(Failure::new(Code::Interrupted, "The offer was taken back"));
         }
+        let addresses = offered(&self.ports).await;
         Ok(Offer { pairing_code: code, ticket, expires_in_seconds: open_for.as_secs(), addresses })
     }
 
@@ -240,12 +241,19 @@ impl Offers {
         open.window.settle(now);
         for failed in open.untold() {
             let attempts_left = open.window.attempts_left();
-            let data = AttemptFailed { address: failed.from.to_string(), reason: in_words(failed.why), attempts_left };
+            let data = AttemptFailed {
+                address: failed.from.to_string(),
+                reason: in_words(failed.why, open.kind),
+                attempts_left,
+            };
             self.tell(open.client, open.id.as_ref(), "pair_attempt_failed", &to_json(&data));
         }
         let why = match open.window.ending(now) {
             Some(Ending::Expired) => expired(open.kind),
-            Some(Ending::Burned) => burned(&open.window),
+            Some(Ending::Burned) => {
+                tracing::warn!("a pairing code was burned: all attempts at it failed");
+                burned(&open.window)
+            }
             // Who closes it in these ways says so.
             Some(Ending::Succeeded(_) | Ending::Cancelled) | None => return,
         };
@@ -430,14 +438,18 @@ impl Desk for Offers {
 
 /// Why an exchange failed, for the offerer. Whatever was a try at the secret, or may have been, says
 /// what else it may have been.
-fn in_words(why: Reason) -> String {
+fn in_words(why: Reason, kind: OfferKind) -> String {
+    let secret = match kind {
+        OfferKind::Code => "code",
+        OfferKind::Ticket => "ticket",
+    };
     match why {
+        Reason::WrongProof => format!("a wrong {secret}, or somebody stands in between"),
         Reason::Refused => "it broke off: it may have met somebody in between".to_owned(),
         Reason::Disconnected | Reason::Stalled => {
             format!("{why}: it was given up, or somebody is guessing or stands in between")
         }
-        Reason::WrongProof
-        | Reason::WrongOfferer
+        Reason::WrongOfferer
         | Reason::WrongKind
         | Reason::BadElement
         | Reason::WrongVersion

@@ -192,6 +192,8 @@ pub async fn join<T>(
         lines.send(&proven.confirm()).await;
         Ok(stored)
     };
+    // Ends later than the offerer's, which counts from the ClientHello: an offerer that has stored a
+    // pin in time is heard out.
     let outcome = timeout(EXCHANGE_TIME, exchange).await.unwrap_or_else(|_| Err(broken(Reason::Stalled)));
     let failed = matches!(outcome, Err(JoinError::Exchange { .. }));
     lines.end(failed.then_some(PAIR_FAIL)).await;

@@ -1,7 +1,9 @@
 //! What the themes share: daemons as real processes, a client of their control socket, pairing.
 
 pub mod cli;
+pub mod code;
 pub mod instant;
+pub mod netns;
 pub mod original;
 pub mod peer;
 pub mod process;
@@ -164,6 +166,13 @@ pub fn pair(offerer: &TestDaemon, joiner: &TestDaemon) {
     assert_eq!(joined["success"], true, "{joined}");
     let paired = offering.until(|line| line["type"] == "event");
     assert_eq!(paired["event"], "paired", "{paired}");
+}
+
+/// The fingerprints that a daemon has on disk.
+pub fn pinned(daemon: &TestDaemon) -> Vec<String> {
+    let Ok(file) = std::fs::read(daemon.dir.join("peers.json")) else { return Vec::new() };
+    let file: Value = serde_json::from_slice(&file).expect("a whole file, the old one or the new one");
+    file["peers"].as_array().unwrap().iter().map(|peer| peer["fingerprint"].as_str().unwrap().into()).collect()
 }
 
 /// A client of a control socket that reads and writes lines.
