@@ -14,6 +14,7 @@
 mod background;
 mod carrying;
 mod cli;
+mod cli_code;
 mod cli_pairing;
 mod cli_sessions;
 mod control;
