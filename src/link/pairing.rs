@@ -195,7 +195,7 @@ pub async fn join<T>(
     // Ends later than the offerer's, which counts from the ClientHello: an offerer that has stored a
     // pin in time is heard out.
     let outcome = timeout(EXCHANGE_TIME, exchange).await.unwrap_or_else(|_| Err(broken(Reason::Stalled)));
-    let failed = matches!(outcome, Err(JoinError::Exchange { .. }));
+    let failed = matches!(&outcome, Err(JoinError::Exchange { reason, .. }) if *reason != Reason::Refused);
     lines.end(failed.then_some(PAIR_FAIL)).await;
     outcome
 }
