@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::addresses::is_near;
+use super::addresses::{is_near, listens_at};
 use super::interfaces;
 use super::office::Office;
 use crate::config::Announce;
@@ -69,12 +69,7 @@ pub(super) fn local_addresses() -> Vec<IpAddr> {
 fn content(office: &Office, offering: bool) -> Content {
     let port = office.ports.number();
     let bound: Vec<_> = office.ports.all().into_iter().filter(|bound| bound.port() == port).collect();
-    let is_bound = |ip: &IpAddr| {
-        bound.iter().any(|bound| match bound.ip() {
-            all if all.is_unspecified() => all.is_ipv6() || ip.is_ipv4(),
-            one => one == *ip,
-        })
-    };
+    let is_bound = |ip: &IpAddr| bound.iter().any(|bound| listens_at(*bound, *ip));
     let mut addresses: Vec<IpAddr> = local_addresses().into_iter().filter(is_bound).collect();
     addresses.sort_unstable();
     addresses.dedup();

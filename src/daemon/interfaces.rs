@@ -58,7 +58,7 @@ impl Interface {
 }
 
 /// Whether an address is of 100.64.0.0/10 or fd7a:115c:a1e0::/48, where Tailscale has its own.
-fn in_tailnet(ip: IpAddr) -> bool {
+pub(super) fn in_tailnet(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64,
         IpAddr::V6(ip) => ip.segments()[..3] == [0xfd7a, 0x115c, 0xa1e0],

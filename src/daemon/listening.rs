@@ -141,10 +141,13 @@ impl Listening {
 
 /// Why a port cannot be listened on, in a few words.
 pub(super) fn in_words(error: &io::Error) -> String {
-    match error.kind() {
-        ErrorKind::AddrInUse => "another program has it".into(),
-        ErrorKind::AddrNotAvailable => "no interface has this address now".into(),
-        _ => error.to_string(),
+    let kind = error.kind();
+    if kind == ErrorKind::AddrInUse {
+        "another program has it".into()
+    } else if kind == ErrorKind::AddrNotAvailable {
+        "no interface has this address now".into()
+    } else {
+        error.to_string()
     }
 }
 

@@ -75,14 +75,23 @@ fn arranged(
     tailnet: Option<Name>,
     local: Option<Name>,
 ) -> Vec<String> {
-    let is_tailnets = |found: &Reachable| {
-        found.in_tailnet || tailnet.as_ref().is_some_and(|name| name.ips.contains(&found.address.ip()))
+    let is_tailnets = |found: &Reachable| match &tailnet {
+        Some(name) => name.ips.contains(&found.address.ip()),
+        None => found.in_tailnet,
     };
+    // Without a way to the world every network is as likely as another.
+    let has_route = reachable.iter().any(|found| found.on_route);
     let rank = |found: &Reachable| match (found.on_route, is_tailnets(found), found.address.is_ipv6()) {
         (true, _, false) => 0,
         (true, _, true) => 1,
         (false, true, false) => 2,
-        (false, false, false) => 5,
+        (false, false, false) => {
+            if has_route {
+                5
+            } else {
+                0
+            }
+        }
         (false, true, true) => 6,
         (false, false, true) => 7,
     };

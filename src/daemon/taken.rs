@@ -25,20 +25,18 @@ pub(super) async fn not_bound(
     dir: &StateDir,
 ) -> Failure {
     let failure = |why: &str| Failure::new(Code::Io, format!("cannot listen at {address}: {why}"));
-    match error.kind() {
-        ErrorKind::AddrInUse => {}
-        ErrorKind::AddrNotAvailable => {
-            let has: Vec<String> =
-                interfaces::reachable().iter().take(SHOWN).map(|found| found.ip.to_string()).collect();
-            let hint =
-                format!("it has {}; `--listen tailscale` follows the tailnet as it comes and goes", has.join(", "));
-            return failure("no interface of this machine has this address now").hint(hint);
-        }
-        ErrorKind::PermissionDenied => {
-            let hint = format!("`pi-remote daemon --background --port {DEFAULT_PORT}`: ports below 1024 are root's");
-            return failure(&error.to_string()).hint(hint);
-        }
-        _ => return failure(&error.to_string()),
+    let kind = error.kind();
+    if kind == ErrorKind::AddrNotAvailable {
+        let has: Vec<String> = interfaces::reachable().iter().take(SHOWN).map(|found| found.ip.to_string()).collect();
+        let hint = format!("it has {}; `--listen tailscale` follows the tailnet as it comes and goes", has.join(", "));
+        return failure("no interface of this machine has this address now").hint(hint);
+    }
+    if kind == ErrorKind::PermissionDenied {
+        let hint = format!("`pi-remote daemon --background --port {DEFAULT_PORT}`: ports below 1024 are root's");
+        return failure(&error.to_string()).hint(hint);
+    }
+    if kind != ErrorKind::AddrInUse {
+        return failure(&error.to_string());
     }
     let mut holder = holder(address, tls).await;
     // This daemon has the lock, so another that answers at its control socket is the original's.
@@ -67,7 +65,8 @@ pub(super) async fn not_bound(
     failure(&who(&holder, address.port())).hint(ways.join("\n"))
 }
 
-fn who(holder: &Holder, port: u16) -> String {
+/// Who has a port, in words.
+pub fn who(holder: &Holder, port: u16) -> String {
     let pid = holder.process.as_ref().map(|process| format!(" (pid {})", process.pid)).unwrap_or_default();
     let whose = holder.other_user.map(|user| format!(" of the user with id {user}")).unwrap_or_default();
     match (holder.kind, &holder.process) {

@@ -13,12 +13,13 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::admission::{Admission, Place};
-use super::pairing::{Desk, offer};
+use super::pairing::{Arrival, Desk, offer};
 use super::tls::{Alpn, Gate};
 use super::{Context, session};
+use crate::pairing::window::EXCHANGE_TIME;
 
 /// Connections that the kernel keeps while none is taken.
 const BACKLOG: i32 = 1024;
@@ -200,7 +201,7 @@ async fn accept(listener: &TcpListener, door: &Door, connections: &mut JoinSet<(
 }
 
 async fn authenticate(stream: TcpStream, from: SocketAddr, mut place: Place, door: Door) {
-    let begun = door.context.clock.now();
+    let (begun, hello) = (Instant::now(), door.context.clock.now());
     // Without it a small frame may wait for the acknowledgement of the one before.
     let _ = stream.set_nodelay(true);
     let refused = || door.admission.count_refused(from.ip(), door.context.clock.wall());
@@ -213,10 +214,12 @@ async fn authenticate(stream: TcpStream, from: SocketAddr, mut place: Place, doo
             drop(place);
             session::run(link, false, &door.context).await;
         }
-        Ok(exchange) => tokio::select! {
-            () = offer(exchange, from, begun, &door.own_spki, &*door.desk) => {}
-            () = place.evicted() => refused(),
-        },
+        Ok(exchange) => {
+            let arrival = Arrival { from, hello, deadline: begun + EXCHANGE_TIME, place };
+            if !offer(exchange, arrival, &door.own_spki, &*door.desk).await {
+                refused();
+            }
+        }
         Err(error) => {
             // Nothing that a stranger sent is logged; how many there were is counted.
             tracing::debug!(%error, "a connection was refused");

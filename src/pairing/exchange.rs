@@ -2,21 +2,34 @@
 //!
 //! Each state is a type, and each step consumes it: what has not been proven has no value that
 //! could be stored, and no line can come out of order. After a failure there is nothing to go on
-//! with. The confirmation (pair3 to pair5) is the same for every kind of pairing: it is made from
-//! a label, the hash of the transcript and a key that only the right two sides have.
+//! with. By code, SPAKE2 (pair1 and pair2) makes a key that only two who know the same code have.
+//! The confirmation (pair3 to pair5) is the same for every kind of pairing: it is made from a label,
+//! the hash of the transcript and such a key, or a ticket's secret.
 
+use curve25519_dalek::edwards::CompressedEdwardsY;
+use curve25519_dalek::traits::IsIdentity;
 use hkdf::Hkdf;
 use hmac::{Hmac, Mac};
+use rand_core::{CryptoRng, RngCore};
 use sha2::{Digest, Sha256};
+use spake2::{Ed25519Group, Identity, Password, Spake2};
 use zeroize::Zeroizing;
 
-use super::message::{Info, Message, PAIR_FAIL, PAIR5, Proof};
+use super::code::PairingCode;
+use super::message::{Element, Info, Message, PAIR_FAIL, PAIR5, Proof, pair1, pair2};
 use super::ticket::{Secret, Ticket};
 use crate::identity::Fingerprint;
+use crate::wire::control::OfferKind;
 use crate::wire::{Code, Failure};
 
-/// Separates pairing by ticket from every other use of these keys.
+/// Separates pairing by code from every other use of these keys.
+const CODE_LABEL: &str = "pi-remote pair v1";
+/// The same for pairing by ticket.
 const TICKET_LABEL: &str = "pi-remote ticket v1";
+/// What an element of the joiner, SPAKE2's side A, starts with.
+const JOINERS: u8 = b'A';
+/// The same for the offerer, side B.
+const OFFERERS: u8 = b'B';
 
 /// What both ends of one TLS connection know, and nobody in between can make equal on two.
 #[derive(Debug, Clone, Copy)]
@@ -30,22 +43,59 @@ pub struct Parties<'a> {
 }
 
 impl Parties<'_> {
-    /// TT: the hash of what both have seen. `elements` are the messages of a key exchange in the
-    /// order of their sending; a ticket has none.
-    fn transcript(&self, label: &str, elements: &[&[u8]]) -> [u8; 32] {
-        let mut hash = Sha256::new_with_prefix(label);
-        let own: [&[u8]; 3] = [self.channel_binding, self.offerer_spki, self.joiner_spki];
-        for part in own.iter().chain(elements) {
-            hash.update(length(part));
-            hash.update(part);
-        }
-        hash.finalize().into()
+    /// TT0, being hashed: what both know before a word is said. The elements of an exchange by code
+    /// follow in the order of their sending.
+    fn transcript(&self, label: &str) -> Sha256 {
+        let hash = Sha256::new_with_prefix(label);
+        [self.channel_binding, self.offerer_spki, self.joiner_spki].into_iter().fold(hash, followed_by)
     }
+
+    /// SPAKE2's idA and idB: the joiner's name in the exchange and the offerer's.
+    fn identities(&self) -> (Identity, Identity) {
+        let identity = |side: &str, spki| {
+            let hash = Sha256::new_with_prefix(CODE_LABEL).chain_update(" ").chain_update(side);
+            Identity::new(&followed_by(hash, spki).finalize())
+        };
+        (identity("J", self.joiner_spki), identity("O", self.offerer_spki))
+    }
+}
+
+/// Adds a part of variable size: its length, then itself.
+fn followed_by(hash: Sha256, part: &[u8]) -> Sha256 {
+    hash.chain_update(length(part)).chain_update(part)
 }
 
 /// The big-endian length that goes before every part of variable size. Parts are a line at most.
 fn length(part: &[u8]) -> [u8; 4] {
     (part.len() as u32).to_be_bytes()
+}
+
+/// The joiner by code, which has sent its element and awaits the offerer's.
+#[derive(Debug)]
+pub struct AwaitingElement {
+    spake: Spake2<Ed25519Group>,
+    /// TT up to its own element.
+    transcript: Sha256,
+}
+
+impl AwaitingElement {
+    /// Takes the offerer's element: the second value is the joiner's proof, to be sent at once.
+    ///
+    /// # Errors
+    /// Anything but an element that an honest offerer could have sent.
+    pub fn receive(self, line: &[u8], info: &Info) -> Result<(Joiner, Vec<u8>), Rejected> {
+        match Message::read(line).map_err(Rejected::new)? {
+            Message::Pair2(element) => {
+                let key = agreed(self.spake, OFFERERS, &element)?;
+                let tt = followed_by(self.transcript, &element).finalize().into();
+                Ok(Joiner::confirming(Confirmation::new(CODE_LABEL, tt, &key)?, info))
+            }
+            Message::Fail => Err(Rejected::silently(Reason::Refused)),
+            Message::Pair1(_) | Message::Pair3(_) | Message::Pair4(_) | Message::Pair5 | Message::Other => {
+                Err(Rejected::new(Reason::OutOfOrder))
+            }
+        }
+    }
 }
 
 /// The joiner, whose proof is on its way: it awaits the offerer's.
@@ -56,6 +106,22 @@ pub struct Joiner {
 }
 
 impl Joiner {
+    /// Begins by code: the second value is the line to send at once. It spends one of the window's
+    /// attempts; one code typed is one exchange.
+    ///
+    /// # Errors
+    /// [`Reason::Internal`] alone.
+    pub fn by_code(
+        code: &PairingCode,
+        parties: &Parties<'_>,
+        rng: impl CryptoRng + RngCore,
+    ) -> Result<(AwaitingElement, Vec<u8>), Rejected> {
+        let (id_a, id_b) = parties.identities();
+        let (spake, element) = Spake2::start_a_with_rng(&Password::new(code.password()), &id_a, &id_b, rng);
+        let transcript = followed_by(parties.transcript(CODE_LABEL), &element);
+        Ok((AwaitingElement { spake, transcript }, pair1(&element)))
+    }
+
     /// Begins by ticket: the second value is the line to send at once.
     ///
     /// # Errors
@@ -86,7 +152,7 @@ impl Joiner {
                 Ok(ProvenOfferer { info: Info::read(&proof.info) })
             }
             Message::Fail => Err(Rejected::silently(Reason::Refused)),
-            Message::Pair1 | Message::Pair3(_) | Message::Pair5 | Message::Other => {
+            Message::Pair1(_) | Message::Pair2(_) | Message::Pair3(_) | Message::Pair5 | Message::Other => {
                 Err(Rejected::new(Reason::OutOfOrder))
             }
         }
@@ -115,15 +181,46 @@ impl ProvenOfferer {
 #[derive(Debug)]
 pub struct Offerer {
     confirmation: Confirmation,
+    kind: OfferKind,
 }
 
 impl Offerer {
+    /// Begins at a window that shows this code, with the joiner's first line. The second value is
+    /// the line to send, and only once [`Window::begin`](super::Window::begin) has given a place and
+    /// taken an attempt for it: whoever has this line can try a code.
+    ///
+    /// # Errors
+    /// Anything but an element that an honest joiner could have sent; it spends nothing.
+    pub fn by_code(
+        code: &PairingCode,
+        parties: &Parties<'_>,
+        first_line: &[u8],
+        rng: impl CryptoRng + RngCore,
+    ) -> Result<(Self, Vec<u8>), Rejected> {
+        match Message::read(first_line).map_err(Rejected::new)? {
+            Message::Pair1(joiners) => {
+                let (id_a, id_b) = parties.identities();
+                let (spake, own) = Spake2::start_b_with_rng(&Password::new(code.password()), &id_a, &id_b, rng);
+                let key = agreed(spake, JOINERS, &joiners)?;
+                let transcript = followed_by(parties.transcript(CODE_LABEL), &joiners);
+                let tt = followed_by(transcript, &own).finalize().into();
+                let confirmation = Confirmation::new(CODE_LABEL, tt, &key)?;
+                Ok((Self { confirmation, kind: OfferKind::Code }, pair2(&own)))
+            }
+            Message::Fail => Err(Rejected::silently(Reason::Refused)),
+            Message::Pair3(_) => Err(Rejected::new(Reason::WrongKind)),
+            Message::Pair2(_) | Message::Pair4(_) | Message::Pair5 | Message::Other => {
+                Err(Rejected::new(Reason::OutOfOrder))
+            }
+        }
+    }
+
     /// Begins at a window whose ticket has this secret.
     ///
     /// # Errors
     /// [`Reason::Internal`] alone.
     pub fn by_ticket(secret: &Secret, parties: &Parties<'_>) -> Result<Self, Rejected> {
-        Ok(Self { confirmation: Confirmation::by_ticket(secret, parties)? })
+        Ok(Self { confirmation: Confirmation::by_ticket(secret, parties)?, kind: OfferKind::Ticket })
     }
 
     /// Takes the joiner's proof.
@@ -139,8 +236,10 @@ impl Offerer {
                 Ok(ProvenJoiner { confirmation: self.confirmation, mac3: proof.mac, info })
             }
             Message::Fail => Err(Rejected::silently(Reason::Refused)),
-            Message::Pair1 => Err(Rejected::new(Reason::WrongKind)),
-            Message::Pair4(_) | Message::Pair5 | Message::Other => Err(Rejected::new(Reason::OutOfOrder)),
+            Message::Pair1(_) if self.kind == OfferKind::Ticket => Err(Rejected::new(Reason::WrongKind)),
+            Message::Pair1(_) | Message::Pair2(_) | Message::Pair4(_) | Message::Pair5 | Message::Other => {
+                Err(Rejected::new(Reason::OutOfOrder))
+            }
         }
     }
 }
@@ -180,11 +279,29 @@ impl AwaitingReceipt {
         match Message::read(line).map_err(Rejected::new)? {
             Message::Pair5 => Ok(()),
             Message::Fail => Err(Rejected::silently(Reason::Refused)),
-            Message::Pair1 | Message::Pair3(_) | Message::Pair4(_) | Message::Other => {
+            Message::Pair1(_) | Message::Pair2(_) | Message::Pair3(_) | Message::Pair4(_) | Message::Other => {
                 Err(Rejected::new(Reason::OutOfOrder))
             }
         }
     }
+}
+
+/// The key that SPAKE2 comes to with the other side's element, which must start with `letter`.
+///
+/// The crate would take points of small or mixed order and second ways of writing a point, so these
+/// are refused here. What it holds itself, a copy of the code and its scalars, it does not zeroise.
+fn agreed(spake: Spake2<Ed25519Group>, letter: u8, element: &Element) -> Result<Zeroizing<Vec<u8>>, Rejected> {
+    let (first, point) = element.split_first().ok_or(Rejected::new(Reason::Internal))?;
+    let honest = *first == letter
+        && CompressedEdwardsY::from_slice(point).is_ok_and(|encoded| {
+            encoded
+                .decompress()
+                .is_some_and(|point| point.compress() == encoded && !point.is_identity() && point.is_torsion_free())
+        });
+    if !honest {
+        return Err(Rejected::new(Reason::BadElement));
+    }
+    spake.finish(element).map(Zeroizing::new).map_err(|_| Rejected::new(Reason::Internal))
 }
 
 /// The end of an exchange that failed.
@@ -212,20 +329,23 @@ impl Rejected {
 pub enum Reason {
     /// The proof does not fit: another secret, or other keys or another connection at the far end.
     /// These look the same, so both are named.
-    #[error("the other side's proof is wrong: the ticket is another one, or somebody stands in between")]
+    #[error("the two sides do not have the same code or ticket, or somebody stands in between")]
     WrongProof,
     /// The other side said that it is over, and never says why.
     #[error(
-        "the other side refused: the ticket is wrong, used up or too old, another is pairing right now, \
+        "the other side refused: the code or ticket is wrong, used up or too old, others are pairing right now, \
          or somebody stands in between"
     )]
     Refused,
     /// The key at the far end is not the one that the ticket names.
     #[error("the device that answered is not the one that made the ticket")]
     WrongOfferer,
-    /// A code was tried where a ticket is offered.
-    #[error("the other side tried a code, and a ticket is offered")]
+    /// A code was tried where a ticket is offered, or the other way round.
+    #[error("the other side tried a code where a ticket is offered, or a ticket where a code is")]
     WrongKind,
+    /// No point that an honest device sends, or one's own side's.
+    #[error("the other side sent a key that no honest device sends: somebody may stand in between")]
+    BadElement,
     /// Another version of the exchange.
     #[error("the other side speaks another version of pairing")]
     WrongVersion,
@@ -252,27 +372,35 @@ pub enum Reason {
     Internal,
 }
 
-impl From<Reason> for Failure {
-    fn from(reason: Reason) -> Self {
-        let code = match reason {
-            Reason::WrongOfferer => Code::FingerprintMismatch,
-            Reason::WrongVersion => Code::IncompatibleVersion,
-            Reason::Closed => Code::PairingExpired,
-            Reason::Internal => Code::Internal,
-            Reason::Stalled => Code::Timeout,
-            Reason::WrongProof
-            | Reason::Refused
-            | Reason::WrongKind
-            | Reason::OutOfOrder
-            | Reason::Malformed
-            | Reason::TooLong
-            | Reason::Disconnected => Code::PairingFailed,
+impl Reason {
+    /// The failure as the user sees it who offered or typed a `kind`.
+    pub fn failure(self, kind: OfferKind) -> Failure {
+        let code = match self {
+            Self::WrongOfferer => Code::FingerprintMismatch,
+            Self::WrongVersion => Code::IncompatibleVersion,
+            Self::Closed => Code::PairingExpired,
+            Self::Internal => Code::Internal,
+            Self::Stalled => Code::Timeout,
+            Self::WrongProof
+            | Self::Refused
+            | Self::WrongKind
+            | Self::BadElement
+            | Self::OutOfOrder
+            | Self::Malformed
+            | Self::TooLong
+            | Self::Disconnected => Code::PairingFailed,
         };
-        let failure = Failure::new(code, reason.to_string());
+        let failure = Failure::new(code, self.to_string());
         if code == Code::IncompatibleVersion {
             return failure.hint("run the same version of pi-remote on both machines");
         }
-        failure.hint("make a new ticket with `pi-remote pair --ticket` and try again")
+        failure.hint(match kind {
+            OfferKind::Code => {
+                "make sure of the other machine's address and type its code again; \
+                                `pi-remote pair` there makes a new one"
+            }
+            OfferKind::Ticket => "make a new ticket with `pi-remote pair --ticket` and try again",
+        })
     }
 }
 
@@ -285,7 +413,7 @@ struct Confirmation {
 
 impl Confirmation {
     fn by_ticket(secret: &Secret, parties: &Parties<'_>) -> Result<Self, Rejected> {
-        Self::new(TICKET_LABEL, parties.transcript(TICKET_LABEL, &[]), secret.as_bytes())
+        Self::new(TICKET_LABEL, parties.transcript(TICKET_LABEL).finalize().into(), secret.as_bytes())
     }
 
     /// For a transcript `tt` and the key `ikm` that both sides came to.

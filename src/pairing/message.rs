@@ -79,8 +79,10 @@ fn cut(text: &mut String, characters: usize) {
 /// A line as it was read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Message {
-    /// The first of an exchange by code.
-    Pair1,
+    /// The joiner's element: the first of an exchange by code.
+    Pair1(Element),
+    /// The offerer's element.
+    Pair2(Element),
     /// The joiner's proof.
     Pair3(Proof),
     /// The offerer's proof.
@@ -91,6 +93,19 @@ pub(super) enum Message {
     Fail,
     /// A type that has no place in this exchange.
     Other,
+}
+
+/// What pair1 and pair2 carry: the letter of a side and a point, neither checked yet.
+pub(super) type Element = [u8; 33];
+
+/// The line of type pair1 around the joiner's element.
+pub(super) fn pair1(element: &[u8]) -> Vec<u8> {
+    format!("{{\"type\":\"pair1\",\"v\":1,\"m\":\"{}\"}}\n", STANDARD.encode(element)).into_bytes()
+}
+
+/// The line of type pair2 around the offerer's element.
+pub(super) fn pair2(element: &[u8]) -> Vec<u8> {
+    format!("{{\"type\":\"pair2\",\"m\":\"{}\"}}\n", STANDARD.encode(element)).into_bytes()
 }
 
 /// What pair3 and pair4 carry, as raw bytes.
@@ -131,12 +146,12 @@ impl Message {
         if members.v.is_some_and(|v| v.get() != "1") {
             return Err(Reason::WrongVersion);
         }
-        let proof = || {
-            let (info, mac) = (decode(members.info)?, decode(members.mac)?);
-            Ok(Proof { info, mac: mac.try_into().map_err(|_| Reason::Malformed)? })
-        };
+        let element = || exactly(decode(members.m)?);
+        let proof = || Ok(Proof { info: decode(members.info)?, mac: exactly(decode(members.mac)?)? });
         Ok(match kind.as_ref() {
-            "pair1" => Self::Pair1,
+            "pair1" if members.v.is_none() => return Err(Reason::Malformed),
+            "pair1" => Self::Pair1(element()?),
+            "pair2" => Self::Pair2(element()?),
             "pair3" => Self::Pair3(proof()?),
             "pair4" => Self::Pair4(proof()?),
             "pair5" => Self::Pair5,
@@ -158,11 +173,16 @@ fn decode(raw: Option<&RawValue>) -> Result<Vec<u8>, Reason> {
     STANDARD.decode(string(raw)?.as_bytes()).map_err(|_| Reason::Malformed)
 }
 
+fn exactly<const N: usize>(bytes: Vec<u8>) -> Result<[u8; N], Reason> {
+    bytes.try_into().map_err(|_| Reason::Malformed)
+}
+
 /// The members that count, each unread until a message needs it.
 #[derive(Default)]
 struct Members<'a> {
     kind: Option<&'a RawValue>,
     v: Option<&'a RawValue>,
+    m: Option<&'a RawValue>,
     info: Option<&'a RawValue>,
     mac: Option<&'a RawValue>,
 }
@@ -184,6 +204,7 @@ impl<'de> Visitor<'de> for MembersVisitor {
             match key.as_str() {
                 "type" => members.kind = Some(value),
                 "v" => members.v = Some(value),
+                "m" => members.m = Some(value),
                 "info" => members.info = Some(value),
                 "mac" => members.mac = Some(value),
                 _ => {}
@@ -254,6 +275,43 @@ mod tests {
         assert_eq!(Message::read(b"{\"type\":\"pair5\",\"x\":\"\xff\"}"), Err(Reason::Malformed));
         for v in ["2", "1.0", "\"1\"", "null", "true"] {
             assert_eq!(read(&format!(r#"{{"type":"pair5","v":{v}}}"#)), Err(Reason::WrongVersion));
+        }
+    }
+
+    #[test]
+    fn elements_come_back_as_they_were() {
+        assert_eq!(Message::read(&pair1(&[7; 33])), Ok(Message::Pair1([7; 33])));
+        assert_eq!(Message::read(&pair2(&[8; 33])), Ok(Message::Pair2([8; 33])));
+        let text = String::from_utf8(pair2(&[8; 33])).unwrap().replace('}', ",\"v\":1}");
+        assert_eq!(read(&text), Ok(Message::Pair2([8; 33])), "the version is welcome anywhere");
+    }
+
+    #[test]
+    fn an_element_that_breaks_the_rules_is_refused() {
+        let text = String::from_utf8(pair1(&[7; 33])).unwrap();
+        let m = STANDARD.encode([7; 33]);
+        for bad in [
+            text.replace("\"v\":1,", ""),
+            text.replace(&m, ""),
+            text.replace(&m, &STANDARD.encode([7; 32])),
+            text.replace(&m, &STANDARD.encode([7; 34])),
+            text.replace(&m, &m.replace("cH", "c\\nH")),
+            text.replace(&m, &format!(" {m}")),
+            text.replace(&m, &format!("{m}====")),
+            text.replace(&m, &m.replace('B', "-")),
+            text.replace(&m, &m.replace('B', "_")),
+            text.replace(&format!("\"{m}\""), "null"),
+            text.replace(&format!("\"{m}\""), &format!("[\"{m}\"]")),
+            text.replace("\"m\"", "\"M\""),
+            text.replace('}', &format!(",\"m\":\"{m}\"}}")),
+            text.replace('}', &format!(",\"\\u006d\":\"{m}\"}}")),
+            text.replace('}', ",\"v\":1}"),
+        ] {
+            assert_ne!(bad, text);
+            assert_eq!(read(&bad), Err(Reason::Malformed), "{bad}");
+        }
+        for v in ["0", "2", "1.0", "1e0", "\"1\"", "null", "true", "[1]"] {
+            assert_eq!(read(&text.replace("\"v\":1", &format!("\"v\":{v}"))), Err(Reason::WrongVersion), "{v}");
         }
     }
 

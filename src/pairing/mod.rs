@@ -5,6 +5,7 @@
 //!
 //! | file | what it does |
 //! |---|---|
+//! | [`code`] | the short code that one reads and the other types |
 //! | [`ticket`] | what the offerer prints and the joiner pastes |
 //! | [`window`] | the offerer's offer: how long, how many at once, who won |
 //! | [`exchange`] | the proofs, each state a type of its own |
@@ -12,22 +13,33 @@
 //!
 //! The offerer's side of one connection, in order:
 //!
-//! 1. the first line has come: [`Window::begin`] gives it a place, or it gets [`PAIR_FAIL`];
-//! 2. [`Offerer::receive`] checks the proof;
-//! 3. [`Window::succeed`] lets this one win, unless another has, its time is over or the window is
+//! 1. the first line has come: by code, [`Offerer::by_code`] checks it and makes the answer;
+//! 2. [`Window::begin`] gives it a place, or it gets [`PAIR_FAIL`]; only now the answer may be sent;
+//! 3. [`Offerer::receive`] checks the proof;
+//! 4. [`Window::succeed`] lets this one win, unless another has, its time is over or the window is
 //!    closed; from here on the window is closed to all, whatever becomes of the rest;
-//! 4. the joiner's pin is stored, and only then [`ProvenJoiner::confirm`] gives the answer;
-//! 5. [`AwaitingReceipt::receive`] hears that the joiner has stored the offerer's pin too.
+//! 5. the joiner's pin is stored, and only then [`ProvenJoiner::confirm`] gives the answer;
+//! 6. [`AwaitingReceipt::receive`] hears that the joiner has stored the offerer's pin too.
 //!
-//! The joiner's: [`Joiner::by_ticket`], [`Joiner::receive`], the pin is stored,
-//! [`ProvenOfferer::confirm`]. Whatever fails says what to send, if anything, and ends it.
+//! By ticket, [`Offerer::by_ticket`] needs no line, and the first one is the proof.
+//!
+//! The joiner's: [`Joiner::by_code`] and [`AwaitingElement::receive`], or [`Joiner::by_ticket`]; then
+//! [`Joiner::receive`], the pin is stored, [`ProvenOfferer::confirm`]. Whatever fails says what to
+//! send, if anything, and ends it; at a window, [`Window::fail`] records it.
 
+pub mod code;
 pub mod exchange;
 pub mod message;
 pub mod ticket;
 pub mod window;
 
-pub use exchange::{AwaitingReceipt, Joiner, Offerer, Parties, ProvenJoiner, ProvenOfferer, Reason, Rejected};
+#[cfg(test)]
+mod vectors;
+
+pub use code::{CodeError, PairingCode};
+pub use exchange::{
+    AwaitingElement, AwaitingReceipt, Joiner, Offerer, Parties, ProvenJoiner, ProvenOfferer, Reason, Rejected,
+};
 pub use message::{Info, MAX_LINE, PAIR_FAIL};
 pub use ticket::{Secret, Ticket, TicketError, looks_like_ticket};
 pub use window::{AttemptId, Window};

@@ -145,13 +145,14 @@ fn options(dir: &Path, port: u16, clock: Clock, shutdown: oneshot::Receiver<()>,
         clock,
         shutdown: Box::pin(async { drop(shutdown.await) }),
         on_ready: Box::new(move |ready| drop(tell.send(ready))),
+        on_stopping: Box::new(|| {}),
     }
 }
 
 /// Pairs two machines by ticket.
 pub fn pair(offerer: &Machine, joiner: &Machine) {
     let mut offering = offerer.control();
-    let offer = offering.ask(json!({"type": "pair_offer", "grant": "full"}));
+    let offer = offering.ask(json!({"type": "pair_offer", "kind": "ticket", "grant": "full"}));
     let ticket = offer["data"]["ticket"].as_str().unwrap_or_else(|| panic!("no ticket: {offer}"));
     let joined = joiner.control().ask(json!({"type": "pair_join", "ticket": ticket, "grant": "full"}));
     assert_eq!(joined["success"], true, "{joined}");

@@ -1,36 +1,35 @@
-//! The exchange against the published vectors, and against a meddler who owns the wire.
+//! The exchange against the published vectors, and against whoever does not keep to it.
 
-use proptest::prelude::*;
+use rand_core::Error;
 
 use super::*;
-use crate::pairing::MAX_LINE;
+use crate::pairing::{MAX_LINE, vectors};
 
-/// A whole exchange by code, computed by two programs that know nothing of this one.
-mod vectors {
-    pub(super) const LABEL: &str = "pi-remote pair v1";
-    pub(super) const CB: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
-    pub(super) const SPKI_O: &str =
-        "302a300506032b657003210000e3c56b91ab0a017174b96645eaf928366cdbae1e87fd21bf86661d86f3e7ef";
-    pub(super) const SPKI_J: &str =
-        "302a300506032b6570032100353c8a7feeca38b2c4536e0bd2586fdb18d070e50e059f1d43f8bfefb97a7ce1";
-    pub(super) const PA: &str = "410d5a94067c1a1c847efadcb265273bd4c3d6d59f8c025a4adf6b18532aab816a";
-    pub(super) const PB: &str = "421787f271fdafe740151ed408d5316a63c94ef1c75d6ccd81d9fe62585a0cfa8c";
-    pub(super) const K: &str = "bdac74258678d5c63da02983961552a1a292fc8432734390a13aa2ef056a0fb4";
-    pub(super) const TT: &str = "1bacfbf40dfc8945bc458c102a4a3e43aadcb9d688b19d53a1c3d7b03a7dc693";
-    pub(super) const KC_J: &str = "eed11347edbb1075b37ab3961c35af865c74703718ba3376cbd43fbfdb1d6d49";
-    pub(super) const KC_O: &str = "58694e02faa896314d3d011cfcf70db4e387f7ba3296720ffee34fe396e09a51";
-    pub(super) const I_J: &str = r#"{"name":"laptop","port":7433,"addresses":["192.0.2.1"],"version":"0.1.0"}"#;
-    pub(super) const I_O: &str = r#"{"name":"desktop","port":7433,"addresses":["192.0.2.2"],"version":"0.1.0"}"#;
-    pub(super) const PRK: &str = "3ab8cccd392ba7f6a861b93d213ce85fa853b07c0d529b0ce9f9da26a2d8b3e6";
-    pub(super) const MAC3: &str = "02b7d141bf956e6202960761edfc9c426a505d60baf74107aca216292beb3971";
-    pub(super) const MAC4: &str = "424c195531f56b13eed0fbe9037500ffab5af00692d5e4376e9f169d8c0a3254";
+mod meddler;
+
+/// No randomness at all: the same byte over and over.
+struct Steady(u8);
+
+impl RngCore for Steady {
+    fn next_u32(&mut self) -> u32 {
+        u32::from_ne_bytes([self.0; 4])
+    }
+
+    fn next_u64(&mut self) -> u64 {
+        u64::from_ne_bytes([self.0; 8])
+    }
+
+    fn fill_bytes(&mut self, bytes: &mut [u8]) {
+        bytes.fill(self.0);
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Error> {
+        self.fill_bytes(bytes);
+        Ok(())
+    }
 }
 
-fn bytes<const N: usize>(hex: &str) -> [u8; N] {
-    let digits: Vec<u8> =
-        (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect();
-    digits.try_into().unwrap()
-}
+impl CryptoRng for Steady {}
 
 fn info(name: &str, address: &str) -> Info {
     Info { name: name.into(), port: 7433, addresses: vec![address.into()], version: "0.1.0".into() }
@@ -45,63 +44,85 @@ fn desktop() -> Info {
 }
 
 fn vector_parties<T>(run: impl FnOnce(Parties<'_>) -> T) -> T {
-    let (cb, o, j) = (bytes::<32>(vectors::CB), bytes::<44>(vectors::SPKI_O), bytes::<44>(vectors::SPKI_J));
+    let (cb, o, j) = (vectors::value::<32>("cb"), vectors::value::<44>("SPKI_O"), vectors::value::<44>("SPKI_J"));
     run(Parties { channel_binding: &cb, offerer_spki: &o, joiner_spki: &j })
 }
 
-fn vector_confirmation() -> Confirmation {
-    let elements = [bytes::<33>(vectors::PA), bytes::<33>(vectors::PB)];
-    let tt = vector_parties(|parties| parties.transcript(vectors::LABEL, &[&elements[0], &elements[1]]));
-    assert_eq!(tt, bytes::<32>(vectors::TT));
-    Confirmation::new(vectors::LABEL, tt, &bytes::<32>(vectors::K)).unwrap()
+/// The vectors' randomness of one side.
+fn vector_rng(name: &str) -> Steady {
+    let bytes: [u8; 64] = vectors::value(name);
+    assert_eq!(bytes, [bytes[0]; 64]);
+    Steady(bytes[0])
+}
+
+/// The members of the line in the order in which this program writes them.
+fn line(kind: &str, members: &[(&str, &[u8])]) -> Vec<u8> {
+    use base64::Engine as _;
+    let encode = |bytes| base64::engine::general_purpose::STANDARD.encode(bytes);
+    let version = if kind == "pair1" { ",\"v\":1" } else { "" };
+    let members: String = members.iter().map(|(name, bytes)| format!(",\"{name}\":\"{}\"", encode(bytes))).collect();
+    format!("{{\"type\":\"{kind}\"{version}{members}}}\n").into_bytes()
 }
 
 #[test]
-fn the_confirmation_gives_the_published_values() {
-    let (prk, _) = Hkdf::<Sha256>::extract(Some(&bytes::<32>(vectors::TT)), &bytes::<32>(vectors::K));
-    assert_eq!(<[u8; 32]>::from(prk), bytes::<32>(vectors::PRK));
-    let confirmation = vector_confirmation();
-    assert_eq!(*confirmation.kc_j, bytes::<32>(vectors::KC_J));
-    assert_eq!(*confirmation.kc_o, bytes::<32>(vectors::KC_O));
-    assert_eq!(laptop().encode(), vectors::I_J.as_bytes());
-    assert_eq!(desktop().encode(), vectors::I_O.as_bytes());
-    let mac3 = confirmation.joiners(vectors::I_J.as_bytes()).finalize().into_bytes();
-    assert_eq!(<[u8; 32]>::from(mac3), bytes::<32>(vectors::MAC3));
-    let mac4 = confirmation.offerers(&mac3.into(), vectors::I_O.as_bytes()).finalize().into_bytes();
-    assert_eq!(<[u8; 32]>::from(mac4), bytes::<32>(vectors::MAC4));
+fn an_exchange_by_code_gives_the_published_values_byte_for_byte() {
+    let code: PairingCode = "K7MQ-2XVT".parse().unwrap();
+    let element = |name| vectors::value::<33>(name);
+    vector_parties(|parties| {
+        let (id_a, id_b) = parties.identities();
+        assert_eq!(
+            (id_a.as_slice(), id_b.as_slice()),
+            (&vectors::value::<32>("idA")[..], &vectors::value::<32>("idB")[..])
+        );
+        let (awaiting, pair1) = Joiner::by_code(&code, &parties, vector_rng("random_J")).unwrap();
+        assert_eq!(pair1, line("pair1", &[("m", &element("pA"))]));
+        let (offerer, pair2) = Offerer::by_code(&code, &parties, &pair1, vector_rng("random_O")).unwrap();
+        assert_eq!(pair2, line("pair2", &[("m", &element("pB"))]));
+        assert_published(&offerer.confirmation, "");
+        let (joiner, pair3) = awaiting.receive(&pair2, &laptop()).unwrap();
+        assert_published(&joiner.confirmation, "");
+        assert_confirmed(joiner, offerer, &pair3, "");
+    });
+    let spake = vector_parties(|parties| {
+        let (id_a, id_b) = parties.identities();
+        Spake2::start_a_with_rng(&Password::new(code.password()), &id_a, &id_b, vector_rng("random_J")).0
+    });
+    assert_eq!(agreed(spake, OFFERERS, &element("pB")).unwrap().as_slice(), vectors::value::<32>("K"));
 }
 
 #[test]
-fn both_sides_speak_the_published_values() {
-    let (joiner, pair3) = Joiner::confirming(vector_confirmation(), &laptop());
-    let proof = Proof { info: vectors::I_J.into(), mac: bytes(vectors::MAC3) };
-    assert_eq!(Message::read(&pair3).unwrap(), Message::Pair3(proof));
-    let proven = Offerer { confirmation: vector_confirmation() }.receive(&pair3).unwrap();
+fn an_exchange_by_ticket_gives_the_published_values_byte_for_byte() {
+    let secret = || Secret::from_bytes(&vectors::value("ticket_secret"));
+    vector_parties(|parties| {
+        let ticket = Ticket::new(Fingerprint::of_spki(parties.offerer_spki), secret(), vec![]).unwrap();
+        let (joiner, pair3) = Joiner::by_ticket(&ticket, &parties, &laptop()).unwrap();
+        let offerer = Offerer::by_ticket(&secret(), &parties).unwrap();
+        assert_published(&offerer.confirmation, "ticket_");
+        assert_published(&joiner.confirmation, "ticket_");
+        assert_confirmed(joiner, offerer, &pair3, "ticket_");
+    });
+}
+
+fn assert_published(confirmation: &Confirmation, prefix: &str) {
+    let published = |name| vectors::value::<32>(&format!("{prefix}{name}"));
+    assert_eq!(confirmation.tt, published("TT"));
+    assert_eq!(*confirmation.kc_j, published("kcJ"));
+    assert_eq!(*confirmation.kc_o, published("kcO"));
+}
+
+/// Both sides go on from the joiner's proof, and every line is the published one.
+fn assert_confirmed(joiner: Joiner, offerer: Offerer, pair3: &[u8], prefix: &str) {
+    let mac = |name| vectors::value::<32>(&format!("{prefix}{name}"));
+    assert_eq!(pair3, line("pair3", &[("info", vectors::text("I_J").as_bytes()), ("mac", &mac("mac3"))]));
+    let proven = offerer.receive(pair3).unwrap();
     assert_eq!(proven.info(), &laptop());
     let (awaiting, pair4) = proven.confirm(&desktop());
-    let proof = Proof { info: vectors::I_O.into(), mac: bytes(vectors::MAC4) };
-    assert_eq!(Message::read(&pair4).unwrap(), Message::Pair4(proof));
+    assert_eq!(pair4, line("pair4", &[("info", vectors::text("I_O").as_bytes()), ("mac", &mac("mac4"))]));
     let proven = joiner.receive(&pair4).unwrap();
     assert_eq!(proven.info(), &desktop());
-    assert_eq!(awaiting.receive(&proven.confirm()), Ok(()));
-}
-
-#[test]
-fn a_ticket_binds_label_binding_and_both_keys_in_that_order() {
-    // By hand: what security.md writes as TT0, hashed.
-    let (cb, o, j) = (bytes::<32>(vectors::CB), bytes::<44>(vectors::SPKI_O), bytes::<44>(vectors::SPKI_J));
-    let tt0 = [b"pi-remote ticket v1", &[0, 0, 0, 32][..], &cb, &[0, 0, 0, 44], &o, &[0, 0, 0, 44], &j].concat();
-    let tt = <[u8; 32]>::from(Sha256::digest(tt0));
-    assert_eq!(vector_parties(|parties| parties.transcript(TICKET_LABEL, &[])), tt);
-    let confirmation = vector_parties(|parties| Confirmation::by_ticket(&secret(7), &parties)).unwrap();
-    // HKDF by its definition in RFC 5869, for one block.
-    let hmac = |key: &[u8], text: &[u8]| {
-        let mac = <Hmac<Sha256> as Mac>::new_from_slice(key).unwrap().chain_update(text);
-        <[u8; 32]>::from(mac.finalize().into_bytes())
-    };
-    let prk = hmac(&tt, &[7; 16]);
-    assert_eq!(*confirmation.kc_j, hmac(&prk, b"pi-remote ticket v1 confirm J\x01"));
-    assert_eq!(*confirmation.kc_o, hmac(&prk, b"pi-remote ticket v1 confirm O\x01"));
+    let pair5 = proven.confirm();
+    assert_eq!(pair5, line("pair5", &[]));
+    assert_eq!(awaiting.receive(&pair5), Ok(()));
 }
 
 fn secret(byte: u8) -> Secret {
@@ -133,6 +154,36 @@ impl View {
     fn offerer(&self) -> Offerer {
         self.parties(|parties| Offerer::by_ticket(&secret(self.secret), &parties)).unwrap()
     }
+
+    fn code(&self) -> PairingCode {
+        PairingCode::from_random(&[0, 0, 0, 0, self.secret])
+    }
+
+    /// The joiner by code: `chance` stands for its randomness.
+    fn typing(&self, chance: u8) -> (AwaitingElement, Vec<u8>) {
+        self.parties(|parties| Joiner::by_code(&self.code(), &parties, Steady(chance))).unwrap()
+    }
+
+    /// The offerer by code, which has heard this line.
+    fn showing(&self, first_line: &[u8], chance: u8) -> Result<(Offerer, Vec<u8>), Rejected> {
+        self.parties(|parties| Offerer::by_code(&self.code(), &parties, first_line, Steady(chance)))
+    }
+}
+
+/// What is answered with `pair_fail`.
+fn fail(reason: Reason) -> Rejected {
+    Rejected { reason, reply: Some(PAIR_FAIL) }
+}
+
+/// What ends without an answer.
+fn silent(reason: Reason) -> Rejected {
+    Rejected { reason, reply: None }
+}
+
+fn renamed(line: &[u8], from: &str, to: &str) -> Vec<u8> {
+    let text = str::from_utf8(line).unwrap();
+    assert!(text.contains(from));
+    text.replace(from, to).into_bytes()
 }
 
 #[test]
@@ -162,9 +213,9 @@ fn whatever_differs_in_what_they_saw_nothing_is_proven() {
         View { offerer: VIEW.joiner, joiner: VIEW.offerer, ..VIEW },
     ] {
         let rejected = other.offerer().receive(&pair3).unwrap_err();
-        assert_eq!(rejected, Rejected { reason: Reason::WrongProof, reply: Some(PAIR_FAIL) }, "{other:?}");
+        assert_eq!(rejected, fail(Reason::WrongProof), "{other:?}");
         let rejected = other.joiner(&laptop()).0.receive(&pair4).unwrap_err();
-        assert_eq!(rejected, Rejected { reason: Reason::WrongProof, reply: Some(PAIR_FAIL) }, "{other:?}");
+        assert_eq!(rejected, fail(Reason::WrongProof), "{other:?}");
     }
     let rejected = VIEW.joiner(&desktop()).0.receive(&pair4).unwrap_err();
     assert_eq!(rejected.reason, Reason::WrongProof, "the answer names the proof that it answers");
@@ -174,8 +225,8 @@ fn whatever_differs_in_what_they_saw_nothing_is_proven() {
 fn a_key_that_is_not_the_tickets_gets_no_proof() {
     let ticket = Ticket::new(Fingerprint::of_spki(&[9; 44]), secret(4), vec![]).unwrap();
     let rejected = VIEW.parties(|parties| Joiner::by_ticket(&ticket, &parties, &laptop())).unwrap_err();
-    assert_eq!(rejected, Rejected { reason: Reason::WrongOfferer, reply: None });
-    assert_eq!(Failure::from(rejected.reason).code, Code::FingerprintMismatch);
+    assert_eq!(rejected, silent(Reason::WrongOfferer));
+    assert_eq!(rejected.reason.failure(OfferKind::Ticket).code, Code::FingerprintMismatch);
 }
 
 #[test]
@@ -207,50 +258,53 @@ fn each_bit_of_each_line_counts() {
 fn what_is_not_due_ends_it() {
     let (_, pair3) = VIEW.joiner(&laptop());
     let (_, pair4) = VIEW.offerer().receive(&pair3).unwrap().confirm(&desktop());
-    let pair1 = br#"{"type":"pair1","v":1,"m":"QQ1alAZ8GhyEfvrcsmUnO9TD1tWfjAJaSt9rGFMqq4Fq"}"#;
-    let pair2 = br#"{"type":"pair2","m":"Qh"}"#;
-    let other_version = br#"{"type":"pair1","v":2}"#;
+    let (_, pair1) = VIEW.typing(1);
+    let (_, pair2) = VIEW.showing(&pair1, 2).unwrap();
+    let other_version = renamed(&pair1, "\"v\":1", "\"v\":2");
+    let no_version = renamed(&pair1, "\"v\":1,", "");
     let long = [b" ".repeat(MAX_LINE), pair3.clone()].concat();
-    let fail = |reason| Rejected { reason, reply: Some(PAIR_FAIL) };
-    let refused = Rejected { reason: Reason::Refused, reply: None };
-    for (line, expected) in [
-        (&pair1[..], fail(Reason::WrongKind)),
-        (pair2, fail(Reason::OutOfOrder)),
-        (&pair4, fail(Reason::OutOfOrder)),
-        (PAIR5, fail(Reason::OutOfOrder)),
-        (other_version, fail(Reason::WrongVersion)),
-        (&long, fail(Reason::TooLong)),
-        (b"", fail(Reason::Malformed)),
-        (PAIR_FAIL, refused),
-    ] {
-        assert_eq!(VIEW.offerer().receive(line).unwrap_err(), expected);
-    }
-    for (line, expected) in [
-        (&pair1[..], fail(Reason::OutOfOrder)),
-        (pair2, fail(Reason::OutOfOrder)),
-        (&pair3, fail(Reason::OutOfOrder)),
-        (PAIR5, fail(Reason::OutOfOrder)),
-        (b"", fail(Reason::Malformed)),
-        (PAIR_FAIL, refused),
-    ] {
-        assert_eq!(VIEW.joiner(&laptop()).0.receive(line).unwrap_err(), expected);
-    }
-    for (line, expected) in [
-        (&pair1[..], fail(Reason::OutOfOrder)),
-        (&pair3, fail(Reason::OutOfOrder)),
-        (&pair4, fail(Reason::OutOfOrder)),
-        (PAIR_FAIL, refused),
-    ] {
-        let (awaiting, _) = VIEW.offerer().receive(&pair3).unwrap().confirm(&desktop());
-        assert_eq!(awaiting.receive(line).unwrap_err(), expected);
-    }
+    let lines: [&[u8]; 10] =
+        [&pair1, &pair2, &pair3, &pair4, PAIR5, PAIR_FAIL, &other_version, &no_version, &long, b""];
+    let meets = |state: &str, due: usize, others: [Rejected; 2], receive: &dyn Fn(&[u8]) -> Result<(), Rejected>| {
+        let out_of_order = fail(Reason::OutOfOrder);
+        let [first, third] = others;
+        let expected = [
+            first,
+            out_of_order,
+            third,
+            out_of_order,
+            out_of_order,
+            silent(Reason::Refused),
+            fail(Reason::WrongVersion),
+            fail(Reason::Malformed),
+            fail(Reason::TooLong),
+            fail(Reason::Malformed),
+        ];
+        for (at, line) in lines.iter().enumerate() {
+            let expected = if at == due { Ok(()) } else { Err(expected[at]) };
+            assert_eq!(receive(line), expected, "{state}: {}", String::from_utf8_lossy(line));
+        }
+    };
+    let (out_of_order, wrong_kind) = (fail(Reason::OutOfOrder), fail(Reason::WrongKind));
+    let neither = [out_of_order, out_of_order];
+    meets("an offerer by code", 0, [out_of_order, wrong_kind], &|line| VIEW.showing(line, 2).map(|_| ()));
+    meets("an offerer by ticket", 2, [wrong_kind, out_of_order], &|line| VIEW.offerer().receive(line).map(|_| ()));
+    meets("a joiner by code", 1, neither, &|line| VIEW.typing(1).0.receive(line, &laptop()).map(|_| ()));
+    meets("a joiner", 3, neither, &|line| VIEW.joiner(&laptop()).0.receive(line).map(|_| ()));
+    meets("an offerer, paired", 4, neither, &|line| {
+        VIEW.offerer().receive(&pair3).unwrap().confirm(&desktop()).0.receive(line)
+    });
+    let (offerer, _) = VIEW.showing(&pair1, 2).unwrap();
+    assert_eq!(offerer.receive(&pair1).unwrap_err(), out_of_order, "the right kind, and said already");
+    let (offerer, _) = VIEW.showing(&pair1, 2).unwrap();
+    assert_eq!(offerer.receive(&pair3).unwrap_err(), fail(Reason::WrongProof), "the proof of a ticket");
 }
 
 #[test]
 fn a_joiners_own_proof_sent_back_to_it_proves_nothing() {
     let (joiner, pair3) = VIEW.joiner(&laptop());
-    let reflected = String::from_utf8(pair3).unwrap().replace("pair3", "pair4");
-    assert_eq!(joiner.receive(reflected.as_bytes()).unwrap_err().reason, Reason::WrongProof);
+    let reflected = renamed(&pair3, "pair3", "pair4");
+    assert_eq!(joiner.receive(&reflected).unwrap_err().reason, Reason::WrongProof);
 }
 
 #[test]
@@ -265,180 +319,150 @@ fn an_info_that_cannot_be_read_still_pairs() {
 #[test]
 fn no_state_shows_its_keys() {
     let (joiner, pair3) = VIEW.joiner(&laptop());
-    assert_eq!(format!("{:?}", VIEW.offerer()), "Offerer { confirmation: Confirmation(..) }");
+    assert_eq!(format!("{:?}", VIEW.offerer()), "Offerer { confirmation: Confirmation(..), kind: Ticket }");
     assert!(format!("{joiner:?}").contains("Confirmation(..)"));
+    let code: PairingCode = "K7MQ-2XVT".parse().unwrap();
+    let (awaiting, _) = VIEW.parties(|parties| Joiner::by_code(&code, &parties, Steady(7))).unwrap();
+    let shown = format!("{awaiting:?}");
+    assert!(!shown.contains("K7MQ") && !shown.contains("scalar"), "{shown}");
     assert!(format!("{:?}", VIEW.offerer().receive(&pair3).unwrap()).contains("Confirmation(..)"));
 }
 
-/// One end of a connection under the meddler's hands.
-enum End {
-    Joining(Joiner),
-    Offering(Offerer),
-    Awaiting(AwaitingReceipt),
-    Done,
+/// A joiner and an offerer who have exchanged elements, and the joiner's proof.
+fn agreed_by_code(joins: &View, offers: &View) -> (Joiner, Offerer, Vec<u8>) {
+    let (awaiting, pair1) = joins.typing(1);
+    let (offerer, pair2) = offers.showing(&pair1, 2).unwrap();
+    let (joiner, pair3) = awaiting.receive(&pair2, &laptop()).unwrap();
+    (joiner, offerer, pair3)
 }
 
-struct Actor {
-    view: View,
-    info: Info,
-    end: End,
-    /// The other's info, once proven: what a daemon would store.
-    proven: Option<Info>,
-    confirmed: bool,
+#[test]
+fn with_one_code_over_one_connection_both_are_proven() {
+    let (joiner, offerer, pair3) = agreed_by_code(&VIEW, &VIEW);
+    let (awaiting, pair4) = offerer.receive(&pair3).unwrap().confirm(&desktop());
+    let proven = joiner.receive(&pair4).unwrap();
+    assert_eq!(proven.info(), &desktop());
+    assert_eq!(awaiting.receive(&proven.confirm()), Ok(()));
 }
 
-impl Actor {
-    /// Takes a line and gives what it sends.
-    fn receive(&mut self, line: &[u8]) -> Option<Vec<u8>> {
-        let rejected = |rejected: Rejected| rejected.reply.map(<[u8]>::to_vec);
-        match std::mem::replace(&mut self.end, End::Done) {
-            End::Joining(joiner) => match joiner.receive(line) {
-                Ok(proven) => {
-                    self.proven = Some(proven.info().clone());
-                    Some(proven.confirm())
-                }
-                Err(error) => rejected(error),
-            },
-            End::Offering(offerer) => match offerer.receive(line) {
-                Ok(proven) => {
-                    self.proven = Some(proven.info().clone());
-                    let (awaiting, line) = proven.confirm(&self.info);
-                    self.end = End::Awaiting(awaiting);
-                    Some(line)
-                }
-                Err(error) => rejected(error),
-            },
-            End::Awaiting(awaiting) => match awaiting.receive(line) {
-                Ok(()) => {
-                    self.confirmed = true;
-                    None
-                }
-                Err(error) => rejected(error),
-            },
-            End::Done => None,
-        }
+#[test]
+fn a_wrong_code_and_somebody_in_between_prove_nothing_and_look_the_same() {
+    for other in [
+        View { secret: 9, ..VIEW },
+        View { cb: 9, ..VIEW },
+        View { offerer: 9, ..VIEW },
+        View { joiner: 9, ..VIEW },
+        View { offerer: VIEW.joiner, joiner: VIEW.offerer, ..VIEW },
+    ] {
+        let (_, offerer, pair3) = agreed_by_code(&VIEW, &other);
+        assert_eq!(offerer.receive(&pair3).unwrap_err(), fail(Reason::WrongProof), "{other:?}");
+        // Who answers all the same, with the best that can be had without the code.
+        let (joiner, offerer, _) = agreed_by_code(&VIEW, &other);
+        let proof = |mac| Proof { info: desktop().encode(), mac }.line("pair4");
+        let mac = offerer.confirmation.offerers(&joiner.mac3, &desktop().encode()).finalize().into_bytes();
+        assert_eq!(joiner.receive(&proof(mac.into())).unwrap_err(), fail(Reason::WrongProof), "{other:?}");
+    }
+    let words = |reason: Reason| reason.to_string();
+    for reason in [Reason::WrongProof, Reason::Refused] {
+        assert!(words(reason).contains("code or ticket") && words(reason).contains("in between"), "{reason}");
     }
 }
 
-#[derive(Debug, Clone)]
-enum Meddling {
-    /// Lets the last line of one end through to the other end, as an honest wire would.
-    Forward { from: usize },
-    /// Hands a line that was ever sent to anyone, or again, or never.
-    Deliver { line: usize, to: usize },
-    /// The same with one byte changed.
-    Alter { line: usize, to: usize, at: usize, byte: u8 },
-    /// The head of one line with the tail of another.
-    Splice { head: usize, tail: usize, at: usize, to: usize },
-    /// One type's line as another's.
-    Rename { line: usize, to: usize, kind: u8 },
+#[test]
+fn a_replayed_transcript_proves_nothing() {
+    let (_, pair1) = VIEW.typing(1);
+    let (offerer, pair2) = VIEW.showing(&pair1, 2).unwrap();
+    let (joiner, _, pair3) = agreed_by_code(&VIEW, &VIEW);
+    let (_, pair4) = offerer.receive(&pair3).unwrap().confirm(&desktop());
+    assert!(joiner.receive(&pair4).is_ok(), "true the first time");
+    let (offerer, _) = VIEW.showing(&pair1, 3).unwrap();
+    assert_eq!(offerer.receive(&pair3).unwrap_err().reason, Reason::WrongProof);
+    let (joiner, _) = VIEW.typing(4).0.receive(&pair2, &laptop()).unwrap();
+    assert_eq!(joiner.receive(&pair4).unwrap_err().reason, Reason::WrongProof);
 }
 
-fn meddling() -> impl Strategy<Value = Vec<Meddling>> {
-    let (line, to) = (0usize..16, 0usize..8);
-    let act = prop_oneof![
-        12 => to.clone().prop_map(|from| Meddling::Forward { from }),
-        4 => (line.clone(), to.clone()).prop_map(|(line, to)| Meddling::Deliver { line, to }),
-        1 => (line.clone(), to.clone(), 0usize..400, any::<u8>())
-            .prop_map(|(line, to, at, byte)| Meddling::Alter { line, to, at, byte }),
-        1 => (line.clone(), line.clone(), 0usize..400, to.clone())
-            .prop_map(|(head, tail, at, to)| Meddling::Splice { head, tail, at, to }),
-        1 => (line, to, 3u8..6).prop_map(|(line, to, kind)| Meddling::Rename { line, to, kind }),
-    ];
-    prop::collection::vec(act, 0..40)
+#[test]
+fn a_point_that_no_honest_side_sends_is_refused_by_both() {
+    let kinds = ["small_order", "mixed_order", "non_canonical", "off_the_curve"];
+    for (kind, point) in kinds.iter().flat_map(|kind| vectors::all(kind).into_iter().map(move |hex| (kind, hex))) {
+        let point = vectors::bytes(point);
+        let element = |letter| [&[letter], &point[..]].concat();
+        let rejected = VIEW.showing(&line("pair1", &[("m", &element(b'A'))]), 2).unwrap_err();
+        assert_eq!(rejected, fail(Reason::BadElement), "{kind} {point:?}");
+        let pair2 = line("pair2", &[("m", &element(b'B'))]);
+        let rejected = VIEW.typing(1).0.receive(&pair2, &laptop()).unwrap_err();
+        assert_eq!(rejected, fail(Reason::BadElement), "{kind} {point:?}");
+        // Else these checks could go.
+        assert_eq!(VIEW.typing(1).0.spake.finish(&element(b'B')).is_ok(), *kind != "off_the_curve", "{kind}");
+    }
 }
 
-fn views() -> impl Strategy<Value = Vec<(View, View)>> {
-    let near = || (0u8..2, 0u8..2, 2u8..4, 0u8..2);
-    let view = |(cb, offerer, joiner, secret)| View { cb, offerer, joiner, secret };
-    // Either both ends of a connection see the same, or somebody stands in between.
-    let pair = (near(), near(), any::<bool>()).prop_map(move |(a, b, honest)| {
-        let a = view(a);
-        (a.clone(), if honest { a } else { view(b) })
-    });
-    prop::collection::vec(pair, 1..=3)
+#[test]
+fn an_element_of_the_wrong_side_is_refused() {
+    let (pa, pb) = (vectors::value::<33>("pA"), vectors::value::<33>("pB"));
+    let with = |letter: u8, element: [u8; 33]| [&[letter], &element[1..]].concat();
+    for letter in 0..=255 {
+        let pair1 = line("pair1", &[("m", &with(letter, pa))]);
+        let expected = if letter == b'A' { None } else { Some(fail(Reason::BadElement)) };
+        assert_eq!(VIEW.showing(&pair1, 2).err(), expected, "{letter}");
+        let pair2 = line("pair2", &[("m", &with(letter, pb))]);
+        let expected = if letter == b'B' { None } else { Some(fail(Reason::BadElement)) };
+        assert_eq!(VIEW.typing(1).0.receive(&pair2, &laptop()).err(), expected, "{letter}");
+    }
 }
 
-proptest! {
-    #[test]
-    fn who_owns_the_wire_cannot_make_anyone_prove_what_the_other_did_not_see(
-        views in views(),
-        acts in meddling(),
-    ) {
-        let mut sent = Vec::new();
-        let mut last = std::collections::HashMap::new();
-        let mut actors = Vec::new();
-        for (number, (joins, offers)) in views.into_iter().enumerate() {
-            let info = info(&format!("j{number}"), "192.0.2.1");
-            let (joiner, pair3) = joins.joiner(&info);
-            last.insert(actors.len(), pair3.clone());
-            sent.push(pair3);
-            let end = End::Joining(joiner);
-            actors.push(Actor { view: joins, info, end, proven: None, confirmed: false });
-            let info = self::info(&format!("o{number}"), "192.0.2.2");
-            let end = End::Offering(offers.offerer());
-            actors.push(Actor { view: offers, info, end, proven: None, confirmed: false });
-        }
-        for act in acts {
-            let pick = |n: usize| sent[n % sent.len()].clone();
-            let (line, to) = match act {
-                Meddling::Forward { from } => {
-                    let from = from % actors.len();
-                    let Some(line) = last.get(&from) else { continue };
-                    // The ends of a connection stand side by side.
-                    (line.clone(), from ^ 1)
-                }
-                Meddling::Deliver { line, to } => (pick(line), to),
-                Meddling::Alter { line, to, at, byte } => {
-                    let mut line = pick(line);
-                    let at = at % line.len();
-                    line[at] = byte;
-                    (line, to)
-                }
-                Meddling::Splice { head, tail, at, to } => {
-                    let (mut line, tail) = (pick(head), pick(tail));
-                    let at = at % line.len();
-                    line.truncate(at);
-                    line.extend_from_slice(tail.get(at..).unwrap_or_default());
-                    (line, to)
-                }
-                Meddling::Rename { line, to, kind } => {
-                    let text = String::from_utf8(pick(line)).unwrap_or_default();
-                    let renamed = (3..6).fold(text, |t, n| t.replace(&format!("pair{n}"), &format!("pair{kind}")));
-                    (renamed.into_bytes(), to)
-                }
-            };
-            let to = to % actors.len();
-            if let Some(line) = actors[to].receive(&line) {
-                last.insert(to, line.clone());
-                sent.push(line);
-            }
-        }
-        for (number, actor) in actors.iter().enumerate() {
-            let Some(proven) = &actor.proven else {
-                prop_assert!(!actor.confirmed);
-                continue;
-            };
-            // Joiners stand at the even places, offerers at the odd ones.
-            let witness = actors.iter().enumerate().find(|(other, witness)| {
-                other % 2 != number % 2 && witness.view == actor.view && &witness.info == proven
-            });
-            prop_assert!(witness.is_some(), "{:?} was proven to {:?}", proven, actor.view);
-            if number % 2 == 0 {
-                let (_, offerer) = witness.unwrap();
-                prop_assert_eq!(offerer.proven.as_ref(), Some(&actor.info), "the offerer proves itself second, to it");
-            }
+#[test]
+fn a_joiners_own_element_sent_back_to_it_proves_nothing() {
+    let (awaiting, pair1) = VIEW.typing(1);
+    let reflected = renamed(&pair1, "pair1", "pair2");
+    assert_eq!(awaiting.receive(&reflected, &laptop()).unwrap_err(), fail(Reason::BadElement));
+    // Under the offerer's letter it is a point like any other, and then there is no proof.
+    let (awaiting, _) = VIEW.typing(1);
+    let Ok(Message::Pair1(mut element)) = Message::read(&pair1) else { panic!("not read") };
+    element[0] = b'B';
+    let (joiner, pair3) = awaiting.receive(&pair2(&element), &laptop()).unwrap();
+    let reflected = renamed(&pair3, "pair3", "pair4");
+    assert_eq!(joiner.receive(&reflected).unwrap_err(), fail(Reason::WrongProof));
+}
+
+#[test]
+fn each_bit_of_the_elements_counts() {
+    let (_, pair1) = VIEW.typing(1);
+    let (offerer, pair2) = VIEW.showing(&pair1, 2).unwrap();
+    let (_, _, pair3) = agreed_by_code(&VIEW, &VIEW);
+    let (_, pair4) = offerer.receive(&pair3).unwrap().confirm(&desktop());
+    // Those that cannot be read are refused before anything else is done with them.
+    let altered = |line: &[u8]| -> Vec<Vec<u8>> {
+        let one = |bit: usize| {
+            let mut line = line.to_vec();
+            line[bit / 8] ^= 1 << (bit % 8);
+            line
+        };
+        (0..line.len() * 8).map(one).filter(|line| Message::read(line).is_ok()).collect()
+    };
+    let mut taken = 0;
+    for line in altered(&pair1) {
+        if let Ok((offerer, _)) = VIEW.showing(&line, 2) {
+            assert_eq!(offerer.receive(&pair3).unwrap_err(), fail(Reason::WrongProof));
+            taken += 1;
         }
     }
+    for line in altered(&pair2) {
+        if let Ok((joiner, _)) = VIEW.typing(1).0.receive(&line, &laptop()) {
+            assert_eq!(joiner.receive(&pair4).unwrap_err(), fail(Reason::WrongProof));
+            taken += 1;
+        }
+    }
+    assert!(taken > 0, "some are points all the same");
+}
 
-    #[test]
-    fn an_untouched_exchange_always_pairs(view in (any::<u8>(), any::<u8>(), any::<u8>(), any::<u8>()), name in any::<String>()) {
-        let (cb, offerer, joiner, secret) = view;
-        let view = View { cb, offerer, joiner, secret };
-        let (joiner, pair3) = view.joiner(&info(&name, "192.0.2.1"));
-        let (awaiting, pair4) = view.offerer().receive(&pair3).unwrap().confirm(&desktop());
-        let proven = joiner.receive(&pair4).unwrap();
-        prop_assert_eq!(proven.info(), &desktop());
-        prop_assert_eq!(awaiting.receive(&proven.confirm()), Ok(()));
+#[test]
+fn each_failure_says_what_mends_it() {
+    let hint = |reason: Reason, kind| reason.failure(kind).hint.unwrap();
+    assert!(hint(Reason::WrongProof, OfferKind::Code).contains("`pi-remote pair`"));
+    assert!(hint(Reason::Refused, OfferKind::Ticket).contains("`pi-remote pair --ticket`"));
+    for kind in [OfferKind::Code, OfferKind::Ticket] {
+        assert!(hint(Reason::WrongVersion, kind).contains("same version"));
+        assert_eq!(Reason::BadElement.failure(kind).code, Code::PairingFailed);
     }
 }
