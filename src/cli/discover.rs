@@ -32,12 +32,13 @@ fn show(out: Output, found: &Machines, lan: bool) -> Result<(), Error> {
     }
     let mut offering = found.machines.iter().filter(|machine| machine.offering && !machine.paired).peekable();
     if offering.peek().is_some() {
-        out.line("\nto pair with who is offering, with the code on its screen:")?;
+        out.line("")?;
+        out.line("To pair with who is offering, with the code on its screen:")?;
         for machine in offering {
             out.line(&format!("  pi-remote pair {}", short(&machine.address)))?;
         }
     }
-    found.missing.iter().for_each(|why| out.note(&format!("not looked at: {why}")));
+    found.missing.iter().for_each(|why| out.note(why));
     if found.machines.is_empty() {
         out.note(&nothing(lan));
     }
@@ -68,7 +69,7 @@ fn short(address: &str) -> String {
 }
 
 fn nothing(lan: bool) -> String {
-    let places = if lan { "the tailnet and the local network" } else { "the tailnet" };
+    let places = if lan { "the tailnet or the local network" } else { "the tailnet" };
     let mut text = format!(
         "no other machine was found on {places}. A machine shows on the local network while \
          `pi-remote pair` runs there; one that is elsewhere is reached by its address: pi-remote pair HOST"
