@@ -21,7 +21,7 @@ mod diagnosis;
 mod discover;
 mod doctor;
 mod hostile_peer;
-mod joining;
+mod lan;
 mod layers;
 mod links;
 mod listen;

@@ -146,10 +146,13 @@ async fn exchange(socket: &Path, path: &str) -> Result<Bytes, Unanswered> {
 }
 
 fn not_connected(error: &Error) -> Unanswered {
-    match error.kind() {
-        ErrorKind::PermissionDenied => Unanswered::NotAllowed,
-        ErrorKind::NotFound | ErrorKind::ConnectionRefused => Unanswered::NoSocket,
-        _ => Unanswered::Broken(error.to_string()),
+    let kind = error.kind();
+    if kind == ErrorKind::PermissionDenied {
+        Unanswered::NotAllowed
+    } else if matches!(kind, ErrorKind::NotFound | ErrorKind::ConnectionRefused) {
+        Unanswered::NoSocket
+    } else {
+        Unanswered::Broken(error.to_string())
     }
 }
 
@@ -280,12 +283,10 @@ fn is_for_us(node: &Node) -> bool {
 
 fn machine(node: Node) -> Machine {
     let dns_name = node.dns_name.trim_end_matches('.');
+    let is_name = split_host_port(dns_name).is_ok_and(|(_, port)| port.is_none());
     Machine {
         host_name: node.host_name.chars().take(MAX_NAME).collect(),
-        dns_name: split_host_port(dns_name)
-            .is_ok_and(|(_, port)| port.is_none())
-            .then(|| dns_name.to_owned())
-            .unwrap_or_default(),
+        dns_name: if is_name { dns_name.to_owned() } else { String::new() },
         addresses: node.addresses.iter().flatten().filter_map(|ip| ip.parse().ok()).collect(),
         online: node.online,
     }
