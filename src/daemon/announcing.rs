@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::addresses::is_near;
+use super::addresses::{is_near, listens_at};
 use super::interfaces;
 use super::office::Office;
 use crate::config::Announce;

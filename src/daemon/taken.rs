@@ -50,14 +50,7 @@ pub(super) async fn not_bound(
     if kind != ErrorKind::AddrInUse {
         return failure(&error.to_string());
     }
-    let mut holder = holder(address, tls).await;
-    if holder.kind == Kind::PiRemote || holder.silent {
-        let sibling = timeout(LOOKING, sibling(address.port())).await.ok().flatten();
-        if let Some(pid) = sibling {
-            holder.kind = Kind::PiRemote;
-            holder.process = Some(Process { pid, program: "pi-remote".into() });
-        }
-    }
+    let mut holder = holder_of(address, tls).await;
     // This daemon has the lock, so another that answers at its control socket is the original's.
     let here = original::look(dir.path()).await.filter(|original| {
         let pid = holder.process.as_ref().map(|process| process.pid);
@@ -84,6 +77,20 @@ pub(super) async fn not_bound(
     failure(&who(&holder, address.port())).hint(ways.join("\n"))
 }
 
+/// Who has the port that `address` cannot be bound to, another daemon of this program even while it
+/// does not listen.
+pub async fn holder_of(address: SocketAddr, tls: &TlsIdentity) -> Holder {
+    let mut holder = holder(address, tls).await;
+    if holder.kind == Kind::PiRemote || holder.silent {
+        let sibling = timeout(LOOKING, sibling(address.port())).await.ok().flatten();
+        if let Some(pid) = sibling {
+            holder.kind = Kind::PiRemote;
+            holder.process = Some(Process { pid, program: "pi-remote".into() });
+        }
+    }
+    holder
+}
+
 /// The process of another daemon of this program that says it has a port, listening there or not.
 async fn sibling(port: u16) -> Option<u32> {
     // Linux lists the paths of all sockets in this network.
@@ -105,7 +112,8 @@ async fn sibling(port: u16) -> Option<u32> {
     None
 }
 
-fn who(holder: &Holder, port: u16) -> String {
+/// Who has a port, in words.
+pub fn who(holder: &Holder, port: u16) -> String {
     let pid = holder.process.as_ref().map(|process| format!(" (pid {})", process.pid)).unwrap_or_default();
     let whose = holder.other_user.map(|user| format!(" of the user with id {user}")).unwrap_or_default();
     match (holder.kind, &holder.process) {
