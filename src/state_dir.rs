@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, renameat};
 use nix::libc::sockaddr_un;
-use nix::sys::stat::{Mode, SFlag, fchmod, fstatat, mkdirat};
+use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmod, fchmodat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -423,6 +423,25 @@ impl Place<'_> {
     }
 }
 
+/// Puts a file that is no state in place, outside the state directory and readable by others: as
+/// `write_atomic` does, with missing parents made first.
+///
+/// # Errors
+/// The file cannot be written; an old one is left.
+pub fn write_public(path: &Path, contents: &[u8]) -> Result<(), Failure> {
+    let write = || -> io::Result<()> {
+        let (Some(parent), Some(leaf)) = (path.parent(), path.file_name().and_then(|leaf| leaf.to_str())) else {
+            return Err(ErrorKind::InvalidInput.into());
+        };
+        DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
+        let place = Place { dir: File::open(parent)?.into(), leaf };
+        place.put(contents, Durable::Yes)?;
+        let open = PRIVATE | Mode::S_IRGRP | Mode::S_IROTH;
+        Ok(fchmodat(&place.dir, leaf, open, FchmodatFlags::FollowSymlink)?)
+    };
+    write().map_err(|e| failed("write", path, &e))
+}
+
 /// The process that is the one daemon of the state directory at `path`, where that is known: it says so
 /// itself, lives and holds the lock. Nothing is created or changed.
 pub fn holder(path: &Path) -> Option<u32> {
@@ -440,6 +459,16 @@ pub fn holder(path: &Path) -> Option<u32> {
 
 fn read_pid(text: &[u8]) -> Option<u32> {
     std::str::from_utf8(text).ok()?.trim().parse().ok().filter(|pid| *pid > 0)
+}
+
+/// A word, a path say, as a shell takes it.
+pub fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:@+,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
 }
 
 /// Whether `path` can name a UNIX socket.
@@ -467,8 +496,7 @@ fn check_owner(path: &Path, owner: u32) -> Result<(), Failure> {
 
 fn too_open(what: &str, path: &Path, mode: u32, mend: &str) -> Failure {
     let message = format!("{what} {} is open to others (mode {:04o})", path.display(), mode & 0o7777);
-    let quoted = path.display().to_string().replace('\'', r"'\''");
-    Failure::new(Code::Io, message).hint(format!("chmod {mend} '{quoted}'"))
+    Failure::new(Code::Io, message).hint(format!("chmod {mend} {}", quoted(&path.display().to_string())))
 }
 
 fn cannot_open(path: &Path, errno: Errno) -> Failure {

@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use serde_json::{Value, json};
 
 use crate::support::code::{at, event, join, offer, wrong};
+use crate::support::proxy::Proxy;
 use crate::support::{TestDaemon, TestPair, pinned};
 
 #[test]
@@ -79,6 +80,10 @@ fn each_way_to_miss_the_other_machine_has_its_words() {
     {
         says(to(&own), "invalid_request", "this very machine", "the other one");
     }
+    // Its own key behind another address.
+    let (own_code, _offering) = offer(&two.laptop, json!({}));
+    let around = Proxy::to(own_port).address.to_string();
+    says(join(&two.laptop, &own_code, &around, json!({})), "invalid_request", "this very machine", "the other one");
     for bad in ["", "a b", "desktop:0", "desktop:x", "\u{1b}[2J"] {
         says(to(bad), "invalid_request", "is no address", "a name or an IP address");
     }

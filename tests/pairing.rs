@@ -9,6 +9,7 @@ use pi_remote::pairing::ticket::{Secret, Ticket};
 use rustls::AlertDescription;
 use serde_json::{Value, json};
 
+use crate::support::code;
 use crate::support::peer::{ALPN_PAIR, HandPeer};
 use crate::support::{Control, TestDaemon, TestPair, eventually, pair, pinned};
 
@@ -369,9 +370,18 @@ fn kill_9_at_any_moment_leaves_the_old_file_or_the_new_one() {
     let (mut desktop, mut laptop) = (TestDaemon::start("desktop"), TestDaemon::start("laptop"));
     let (mut without, mut with) = (0, 0);
     for round in 0..16 {
-        let (ticket, _offering) = offer(&desktop, json!({}));
+        // By code and by ticket in turn.
+        let (given, _offering) = if round % 2 == 0 {
+            let (code, offering) = code::offer(&desktop, json!({}));
+            (json!({"code": code, "address": code::at(&desktop)}), offering)
+        } else {
+            let (ticket, offering) = offer(&desktop, json!({}));
+            (json!({"ticket": ticket}), offering)
+        };
+        let mut request = json!({"type": "pair_join", "grant": "full"});
+        request.as_object_mut().unwrap().extend(given.as_object().unwrap().clone());
         let mut joining = laptop.control();
-        joining.send(&json!({"type": "pair_join", "ticket": ticket, "grant": "full"}));
+        joining.send(&request);
         // An exchange takes some 10 ms here; each round is interrupted a little later.
         std::thread::park_timeout(Duration::from_millis(round));
         desktop.kill();

@@ -209,6 +209,21 @@ fn four_have_a_place_a_fifth_is_turned_away_and_none_is_kept_out_by_the_silent()
 }
 
 #[test]
+fn an_exchange_under_way_fails_with_its_window_and_is_none_of_the_next() {
+    let desktop = TestDaemon::start("desktop");
+    let (code, mut offering) = offer(&desktop, json!({}));
+    let mut right = HandPeer::new().join_by_code(&desktop, &code.parse().unwrap());
+    let proof = right.proof();
+    assert_eq!(offering.ask(json!({"type": "pair_cancel"}))["data"]["cancelled"], true);
+    let (next, mut offering) = offer(&desktop, json!({}));
+    assert_ne!(next, code);
+    assert_eq!(right.prove(&proof), PAIR_FAIL);
+    assert!(pinned(&desktop).is_empty());
+    guess(&desktop, Ipv4Addr::LOCALHOST, &code.parse().unwrap());
+    assert_eq!(event(&mut offering)["data"]["attemptsLeft"], 19, "the first attempt at the next window");
+}
+
+#[test]
 fn elements_that_no_honest_device_sends_get_pair_fail_and_cost_nothing() {
     let desktop = TestDaemon::start("desktop");
     let (code, mut offering) = offer(&desktop, json!({}));

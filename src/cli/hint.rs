@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+pub(crate) use crate::state_dir::quoted;
+
 /// The text with `--dir DIR` in each of this program's commands, `commands` by name, for users who have
 /// named a state directory. Left as it is what is for another machine: a command in backticks with
 /// `there` or `on ...` behind it, or a bare one in whose clause it is said.
@@ -32,16 +34,6 @@ fn is_elsewhere(before: &str, command: &str) -> bool {
     }
     let clause = command.split([',', ';', ':', '\n']).next().unwrap_or_default();
     [" there", " on the other", " on that machine", " on one machine"].iter().any(|place| clause.contains(place))
-}
-
-/// A word as a shell takes it.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:@+,".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@ use serde_json::{Map, Value, json};
 
 use super::output::{Style, Table, failure_json};
 use super::{Context, Error, members};
-use crate::wire::control::{Checks, PeerList, PeerView};
+use crate::wire::check::Checks;
+use crate::wire::control::{PeerList, PeerView};
 use crate::wire::session::Verb;
 use crate::wire::{Code, Failure, HostPort, PeerName};
 
@@ -85,6 +86,9 @@ pub(crate) fn details(peer: &PeerView) -> Table {
     if let Some(why) = peer.why.as_ref().filter(|_| !peer.connected) {
         row("why", Style::Plain, why);
     }
+    for way in peer.mend.iter().flat_map(|mend| mend.lines()) {
+        row("mend", Style::Plain, way);
+    }
     row("may here", Style::Plain, &may_here(peer));
     row("may there", Style::Plain, &may_there(peer));
     row("fingerprint", Style::Plain, &peer.fingerprint);
@@ -113,11 +117,8 @@ fn one(cx: &Context, peer: &PeerView) -> Result<(), Error> {
 }
 
 fn shown(cx: &Context, peer: &PeerView) -> Result<(), Error> {
-    let mut table = details(peer);
-    for way in peer.mend.iter().flat_map(|mend| mend.lines()) {
-        table.row([(Style::Bold, "mend"), (Style::Plain, &cx.typed(way))]);
-    }
-    cx.out.table(&table)
+    let mend = peer.mend.as_deref().map(|mend| cx.typed(mend));
+    cx.out.table(&details(&PeerView { mend, ..peer.clone() }))
 }
 
 fn all(cx: &Context, peers: &[PeerView]) -> Result<(), Error> {
@@ -144,7 +145,7 @@ fn state(peer: &PeerView) -> String {
 }
 
 /// What this device may do there, by the preset's name where it is one.
-fn may_there(peer: &PeerView) -> String {
+pub(crate) fn may_there(peer: &PeerView) -> String {
     let all = |verb: &Verb| peer.may_there.iter().any(|there| there == verb.as_str());
     if Verb::ALL.iter().all(all) {
         "full".into()
@@ -155,7 +156,8 @@ fn may_there(peer: &PeerView) -> String {
     }
 }
 
-fn may_here(peer: &PeerView) -> String {
+/// The presets of what it may do here.
+pub(crate) fn may_here(peer: &PeerView) -> String {
     let presets: Vec<&str> = peer.grants.iter().map(|grant| grant.preset.as_str()).collect();
     if presets.is_empty() { "nothing".into() } else { presets.join(", ") }
 }

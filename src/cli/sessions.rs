@@ -27,7 +27,7 @@ pub(crate) async fn run(cx: Context) -> Result<(), Error> {
     if !cx.out.json {
         let known: PeerList = cx.ask("peers", Map::new()).await?;
         for peer in known.peers.iter().filter(|peer| !peer.connected) {
-            cx.out.note(&format!("{}: its sessions are not shown", peers::away(peer)));
+            cx.out.note(&format!("{}; its sessions are not shown", peers::away(peer)));
         }
     }
     Ok(())

@@ -16,8 +16,9 @@ pub(crate) async fn run(cx: Context) -> Result<(), Error> {
             out.line("")?;
             out.table(&links(&status.peers))?;
             for peer in &status.peers {
-                for way in peer.mend.iter().flat_map(|mend| mend.lines()) {
-                    out.note(&format!("{}: {}", peer.name, cx.typed(way)));
+                let ways = peer.mend.iter().flat_map(|mend| mend.lines()).map(|way| cx.typed(way));
+                for line in peer.why.iter().cloned().chain(ways) {
+                    out.line(&format!("{}: {line}", peer.name))?;
                 }
             }
         }
@@ -72,9 +73,8 @@ fn links(peers: &[PeerStatus]) -> Table {
                 (Style::Plain, &link.since),
             ]);
         } else {
-            let why = peer.why.as_deref().unwrap_or("not connected");
             let seen = peer.last_seen.as_ref().map(|at| format!("last seen {at}")).unwrap_or_default();
-            table.row([(Style::Plain, &peer.name), (Style::Bad, why), (Style::Plain, &seen)]);
+            table.row([(Style::Plain, &peer.name), (Style::Bad, "not connected"), (Style::Plain, &seen)]);
         }
     }
     table

@@ -29,6 +29,9 @@ pub const OWN_DEADLINE: Duration = Duration::from_secs(30);
 /// An answer may hold a session's line and an event, each at the highest limit that can be set.
 const LINE_LIMIT: usize = 130 * 1024 * 1024;
 const MAX_WAITING_EVENTS: usize = 1024;
+/// What brings the daemon to the version of this program.
+const RESTART: &str =
+    "pi-remote and its daemon may be of two versions: `pi-remote stop`, then `pi-remote daemon --background`";
 
 /// A connection to the daemon. Dropping it cancels what is under way on it.
 #[derive(Debug)]
@@ -140,7 +143,7 @@ impl Client {
     ) -> Result<Bytes, Failure> {
         let id = self.send(kind, members, deadline).await?;
         let until = Instant::now() + deadline;
-        timeout_at(until, self.answer(&id)).await.map_err(|_| self.hangs(deadline))?
+        timeout_at(until, self.answer(kind, &id)).await.map_err(|_| self.hangs(deadline))?
     }
 
     /// The next event, in the order they came; `None` once the daemon has closed the connection.
@@ -177,14 +180,14 @@ impl Client {
         match written.map_err(|_| self.hangs(deadline))? {
             Ok(()) => Ok(id),
             // A daemon that refuses a line that is too long says so and closes, while we still write.
-            Err(error) => match timeout(Duration::from_secs(1), self.answer(&id)).await {
+            Err(error) => match timeout(Duration::from_secs(1), self.answer(kind, &id)).await {
                 Ok(Err(failure)) if failure.code == Code::TooLarge => Err(failure),
                 _ => Err(self.went_away(Some(error))),
             },
         }
     }
 
-    async fn answer(&mut self, id: &str) -> Result<Bytes, Failure> {
+    async fn answer(&mut self, kind: &str, id: &str) -> Result<Bytes, Failure> {
         while let Some(line) = self.line().await? {
             let parsed = parse(&line)?;
             match parsed.kind.as_deref() {
@@ -198,7 +201,9 @@ impl Client {
                     let message = parsed.error.unwrap_or_else(|| "the daemon closed the connection".into());
                     return Err(Failure::new(Code::TooLarge, message).delivered(false));
                 }
-                Some("response") if parsed.id.as_deref() == Some(id) => return outcome(&line, parsed),
+                Some("response") if parsed.id.as_deref() == Some(id) => {
+                    return outcome(&line, parsed).map_err(|failure| older(kind, failure));
+                }
                 // Every answer of this daemon names its request; one that does not is the original's.
                 Some("response") if parsed.id.is_none() => return Err(original::in_the_way(&self.dir).await),
                 _ => {}
@@ -247,6 +252,16 @@ fn outcome(line: &Bytes, parsed: Line<'_>) -> Result<Bytes, Failure> {
     })
 }
 
+/// This program asks only what its own version of the daemon knows.
+fn older(kind: &str, failure: Failure) -> Failure {
+    if failure.code != Code::UnknownCommand {
+        return failure;
+    }
+    let message =
+        format!("the daemon does not know `{kind}`, as {} does: it is of another version", env!("CARGO_PKG_VERSION"));
+    Failure::new(Code::IncompatibleVersion, message).hint(RESTART)
+}
+
 fn event_of(line: &Bytes, parsed: &Line<'_>) -> Option<Event> {
     let name = parsed.event.clone().filter(|_| parsed.kind.as_deref() == Some("event"))?;
     let data = parsed.data.map_or(Bytes::from_static(b"null"), |data| line.slice_ref(data.get().as_bytes()));
@@ -261,7 +276,7 @@ fn parse(line: &Bytes) -> Result<Line<'_>, Failure> {
 fn shape<T: DeserializeOwned>(what: &str, data: &[u8]) -> Result<T, Failure> {
     serde_json::from_slice(data).map_err(|e| {
         Failure::new(Code::IncompatibleVersion, format!("{what} has another shape than this version knows: {e}"))
-            .hint("pi-remote and its daemon may be of two versions: pi-remote stop, then pi-remote daemon --background")
+            .hint(RESTART)
     })
 }
 
@@ -368,6 +383,18 @@ mod tests {
         let failure = client.ask_raw("relay", Map::new(), OWN_DEADLINE).await.unwrap_err();
         assert_eq!(failure, Failure::new(Code::Timeout, "late").hint("h").delivered(true));
         assert_eq!(client.ask_raw("relay", Map::new(), OWN_DEADLINE).await.unwrap_err().code, Code::Other);
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_does_not_know_a_request_is_of_another_version() {
+        let line = concat!(
+            r#"{"type":"response","success":false,"error":"Unknown command","code":"unknown_command","id":ID}"#,
+            "\n"
+        );
+        let (_temp, mut client, _server) = answering(&[line]).await;
+        let failure = client.ask_raw("discover", Map::new(), OWN_DEADLINE).await.unwrap_err();
+        assert_eq!(failure.code, Code::IncompatibleVersion);
+        assert!(failure.message.contains("`discover`") && failure.hint.unwrap().contains("pi-remote stop"));
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@ use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
 use super::client::SOCKET;
-use crate::state_dir::check_socket_path;
+use crate::state_dir::{check_socket_path, quoted};
 use crate::wire::lines::LineDecoder;
 use crate::wire::{Code, Failure};
 
@@ -131,12 +131,6 @@ fn has_its_name(text: &str) -> bool {
 fn read_small(path: &Path) -> Option<Vec<u8>> {
     let is_small = std::fs::metadata(path).ok().filter(|meta| meta.is_file() && meta.len() <= SETTINGS_LIMIT).is_some();
     if is_small { std::fs::read(path).ok() } else { None }
-}
-
-/// As a shell takes it.
-fn quoted(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:@+".contains(c);
-    if text.chars().all(plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
 /// Asks for one thing; the answer, if it is the original's, and the connection.

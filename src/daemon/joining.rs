@@ -119,7 +119,7 @@ impl Offers {
         };
         let store = |offerer: Fingerprint, info: &Info, reached: &str| {
             let already = self.book.store().get(offerer).is_some();
-            let peer = self.book.pin(terms.peer(offerer, &info.name, known(reached), kind))?;
+            let peer = self.book.pin(terms.peer(offerer, &info.name, known(reached), kind)).map_err(half_paired)?;
             self.dialer.kick(offerer);
             Ok((peer, already))
         };
@@ -177,10 +177,8 @@ impl Offers {
                     .delivered(false)
             }
             JoinError::Dial(error) => {
-                let silent = matches!(
-                    &error,
-                    DialError::Connect { .. } | DialError::Tls { source: TlsError::Timeout | TlsError::Io(_), .. }
-                );
+                let silent =
+                    matches!(&error, DialError::Connect { .. } | DialError::Tls { source: TlsError::Timeout, .. });
                 let failure = error.into_failure();
                 if !silent {
                     return failure;
@@ -211,6 +209,13 @@ impl Offers {
 fn own_machine(typed: &str) -> Failure {
     Failure::new(Code::InvalidRequest, format!("{typed} is this very machine"))
         .hint("type the code on the other one, or give the other one's address")
+}
+
+/// The offerer stores its pin first.
+fn half_paired(failure: Failure) -> Failure {
+    let message = format!("{}. The other machine trusts this one by now", failure.message);
+    let hint = failure.hint.as_deref().map(|hint| format!("{hint}; ")).unwrap_or_default();
+    Failure { message, ..failure }.hint(format!("{hint}then pair again, or unpair this machine there"))
 }
 
 /// An exchange by code that failed, as the joiner sees it.
@@ -267,5 +272,48 @@ fn ticket_failed(error: JoinError) -> Failure {
         }
         JoinError::Exchange { reason, .. } => reason.failure(OfferKind::Ticket),
         JoinError::Here(failure) => failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::offers::tests::desk;
+
+    #[tokio::test]
+    async fn who_cannot_be_reached_may_reach_this_machine() {
+        let (_temp, offers, _) = desk();
+        let address = || "192.0.2.1:7433".to_owned();
+        let host = address().parse().unwrap();
+        let failed = |error: DialError| offers.code_failed(JoinError::Dial(error), &host);
+        let silent = |kind: ErrorKind| DialError::Connect { address: address(), source: kind.into() };
+        for error in [
+            silent(ErrorKind::TimedOut),
+            silent(ErrorKind::HostUnreachable),
+            DialError::Tls { address: address(), source: TlsError::Timeout },
+        ] {
+            let hint = failed(error).hint.unwrap();
+            assert!(hint.ends_with("run `pi-remote pair` here, and `pi-remote pair 127.0.0.1` there"), "{hint}");
+        }
+        for error in [
+            silent(ErrorKind::ConnectionRefused),
+            DialError::Tls { address: address(), source: TlsError::OwnKey },
+            DialError::Resolve { host: "desktop".into(), temporary: false },
+        ] {
+            let failure = failed(error);
+            assert!(!failure.hint.unwrap().contains("swap"), "{}", failure.message);
+        }
+    }
+
+    #[test]
+    fn what_may_be_somebody_in_between_is_said_to_be() {
+        let host = "desktop:7433".parse().unwrap();
+        for reason in [Reason::Refused, Reason::WrongProof, Reason::Disconnected, Reason::Stalled, Reason::BadElement] {
+            let failure = code_refused(reason, &host);
+            assert!(failure.message.contains("desktop:7433") && failure.message.contains("in between"), "{reason:?}");
+        }
+        let other = code_refused(Reason::WrongVersion, &host);
+        assert_eq!(other.code, Code::IncompatibleVersion);
+        assert!(other.hint.unwrap().contains("the same version"));
     }
 }

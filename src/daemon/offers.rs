@@ -250,7 +250,10 @@ impl Offers {
         }
         let why = match open.window.ending(now) {
             Some(Ending::Expired) => expired(open.kind),
-            Some(Ending::Burned) => burned(&open.window),
+            Some(Ending::Burned) => {
+                tracing::warn!("a pairing code was burned: all attempts at it failed");
+                burned(&open.window)
+            }
             // Who closes it in these ways says so.
             Some(Ending::Succeeded(_) | Ending::Cancelled) | None => return,
         };

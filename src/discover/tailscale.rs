@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::config::TAILSCALE_SOCKET;
+use crate::programs;
 use crate::wire::error::{Code, Failure};
 use crate::wire::host_port::split_host_port;
 
@@ -180,11 +181,11 @@ impl From<Unanswered> for Failure {
 /// What `tailscale status --json` prints.
 async fn ask_program(socket: Option<&Path>) -> Result<Bytes, Failure> {
     for program in PROGRAMS {
-        let mut command = Command::new(program);
+        let mut command = programs::command(program);
         if let Some(socket) = socket {
             command.arg("--socket").arg(socket);
         }
-        command.args(["status", "--json"]).stdin(Stdio::null()).stderr(Stdio::null()).stdout(Stdio::piped());
+        command.args(["status", "--json"]).stderr(Stdio::null()).stdout(Stdio::piped());
         match timeout(PATIENCE, output(command)).await {
             Err(_) => return Err(slow("the program `tailscale`")),
             Ok(Err(error)) if error.kind() == ErrorKind::NotFound => {}
@@ -202,7 +203,7 @@ async fn ask_program(socket: Option<&Path>) -> Result<Bytes, Failure> {
 
 /// What a program prints, up to one byte more than is taken.
 async fn output(mut command: Command) -> std::io::Result<Vec<u8>> {
-    let mut program = command.kill_on_drop(true).spawn()?;
+    let mut program = command.spawn()?;
     let mut output = Vec::new();
     if let Some(stdout) = program.stdout.take() {
         stdout.take(MAX_ANSWER as u64 + 1).read_to_end(&mut output).await?;

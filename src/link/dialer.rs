@@ -124,7 +124,7 @@ impl Dialer {
             *failed += 1;
             tracing::debug!(%peer, error = %why, failed, "could not reach a peer");
             let mut relay = relay.lock();
-            let Some(facts) = relay.peer_facts(peer) else { return None };
+            let facts = relay.peer_facts(peer)?;
             let why = why.into_failure_of(facts.name.as_str(), facts.version.as_deref());
             // A port that does not answer takes nothing back of what the peer has said.
             let tells = matches!(why.code, Code::NotPaired | Code::FingerprintMismatch);

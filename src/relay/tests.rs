@@ -770,7 +770,11 @@ impl Two {
     }
 
     fn settle(&mut self) {
-        while self.move_one(0) {}
+        let mut moved = 0;
+        while self.move_one(0) {
+            moved += 1;
+            assert!(moved < 10_000, "the two never fall silent");
+        }
         self.collect();
     }
 

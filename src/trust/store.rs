@@ -56,7 +56,7 @@ pub struct Peer {
     pub grant: Grant,
     /// When it was paired, RFC 3339.
     pub paired_at: String,
-    /// How: `ticket`, or `code` in time.
+    /// How: `ticket` or `code`.
     pub paired_via: String,
     /// When a link was last up, RFC 3339.
     #[serde(default)]

@@ -44,43 +44,25 @@ pub enum DialError {
 impl DialError {
     /// The failure as a user sees it.
     pub fn into_failure(self) -> Failure {
-        self.into_failure_of("PEER", None)
+        self.explain(None, None)
     }
 
     /// The failure of dialling the peer called `peer`, which had this `version` when it was last seen.
     pub fn into_failure_of(self, peer: &str, version: Option<&str>) -> Failure {
-        let (message, hint) = match &self {
+        self.explain(Some(peer), version)
+    }
+
+    fn explain(&self, peer: Option<&str>, version: Option<&str>) -> Failure {
+        let (message, hint) = match self {
             Self::NoAddress => {
+                let peer = peer.unwrap_or("PEER");
                 (self.to_string(), format!("`pi-remote peers address {peer} --add HOST:PORT` gives one"))
             }
             Self::Resolve { host, temporary } => unresolved(host, *temporary),
-            Self::Connect { address, source } => unconnected(address, source),
+            Self::Connect { address, source } => unconnected(address, source, is_wsl()),
             Self::Tls { address, source } => return of_tls(address, source, peer, version).delivered(false),
         };
         Failure::new(Code::Unreachable, message).hint(hint).delivered(false)
-    }
-
-    /// The failure of joining a machine that offers to pair: where no packet gets through, the other
-    /// direction may be open.
-    pub fn into_joining_failure(self) -> Failure {
-        let swap = match &self {
-            Self::Connect { source, .. } => !is_refused(source),
-            Self::Tls { source: TlsError::Timeout, .. } => true,
-            Self::NoAddress | Self::Resolve { .. } | Self::Tls { .. } => false,
-        };
-        let refused = matches!(&self, Self::Connect { source, .. } if is_refused(source));
-        let failure = self.into_failure();
-        let hint = failure.hint.as_deref().unwrap_or_default();
-        if refused {
-            return failure
-                .hint("it is up, but not pairing: `pi-remote pair` there opens a window, then try again here");
-        }
-        if swap {
-            let swapped = "or swap roles, since the other direction may be open: `pi-remote pair` here, and what it prints on the other machine";
-            let hint = format!("{hint}\n{swapped}");
-            return failure.hint(hint);
-        }
-        failure
     }
 
     /// How much an error tells: that of several addresses which got furthest is shown.
@@ -122,13 +104,13 @@ fn unresolved(host: &str, temporary: bool) -> (String, String) {
     (message, hint.to_owned())
 }
 
-fn unconnected(address: &str, source: &io::Error) -> (String, String) {
+fn unconnected(address: &str, source: &io::Error, in_wsl: bool) -> (String, String) {
     let errno = errno_name(source);
     let port = address.parse::<HostPort>().map_or(DEFAULT_PORT, |address| address.port());
     let ip = address.parse::<SocketAddr>().ok().map(|address| address.ip());
     let in_tailnet = ip.is_some_and(is_tailnet);
     if is_refused(source) {
-        let message = format!("nothing listens at {address}: the machine is up ({errno})");
+        let message = format!("nothing listens at {address}, though the machine is up ({errno})");
         let hint = "`pi-remote status` there tells: its daemon does not run, has another port, or is paired with nobody and not pairing";
         return (message, hint.to_owned());
     }
@@ -160,7 +142,7 @@ fn unconnected(address: &str, source: &io::Error) -> (String, String) {
                 .to_owned(),
         );
     }
-    if is_wsl() {
+    if in_wsl {
         hints.push(
             "this is WSL, which has an address of its own behind Windows: networkingMode=mirrored in .wslconfig"
                 .to_owned(),
@@ -169,12 +151,22 @@ fn unconnected(address: &str, source: &io::Error) -> (String, String) {
     (message, hints.join("\n"))
 }
 
-fn of_tls(address: &str, source: &TlsError, peer: &str, version: Option<&str>) -> Failure {
+fn of_tls(address: &str, source: &TlsError, peer: Option<&str>, version: Option<&str>) -> Failure {
     let failure = Failure { message: format!("{address}: {source}"), ..Failure::from(source) };
     let versions = || {
         let own = env!("CARGO_PKG_VERSION");
-        let there = version.map(|version| format!("; {peer} had {version} when it was last seen")).unwrap_or_default();
-        format!("if it is pi-remote, it is of another version (here: {own}{there}): bring both to the same one")
+        match (peer, version) {
+            (Some(peer), Some(version)) if version != own => {
+                format!(
+                    "pi-remote here is {own}, {peer} had {version} when it was last seen: bring both to one version"
+                )
+            }
+            _ => {
+                format!(
+                    "if it is pi-remote, its version is not {own}, which runs here: `pi-remote --version` there tells"
+                )
+            }
+        }
     };
     match source {
         TlsError::Plaintext => Failure {
@@ -188,13 +180,17 @@ fn of_tls(address: &str, source: &TlsError, peer: &str, version: Option<&str>) -
             ..failure
         }
         .hint("it may hang, or be another program, such as the original remote-control daemon: `pi-remote status` there tells"),
-        TlsError::FingerprintMismatch { expected, seen } => Failure {
-            message: format!("THE DEVICE AT {address} IS NOT {peer}: its key should be {expected}, but is {seen}"),
-            ..failure
+        TlsError::FingerprintMismatch { expected, seen } => {
+            let who = peer.unwrap_or("THE ONE EXPECTED");
+            let message = format!("THE DEVICE AT {address} IS NOT {who}: its key should be {expected}, but is {seen}");
+            let replace = match peer {
+                Some(peer) => format!(
+                    ". Only if {peer} really has a new key: `pi-remote pair --replace {peer} {address}`, once it offers"
+                ),
+                None => ", or another machine has this address now".to_owned(),
+            };
+            Failure { message, ..failure }.hint(format!("somebody may answer in its place{replace}"))
         }
-        .hint(format!(
-            "somebody may answer in its place. Only if {peer} really has a new key: `pi-remote pair --replace {peer} {address}`"
-        )),
         TlsError::OwnKey => failure.hint("that address is this machine itself"),
         TlsError::BadCertificate(_) | TlsError::UnprovenAlert => {
             failure.hint("something else answers at that address (an https server, say), or in its place")
@@ -204,12 +200,15 @@ fn of_tls(address: &str, source: &TlsError, peer: &str, version: Option<&str>) -
             message: format!("what answers at {address} does not speak this version's protocol"),
             ..failure
         }
-        .hint(versions()),
+        .hint(format!("{}\nelse another program answers at that address: is it the right port?", versions())),
         TlsError::PeerRefusedUs(RefusedBy::Version) | TlsError::NoAlpn | TlsError::WrongAlpn | TlsError::Protocol(_) => {
-            Failure { message: format!("what answers at {address} speaks another TLS: {source}"), ..failure }
-                .hint(format!("is it the right port, or an https server? {}", versions()))
+            Failure { message: format!("what answers at {address} speaks another TLS ({source})"), ..failure }
+                .hint(format!("is it the right port, or an https server, say?\n{}", versions()))
         }
-        TlsError::PeerRefusedUs(RefusedBy::Trust | RefusedBy::Certificate) | TlsError::Io(_) => failure,
+        TlsError::Io(_) => {
+            failure.hint("another program may listen there, or the daemon is going down: `pi-remote status` there tells")
+        }
+        TlsError::PeerRefusedUs(RefusedBy::Trust | RefusedBy::Certificate) => failure,
     }
 }
 
@@ -239,5 +238,67 @@ fn errno_name(error: &io::Error) -> String {
         Some(code) => format!("{:?}", nix::errno::Errno::from_raw(code)),
         None if error.kind() == io::ErrorKind::TimedOut => "ETIMEDOUT".to_owned(),
         None => error.kind().to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::errno::Errno;
+
+    use super::*;
+
+    fn failed(address: &str, errno: Errno) -> DialError {
+        DialError::Connect { address: address.into(), source: io::Error::from_raw_os_error(errno as i32) }
+    }
+
+    fn hint(error: DialError) -> String {
+        error.into_failure().hint.unwrap()
+    }
+
+    #[test]
+    fn connect_errors_have_the_names_that_the_originals_clients_know() {
+        let refused = failed("192.0.2.1:7433", Errno::ECONNREFUSED);
+        assert_eq!(refused.to_string(), "connect ECONNREFUSED 192.0.2.1:7433");
+        let late = DialError::Connect { address: "[::1]:1".into(), source: io::ErrorKind::TimedOut.into() };
+        assert_eq!(late.to_string(), "connect ETIMEDOUT [::1]:1");
+    }
+
+    #[test]
+    fn what_is_tried_first_depends_on_where_the_address_is() {
+        for (address, said, unsaid) in [
+            ("192.168.1.7:7433", "guest Wi-Fi", "Tailscale"),
+            ("100.101.102.103:7433", "tailscale status", "guest Wi-Fi"),
+            ("[fd7a:115c:a1e0::7]:7433", "tailscale status", "still at that address"),
+            ("203.0.113.7:8000", "sudo ufw allow 8000/tcp", "guest Wi-Fi"),
+        ] {
+            for errno in [Errno::ETIMEDOUT, Errno::EHOSTUNREACH] {
+                let hint = hint(failed(address, errno));
+                assert!(hint.contains(said) && !hint.contains(unsaid), "{address}: {hint}");
+                assert!(hint.contains("sudo firewall-cmd --permanent"), "{hint}");
+            }
+        }
+        assert!(hint(failed("100.101.102.103:1", Errno::ENETUNREACH)).starts_with("`tailscale up` here"));
+        assert!(hint(failed("203.0.113.7:7433", Errno::EACCES)).contains("a firewall here"));
+    }
+
+    #[test]
+    fn windows_around_linux_is_named_only_where_it_is() {
+        let silent = io::Error::from(io::ErrorKind::TimedOut);
+        assert!(unconnected("192.168.1.7:7433", &silent, true).1.contains("WSL"));
+        assert!(!unconnected("192.168.1.7:7433", &silent, false).1.contains("WSL"));
+    }
+
+    #[test]
+    fn of_several_addresses_the_error_that_tells_most_is_kept() {
+        let told = [
+            DialError::NoAddress,
+            DialError::Resolve { host: "h".into(), temporary: true },
+            failed("h:1", Errno::ENETUNREACH),
+            failed("h:1", Errno::ETIMEDOUT),
+            failed("h:1", Errno::ECONNREFUSED),
+            DialError::Tls { address: "h:1".into(), source: TlsError::Plaintext },
+            DialError::Tls { address: "h:1".into(), source: TlsError::PeerRefusedUs(RefusedBy::Trust) },
+        ];
+        assert!(told.windows(2).all(|pair| pair[0].weight() < pair[1].weight()));
     }
 }

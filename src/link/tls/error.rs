@@ -70,7 +70,7 @@ pub enum RefusedBy {
     #[error("the other device does not take such a connection now: no pairing window is open, or its version differs")]
     Protocol,
     /// `protocol_version`, `handshake_failure`: nothing in common with what answered.
-    #[error("what answered speaks no TLS that this device takes")]
+    #[error("no version or signature that this device takes")]
     Version,
 }
 
