@@ -419,6 +419,8 @@ fn a_port_that_another_pi_remote_has_is_said_to_be_its_listening_or_not() {
     let (_keep, dir) = state_dir();
     let listen = first.listen[0].clone();
     let who = format!("another pi-remote daemon (pid {})", first.pid());
+    let failure = port_taken(&dir, &listen);
+    assert!(failure["message"].as_str().unwrap().contains(&who), "it does not listen yet: {failure}");
     let second = TestDaemon::start("second");
     pair(&first, &second);
     let failure = port_taken(&dir, &listen);

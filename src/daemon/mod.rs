@@ -52,7 +52,7 @@ use listening::Listening;
 use offers::Offers;
 use office::Office;
 use ports::Ports;
-pub use taken::who;
+pub use taken::{holder_of, who};
 
 /// How long links and clients may take to end when the daemon does.
 const STOPPING: Duration = Duration::from_millis(1500);

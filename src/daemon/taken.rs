@@ -2,19 +2,30 @@
 
 use std::io::{Error, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Map;
+use tokio::time::timeout;
 
 use super::interfaces;
 use crate::config::{ListenAddr, Settings, Source};
+use crate::control::client::{self, Client};
 use crate::control::original;
 use crate::link::holder::{Holder, Kind, Process, holder};
 use crate::link::tls::TlsIdentity;
 use crate::state_dir::StateDir;
+use crate::wire::control::Status;
 use crate::wire::{Code, DEFAULT_PORT, Failure};
 
 /// How far from the port that is taken another one is looked for.
 const NEXT_PORTS: u16 = 100;
 /// Most addresses that a hint lists.
 const SHOWN: usize = 8;
+/// How long other daemons of this program may take to say which ports they have.
+const LOOKING: Duration = Duration::from_secs(2);
+/// How long one of them may take.
+const ANSWERING: Duration = Duration::from_millis(300);
 
 /// The failure of a daemon that cannot bind an address, with who is in the way.
 pub(super) async fn not_bound(
@@ -27,7 +38,8 @@ pub(super) async fn not_bound(
     let failure = |why: &str| Failure::new(Code::Io, format!("cannot listen at {address}: {why}"));
     let kind = error.kind();
     if kind == ErrorKind::AddrNotAvailable {
-        let has: Vec<String> = interfaces::reachable().iter().take(SHOWN).map(|found| found.ip.to_string()).collect();
+        let mut has: Vec<String> = interfaces::all().iter().map(|found| found.ip.to_string()).collect();
+        has.truncate(SHOWN);
         let hint = format!("it has {}; `--listen tailscale` follows the tailnet as it comes and goes", has.join(", "));
         return failure("no interface of this machine has this address now").hint(hint);
     }
@@ -38,7 +50,7 @@ pub(super) async fn not_bound(
     if kind != ErrorKind::AddrInUse {
         return failure(&error.to_string());
     }
-    let mut holder = holder(address, tls).await;
+    let mut holder = holder_of(address, tls).await;
     // This daemon has the lock, so another that answers at its control socket is the original's.
     let here = original::look(dir.path()).await.filter(|original| {
         let pid = holder.process.as_ref().map(|process| process.pid);
@@ -63,6 +75,41 @@ pub(super) async fn not_bound(
         ways.push(original::how_it_stays_away());
     }
     failure(&who(&holder, address.port())).hint(ways.join("\n"))
+}
+
+/// Who has the port that `address` cannot be bound to, another daemon of this program even while it
+/// does not listen.
+pub async fn holder_of(address: SocketAddr, tls: &TlsIdentity) -> Holder {
+    let mut holder = holder(address, tls).await;
+    if holder.kind == Kind::PiRemote || holder.silent {
+        let sibling = timeout(LOOKING, sibling(address.port())).await.ok().flatten();
+        if let Some(pid) = sibling {
+            holder.kind = Kind::PiRemote;
+            holder.process = Some(Process { pid, program: "pi-remote".into() });
+        }
+    }
+    holder
+}
+
+/// The process of another daemon of this program that says it has a port, listening there or not.
+async fn sibling(port: u16) -> Option<u32> {
+    // Linux lists the paths of all sockets in this network.
+    let sockets = std::fs::read_to_string("/proc/net/unix").ok()?;
+    let name = format!("/{}", client::SOCKET);
+    let dirs =
+        sockets.lines().filter_map(|line| line.split_once('/')?.1.strip_suffix(&name).map(|dir| format!("/{dir}")));
+    let mut dirs: Vec<String> = dirs.collect();
+    dirs.sort_unstable();
+    dirs.dedup();
+    for dir in dirs {
+        let Ok(mut client) = Client::connect(Path::new(&dir)).await else { continue };
+        let Ok(status) = client.ask::<Status>("status", Map::new(), ANSWERING).await else { continue };
+        let has_port = |bound: &String| bound.parse::<SocketAddr>().is_ok_and(|bound| bound.port() == port);
+        if status.listen.iter().any(has_port) {
+            return Some(status.pid);
+        }
+    }
+    None
 }
 
 /// Who has a port, in words.

@@ -12,9 +12,8 @@ use super::machine::Files;
 use crate::config::{ListenAddr, Settings};
 use crate::control::client::Client;
 use crate::control::original::{self, Original};
-use crate::daemon::who;
+use crate::daemon::{holder_of, who};
 use crate::identity::DeviceKey;
-use crate::link::holder::holder as holder_of_port;
 use crate::link::listener::Port;
 use crate::link::tls::TlsIdentity;
 use crate::state_dir::{holder, quoted};
@@ -166,7 +165,7 @@ async fn in_the_way(address: SocketAddr, error: &io::Error) -> String {
     // It is asked what it is as by a stranger.
     let stranger = DeviceKey::generate().and_then(|key| Ok(TlsIdentity::new(&key)?));
     match stranger {
-        Ok(tls) if error.kind() == ErrorKind::AddrInUse => who(&holder_of_port(address, &tls).await, address.port()),
+        Ok(tls) if error.kind() == ErrorKind::AddrInUse => who(&holder_of(address, &tls).await, address.port()),
         Ok(_) | Err(_) => error.to_string(),
     }
 }

@@ -59,12 +59,7 @@ pub struct Process {
 /// Who has the port that `wanted` cannot be bound to. What is not known after 4 s stays unknown.
 pub async fn holder(wanted: SocketAddr, tls: &TlsIdentity) -> Holder {
     let seen = tokio::task::spawn_blocking(move || seen(wanted)).await.unwrap_or_default();
-    let kind = match &seen.listener {
-        // Bound and not listening, as pi-remote is while nothing is paired: there is nothing to speak to.
-        None if seen.process.is_some() => Kind::PiRemote,
-        None => timeout(LOOKING, kind(wanted, tls)).await.unwrap_or_default(),
-        Some(listener) => timeout(LOOKING, kind(*listener, tls)).await.unwrap_or_default(),
-    };
+    let kind = timeout(LOOKING, kind(seen.listener.unwrap_or(wanted), tls)).await.unwrap_or_default();
     let silent = seen.listener.is_none() && cfg!(target_os = "linux");
     Holder { kind, process: seen.process, other_user: seen.other_user, silent }
 }
@@ -114,7 +109,7 @@ fn seen(wanted: SocketAddr) -> Seen {
     let tables = ["tcp", "tcp6"].map(|table| fs::read_to_string(Path::new("/proc/net").join(table)));
     let rows = tables.iter().flatten().flat_map(|table| table.lines().skip(1)).filter_map(row);
     let Some(row) = rows.into_iter().find(|row| row.keeps_from(wanted)) else {
-        return Seen { process: silent_pi_remote(), ..Seen::default() };
+        return Seen::default();
     };
     let own = nix::unistd::geteuid().as_raw();
     Seen {
@@ -166,26 +161,6 @@ fn process_with(inode: u64) -> Option<Process> {
         open.into_iter().any(|fd| fs::read_link(fd.path()).is_ok_and(|target| target == socket))
     };
     processes().find(|(_, proc)| has_it(proc)).map(|(pid, proc)| described(pid, &proc))
-}
-
-/// The other daemon of this program in this network, if there is exactly one: a port that is bound
-/// and not listened on stands in no table that is open to all.
-fn silent_pi_remote() -> Option<Process> {
-    let network = |proc: &Path| fs::read_link(proc.join("ns/net")).ok();
-    let own = Path::new("/proc/self");
-    let (own_program, own_network) = (described(0, own).program, network(own)?);
-    let is_daemon = |proc: &Path| {
-        let words = fs::read(proc.join("cmdline")).unwrap_or_default();
-        let has = |word: &[u8]| words.split(|byte| *byte == 0).any(|given| given == word);
-        has(b"daemon") && !has(b"--background")
-    };
-    let mut found = processes()
-        .filter(|(pid, _)| *pid != std::process::id())
-        .filter(|(_, proc)| network(proc).as_ref() == Some(&own_network) && is_daemon(proc))
-        .map(|(pid, proc)| described(pid, &proc))
-        .filter(|process| process.program == own_program);
-    let first = found.next()?;
-    found.next().is_none().then_some(first)
 }
 
 fn processes() -> impl Iterator<Item = (u32, PathBuf)> {

@@ -113,9 +113,12 @@ pub struct Door {
     pub own_spki: Arc<[u8]>,
     /// How many ports listen.
     pub listening: watch::Sender<usize>,
-    /// Told when a port that is wanted cannot be listened on and when it can again; the failure, or `None`.
-    pub lost: Arc<dyn Fn(SocketAddr, Option<&io::Error>) + Send + Sync>,
+    /// Told of a port that is lost, and when it is had again.
+    pub lost: Lost,
 }
+
+/// Told why a port that is wanted cannot be listened on, and with `None` that it can again.
+pub type Lost = Arc<dyn Fn(SocketAddr, Option<&io::Error>) + Send + Sync>;
 
 /// Listens on a port whenever `wanted` says so, until it is `released`; then returns once its last
 /// connection has ended.
