@@ -282,6 +282,22 @@ mod tests {
     }
 
     #[test]
+    fn a_name_is_explained_by_its_kind_and_by_the_resolvers_word() {
+        for (host, temporary, word, mend) in [
+            ("desktop.tail1234.ts.net.", false, "ENOTFOUND", "tailscale up"),
+            ("Desktop.LOCAL", true, "EAI_AGAIN", "Avahi"),
+            ("desktop.example.org", true, "EAI_AGAIN", "is this machine online?"),
+            ("desktop.example.org", false, "ENOTFOUND", "slip of the finger"),
+            ("desktop", false, "ENOTFOUND", "/etc/hosts"),
+        ] {
+            let failure = DialError::Resolve { host: host.into(), temporary }.into_failure();
+            assert_eq!(failure.code, Code::Unreachable);
+            assert!(failure.message.contains(host) && failure.message.contains(word), "{failure}");
+            assert!(failure.hint.unwrap().contains(mend), "{host}");
+        }
+    }
+
+    #[test]
     fn windows_around_linux_is_named_only_where_it_is() {
         let silent = io::Error::from(io::ErrorKind::TimedOut);
         assert!(unconnected("192.168.1.7:7433", &silent, true).1.contains("WSL"));
