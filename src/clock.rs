@@ -50,6 +50,13 @@ impl Clock {
             time.1 += by;
         }
     }
+
+    /// Sets a manual clock's date; the machine's takes no notice.
+    pub fn set_wall(&self, wall: SystemTime) {
+        if let Source::Manual(time) = &self.0 {
+            time.lock().unwrap_or_else(PoisonError::into_inner).1 = wall;
+        }
+    }
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]

@@ -2,10 +2,11 @@
 //! which of them it came from.
 //!
 //! `config.json` is the original's file, read as it stands. Members that this daemon does not know
-//! are ignored, and kept when it writes the file.
+//! have no effect but a line in the log, and are kept when it writes the file.
 
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -18,6 +19,14 @@ use crate::wire::{Code, DEFAULT_MESSAGE_LIMIT, DEFAULT_PORT, Failure, PeerName};
 
 /// Name of the settings file in the state directory.
 pub const FILE: &str = "config.json";
+
+/// Where `tailscaled` has its socket when nobody said otherwise: `paths.DefaultTailscaledSocket` of
+/// Tailscale's sources.
+#[cfg(not(target_os = "macos"))]
+pub const TAILSCALE_SOCKET: &str = "/var/run/tailscale/tailscaled.sock";
+/// Where `tailscaled` has its socket when nobody said otherwise; the app from the App Store has none.
+#[cfg(target_os = "macos")]
+pub const TAILSCALE_SOCKET: &str = "/var/run/tailscaled.socket";
 
 const MAX_FILE: usize = 1024 * 1024;
 const MAX_PEERS: usize = 64;
@@ -40,6 +49,22 @@ pub struct Settings {
     pub name: Sourced<PeerName>,
     /// Longest line or message taken, in bytes.
     pub message_limit: Sourced<usize>,
+    /// Where `tailscaled` has its socket, where that is not the usual place.
+    pub tailscale_socket: Sourced<Option<PathBuf>>,
+    /// When this machine announces itself on the local network.
+    pub announce: Sourced<Announce>,
+}
+
+/// When this machine announces itself on the local network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Announce {
+    /// While a pairing window is open, unless that was asked not to be announced.
+    Window,
+    /// While peers are listened for, offering or not.
+    Always,
+    /// Never.
+    Never,
 }
 
 /// A value and where it comes from.
@@ -93,14 +118,14 @@ impl Settings {
     /// [`Code::Io`] when `config.json` cannot be read or is broken: the message names file, line
     /// and what is wrong. [`Code::Usage`] when an environment variable does not parse.
     pub fn load(dir: &StateDir, flags: &Flags, environment: impl Fn(&str) -> Option<String>) -> Result<Self, Failure> {
-        let file: File = match dir.read(FILE, MAX_FILE)? {
+        let (file, members) = match dir.read(FILE, MAX_FILE)? {
             Some(bytes) => read(&bytes).map_err(|e| broken(dir, &e))?,
-            None => File::default(),
+            None => Default::default(),
         };
         let port = from_environment(&environment, "PI_REMOTE_PORT")?;
         let listen = from_environment::<ListenList>(&environment, "PI_REMOTE_LISTEN")?.map(|list| list.0);
         let flag_listen = (!flags.listen.is_empty()).then(|| flags.listen.clone());
-        Ok(Self {
+        let settings = Self {
             port: first(flags.port, port, file.port, || DEFAULT_PORT),
             listen: first(flag_listen, listen, file.listen.map(|list| list.0), || vec![ListenAddr::All]),
             heartbeat_interval: first(None, None, file.heartbeat_interval.map(|interval| interval.0), || {
@@ -110,7 +135,19 @@ impl Settings {
             peers: first(None, None, file.peers.map(|list| list.0), Vec::new),
             name: first(None, None, file.name, host_name),
             message_limit: first(None, None, file.message_limit.map(|limit| limit.0), || DEFAULT_MESSAGE_LIMIT),
-        })
+            tailscale_socket: first(None, None, file.tailscale_socket.map(|socket| Some(socket.0)), || None),
+            announce: first(None, None, file.announce, || Announce::Window),
+        };
+        for member in settings.unknown(&members) {
+            tracing::warn!("{}: nobody knows the member {member:?}; it has no effect", dir.join(FILE).display());
+        }
+        Ok(settings)
+    }
+
+    /// Of the members of `config.json`, those that are no setting: slips of the pen, most likely.
+    fn unknown<'a>(&self, members: &'a Map<String, Value>) -> Vec<&'a str> {
+        let known = self.describe();
+        members.keys().map(String::as_str).filter(|member| known.iter().all(|known| known.name != *member)).collect()
     }
 
     /// Every setting as `status -v` shows it.
@@ -127,6 +164,11 @@ impl Settings {
             row("peers", &self.peers, |all| all.join(", ")),
             row("name", &self.name, PeerName::to_string),
             row("messageLimit", &self.message_limit, usize::to_string),
+            row("tailscaleSocket", &self.tailscale_socket, |socket| match socket {
+                Some(path) => path.display().to_string(),
+                None => TAILSCALE_SOCKET.into(),
+            }),
+            row("announce", &self.announce, Announce::to_string),
         ]
     }
 }
@@ -146,10 +188,10 @@ pub fn set_name(dir: &StateDir, name: &PeerName) -> Result<(), Failure> {
     dir.write_atomic(FILE, &text)
 }
 
-fn read(bytes: &[u8]) -> serde_json::Result<File> {
+fn read(bytes: &[u8]) -> serde_json::Result<(File, Map<String, Value>)> {
     // A list would be taken for the members' values in their order.
-    serde_json::from_slice::<Map<String, Value>>(bytes)?;
-    serde_json::from_slice(bytes)
+    let members = serde_json::from_slice(bytes)?;
+    Ok((serde_json::from_slice(bytes)?, members))
 }
 
 /// What this device is called before anyone said otherwise: the first label of its host name.
@@ -194,6 +236,22 @@ struct File {
     peers: Option<PeerAddresses>,
     name: Option<PeerName>,
     message_limit: Option<MessageLimit>,
+    tailscale_socket: Option<SocketPath>,
+    announce: Option<Announce>,
+}
+
+/// A relative path would mean another file for a daemon that was started elsewhere.
+struct SocketPath(PathBuf);
+
+impl<'de> Deserialize<'de> for SocketPath {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let path = PathBuf::deserialize(from)?;
+        if path.is_absolute() {
+            Ok(Self(path))
+        } else {
+            Err(de::Error::custom(format!("tailscaleSocket is {path:?}, but only a whole path from / is taken")))
+        }
+    }
 }
 
 struct Seconds<const MIN: u64, const MAX: u64>(u64);
@@ -321,6 +379,16 @@ impl fmt::Display for ListenAddr {
     }
 }
 
+impl fmt::Display for Announce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Window => "window",
+            Self::Always => "always",
+            Self::Never => "never",
+        })
+    }
+}
+
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -379,7 +447,7 @@ mod tests {
         let (_temp, none) = dir(None);
         let defaults = Settings::load(&none, &Flags::default(), |_| None).unwrap();
         assert_eq!((defaults.port.value, defaults.message_limit.value), (7433, 8 * 1024 * 1024));
-        assert_eq!(defaults.describe().len(), 7);
+        assert_eq!(defaults.describe().len(), 9);
         assert!(defaults.describe().iter().all(|setting| setting.source == "default"));
     }
 
@@ -394,6 +462,8 @@ mod tests {
             ("{\"listen\":\"nowhere\"}", 1, "nowhere"),
             ("{\"name\":\"a/b\"}", 1, "peer's name"),
             ("{\"port\":1,\"port\":2}", 1, "duplicate"),
+            ("{\n\"announce\":\"sometimes\"}", 2, "window"),
+            ("{\"tailscaleSocket\":\"run/t.sock\"}", 1, "tailscaleSocket"),
             ("[]", 1, "invalid"),
             ("", 1, "EOF"),
         ] {
@@ -404,6 +474,21 @@ mod tests {
             assert!(failure.message.contains(word), "{text:?}: {failure}");
             assert!(failure.hint.is_some());
         }
+    }
+
+    #[test]
+    fn every_setting_in_the_file_counts_and_what_is_none_is_known_to_be_none() {
+        let text = r#"{"port":1,"listen":"loopback","heartbeatInterval":2,"autoShutdownTimeout":3,"peers":["h"],
+            "name":"desk","messageLimit":65536,"tailscaleSocket":"/run/t.sock","announce":"never"}"#;
+        let settings = load(text).unwrap();
+        assert!(settings.describe().iter().all(|setting| setting.source == "file"), "{:?}", settings.describe());
+        assert_eq!(settings.announce.value, Announce::Never);
+        assert_eq!(settings.tailscale_socket.value.as_deref(), Some(std::path::Path::new("/run/t.sock")));
+        let mut members: Map<String, Value> = serde_json::from_str(text).unwrap();
+        assert_eq!(settings.unknown(&members), Vec::<&str>::new());
+        members.insert("Port".into(), 1.into());
+        members.insert("\u{1b}[2J".into(), 1.into());
+        assert_eq!(settings.unknown(&members), ["\u{1b}[2J", "Port"]);
     }
 
     #[test]

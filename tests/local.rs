@@ -33,7 +33,7 @@ async fn a_umask_of_zero_leaves_nothing_open() {
     eventually("the session's name is written", || dir.join("names/s").exists());
     let other = TestDaemon::start("other");
     let mut offering = other.control();
-    let offer = offering.ask(json!({"type": "pair_offer", "grant": "full"}));
+    let offer = offering.ask(json!({"type": "pair_offer", "kind": "ticket", "grant": "full"}));
     let mut client = daemon.control();
     let joined = client.ask(json!({"type": "pair_join", "ticket": offer["data"]["ticket"], "grant": "full"}));
     assert_eq!(joined["success"], true, "{joined}");
@@ -274,7 +274,7 @@ fn a_full_disk_leaves_the_old_pins_and_is_said() {
     let (first, second) = (TestDaemon::start("first"), TestDaemon::start("second"));
     let offer = |daemon: &TestDaemon| {
         let mut client = daemon.control();
-        let answer = client.ask(json!({"type": "pair_offer", "grant": "full", "id": "o"}));
+        let answer = client.ask(json!({"type": "pair_offer", "kind": "ticket", "grant": "full", "id": "o"}));
         (client, answer["data"]["ticket"].clone())
     };
     let join =
@@ -306,7 +306,8 @@ fn a_full_disk_leaves_the_old_pins_and_is_said() {
 
     // It offers: nobody stores anything.
     let mut offering = control();
-    let ticket = offering.ask(json!({"type": "pair_offer", "grant": "full"}))["data"]["ticket"].clone();
+    let ticket =
+        offering.ask(json!({"type": "pair_offer", "kind": "ticket", "grant": "full"}))["data"]["ticket"].clone();
     let third = TestDaemon::start("third");
     let refused = join(&mut third.control(), ticket);
     assert_eq!(refused["success"], false, "{refused}");

@@ -9,13 +9,14 @@ use pi_remote::pairing::ticket::{Secret, Ticket};
 use rustls::AlertDescription;
 use serde_json::{Value, json};
 
+use crate::support::code;
 use crate::support::peer::{ALPN_PAIR, HandPeer};
-use crate::support::{Control, TestDaemon, TestPair, eventually, pair};
+use crate::support::{Control, TestDaemon, TestPair, eventually, pair, pinned};
 
 /// An open window: the ticket, and the connection that keeps it open.
 fn offer(daemon: &TestDaemon, terms: Value) -> (String, Control) {
     let mut offering = daemon.control();
-    let mut request = json!({"type": "pair_offer", "grant": "full"});
+    let mut request = json!({"type": "pair_offer", "kind": "ticket", "grant": "full"});
     request.as_object_mut().unwrap().extend(terms.as_object().unwrap().clone());
     let offer = offering.ask(request);
     (offer["data"]["ticket"].as_str().unwrap_or_else(|| panic!("no ticket: {offer}")).to_owned(), offering)
@@ -29,13 +30,6 @@ fn join(daemon: &TestDaemon, ticket: &str, terms: Value) -> Value {
 
 fn event(offering: &mut Control) -> Value {
     offering.until(|line| line["type"] == "event")
-}
-
-/// The fingerprints that a daemon has on disk.
-fn pinned(daemon: &TestDaemon) -> Vec<String> {
-    let Ok(file) = std::fs::read(daemon.dir.join("peers.json")) else { return Vec::new() };
-    let file: Value = serde_json::from_slice(&file).expect("a whole file, the old one or the new one");
-    file["peers"].as_array().unwrap().iter().map(|peer| peer["fingerprint"].as_str().unwrap().into()).collect()
 }
 
 /// The same ticket with another secret.
@@ -204,7 +198,7 @@ fn the_window_closes_when_its_client_goes_or_takes_it_back() {
         stranger.refusal_or_silence(&desktop) == Some(AlertDescription::NoApplicationProtocol)
     });
     let (_, mut offering) = offer(&desktop, json!({}));
-    let busy = desktop.ask(json!({"type": "pair_offer", "grant": "full"}));
+    let busy = desktop.ask(json!({"type": "pair_offer", "kind": "ticket", "grant": "full"}));
     assert_eq!(busy["code"], "pairing_busy", "{busy}");
     assert_eq!(offering.ask(json!({"type": "pair_cancel"}))["data"]["cancelled"], true);
     assert_eq!(stranger.refusal(&desktop, &[ALPN_PAIR]), Some(AlertDescription::NoApplicationProtocol));
@@ -282,7 +276,7 @@ fn a_petname_that_another_has_is_refused_before_anything_is_sent() {
 #[test]
 fn an_offer_under_the_petname_of_a_peer_is_refused_unless_it_replaces_that_peer() {
     let two = TestPair::start();
-    let refused = two.laptop.ask(json!({"type": "pair_offer", "grant": "full", "as": "desktop"}));
+    let refused = two.laptop.ask(json!({"type": "pair_offer", "kind": "ticket", "grant": "full", "as": "desktop"}));
     assert_eq!(refused["code"], "name_taken", "{refused}");
     let (ticket, mut offering) = offer(&two.laptop, json!({"as": "desktop", "replace": "desktop"}));
     assert_eq!(join(&two.desktop, &ticket, json!({}))["success"], true);
@@ -376,9 +370,18 @@ fn kill_9_at_any_moment_leaves_the_old_file_or_the_new_one() {
     let (mut desktop, mut laptop) = (TestDaemon::start("desktop"), TestDaemon::start("laptop"));
     let (mut without, mut with) = (0, 0);
     for round in 0..16 {
-        let (ticket, _offering) = offer(&desktop, json!({}));
+        // By code and by ticket in turn.
+        let (given, _offering) = if round % 2 == 0 {
+            let (code, offering) = code::offer(&desktop, json!({}));
+            (json!({"code": code, "address": code::at(&desktop)}), offering)
+        } else {
+            let (ticket, offering) = offer(&desktop, json!({}));
+            (json!({"ticket": ticket}), offering)
+        };
+        let mut request = json!({"type": "pair_join", "grant": "full"});
+        request.as_object_mut().unwrap().extend(given.as_object().unwrap().clone());
         let mut joining = laptop.control();
-        joining.send(&json!({"type": "pair_join", "ticket": ticket, "grant": "full"}));
+        joining.send(&request);
         // An exchange takes some 10 ms here; each round is interrupted a little later.
         std::thread::park_timeout(Duration::from_millis(round));
         desktop.kill();

@@ -208,7 +208,7 @@ fn an_open_window_lets_nobody_link_and_a_closed_one_lets_nobody_pair() {
         assert_eq!(device.refusal(&daemon, &[ALPN_PAIR]), Some(AlertDescription::NoApplicationProtocol));
     }
     let mut offering = daemon.control();
-    offering.ask(json!({"type": "pair_offer", "grant": "full"}));
+    offering.ask(json!({"type": "pair_offer", "kind": "ticket", "grant": "full"}));
     assert_eq!(stranger.refusal(&daemon, &[ALPN_LINK]), Some(AlertDescription::AccessDenied));
     for both in [[ALPN_LINK, ALPN_PAIR], [ALPN_PAIR, ALPN_LINK]] {
         assert_eq!(peer.refusal(&daemon, &both), Some(AlertDescription::NoApplicationProtocol));

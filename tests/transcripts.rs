@@ -338,7 +338,7 @@ async fn adding_peers_is_answered_as_by_the_original() {
     let beta = TestDaemon::start("beta");
     // The peer is called what the original called it: by its address.
     let mut offering = beta.control();
-    let offer = offering.ask(json!({"type": "pair_offer", "grant": "full"}));
+    let offer = offering.ask(json!({"type": "pair_offer", "kind": "ticket", "grant": "full"}));
     let join = json!({"type": "pair_join", "ticket": offer["data"]["ticket"], "grant": "full", "as": RECORDED_HOST});
     let joined = alpha.ask(join);
     assert_eq!(joined["success"], true, "{joined}");

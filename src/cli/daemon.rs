@@ -94,7 +94,13 @@ pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
             let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
             // In the foreground stdout says it; a log must tell one start from the next.
             if detached {
-                tracing::info!(version, pid, listen = ready.listen.join(" "), "ready");
+                tracing::info!(
+                    version,
+                    pid,
+                    listen = ready.listen.join(" "),
+                    missing = ready.missing.join(", "),
+                    "ready"
+                );
             } else {
                 tracing::debug!(version, pid, "ready");
             }
@@ -155,11 +161,14 @@ pub(crate) fn log_to(writer: BoxMakeWriter, format: LogFormat, verbose: bool, co
 }
 
 fn announce(out: Output, ready: &Ready) -> Result<(), Error> {
-    let Ready { fingerprint, socket, listen } = ready;
+    let Ready { fingerprint, socket, listen, missing } = ready;
     if out.json {
-        return out.json(&json!({ "event": "ready", "fingerprint": fingerprint, "socket": socket, "listen": listen }));
+        return out.json(&json!({
+            "event": "ready", "fingerprint": fingerprint, "socket": socket, "listen": listen, "missing": missing,
+        }));
     }
-    out.line(&format!("ready: {fingerprint} at {socket}, for peers at {}", listen.join(", ")))
+    let places = [listen.as_slice(), missing].concat().join(", ");
+    out.line(&format!("ready: {fingerprint} at {socket}, for peers at {places}"))
 }
 
 /// Two futures, for the first and the second request to end.
@@ -244,12 +253,14 @@ fn ready(line: &[u8]) -> Result<Ready, Failure> {
         socket: Option<String>,
         #[serde(default)]
         listen: Vec<String>,
+        #[serde(default)]
+        missing: Vec<String>,
     }
     let line: Option<Line> = serde_json::from_slice::<Value>(line).and_then(serde_json::from_value).ok();
     match line {
         Some(Line { error: Some(failure), .. }) => Err(failure),
-        Some(Line { error: None, fingerprint: Some(fingerprint), socket: Some(socket), listen }) => {
-            Ok(Ready { fingerprint, socket, listen })
+        Some(Line { error: None, fingerprint: Some(fingerprint), socket: Some(socket), listen, missing }) => {
+            Ok(Ready { fingerprint, socket, listen, missing })
         }
         _ => Err(Failure::new(Code::Io, "the daemon ended before it was ready")),
     }

@@ -43,8 +43,9 @@ fn about(status: &Status) -> Table {
     row("daemon", &format!("{} (pid {}), up {up}", status.version, status.pid));
     row("name", &status.name);
     row("fingerprint", &status.fingerprint);
-    let listen = status.listen.join(", ");
-    row("listener", &if status.listening { listen } else { format!("closed: nothing is paired ({listen})") });
+    let listen = [status.listen.as_slice(), &status.missing].concat().join(", ");
+    let open = status.listening || (!status.peers.is_empty() && !status.missing.is_empty());
+    row("listener", &if open { listen } else { format!("closed: nothing is paired ({listen})") });
     row("sessions", &format!("{} here", status.local_session_count));
     row("peers", &format!("{} of {} connected", status.remote_peer_count, status.peers.len()));
     let refused = &status.refused;

@@ -1,63 +1,81 @@
 //! Where this machine can be reached, and which of a peer's addresses are worth a try.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use nix::ifaddrs::getifaddrs;
-use nix::net::if_::InterfaceFlags;
-
-use super::is_near;
-use crate::wire::error::{Code, Failure};
+use super::interfaces::{self, Interface};
 use crate::wire::link::MAX_ADDRESSES;
 
-/// Interfaces of containers and virtual machines, which no other machine reaches.
-const INSIDE: [&str; 8] = ["docker", "br-", "veth", "virbr", "cni", "podman", "lxc", "vmnet"];
-
-/// The addresses of these ports as others dial them, `host:port`: the default route's first, then
-/// the tailnet's. Loopback ones only if there is nothing else.
-pub(super) fn own(ports: &[SocketAddr]) -> Vec<String> {
-    let mut found: Vec<SocketAddr> = Vec::new();
-    for port in ports {
-        if port.ip().is_unspecified() {
-            found.extend(interfaces().into_iter().map(|ip| SocketAddr::new(ip, port.port())));
-        } else {
-            found.push(*port);
-        }
-    }
-    if found.iter().any(|address| !is_near(address.ip())) {
-        found.retain(|address| !is_near(address.ip()));
-    } else {
-        found.retain(|address| address.ip().is_loopback());
-    }
-    let first = default_route();
-    found.sort_by_key(|address| (Some(address.ip()) != first, !is_tailnet(address.ip()), address.is_ipv6()));
-    found.dedup();
-    found.truncate(MAX_ADDRESSES);
-    found.iter().map(ToString::to_string).collect()
+/// An address where others may reach this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Reachable {
+    pub(super) address: SocketAddr,
+    /// The interface that has it; empty when none has it now.
+    pub(super) interface: String,
+    /// Whether packets to the world leave from it.
+    pub(super) on_route: bool,
+    pub(super) in_tailnet: bool,
 }
 
-/// This machine's addresses in its tailnet.
-///
-/// # Errors
-/// When it has none now.
-pub(super) fn tailnet() -> Result<Vec<IpAddr>, Failure> {
-    let found: Vec<_> = interfaces().into_iter().filter(|ip| is_tailnet(*ip)).collect();
-    if found.is_empty() {
-        return Err(Failure::new(Code::Io, "no interface of this machine has a tailnet address now")
-            .hint("start Tailscale (`tailscale up`), or listen elsewhere with --listen"));
+/// The addresses of these ports as others dial them, the default route's first, then the tailnet's.
+/// Loopback ones only if there is nothing else.
+pub(super) fn reachable(ports: &[SocketAddr]) -> Vec<Reachable> {
+    let (all, reachable) = (interfaces::all(), interfaces::reachable());
+    let routes = interfaces::default_routes();
+    let mut found = Vec::new();
+    for port in ports {
+        let mut ips = vec![port.ip()];
+        if port.ip().is_unspecified() {
+            ips = reachable.iter().map(|interface| interface.ip).filter(|ip| listens_at(*port, *ip)).collect();
+        }
+        found.extend(ips.into_iter().map(|ip| {
+            let interface = all.iter().find(|interface| interface.ip == ip);
+            Reachable {
+                address: SocketAddr::new(ip, port.port()),
+                interface: interface.map(|interface| interface.name.clone()).unwrap_or_default(),
+                on_route: routes.contains(&ip),
+                in_tailnet: interface.is_some_and(Interface::is_tailnet),
+            }
+        }));
     }
-    Ok(found)
+    if found.iter().any(|found| !is_near(found.address.ip())) {
+        found.retain(|found| !is_near(found.address.ip()));
+    } else {
+        found.retain(|found| found.address.ip().is_loopback());
+    }
+    found.sort_by_key(|found| (!found.on_route, !found.in_tailnet, found.address.is_ipv6()));
+    found.dedup();
+    found
+}
+
+/// The addresses of these ports, `host:port`, as this daemon tells them to peers.
+pub(super) fn own(ports: &[SocketAddr]) -> Vec<String> {
+    reachable(ports).iter().take(MAX_ADDRESSES).map(|found| found.address.to_string()).collect()
+}
+
+/// Whether a port takes what comes to an address. The unspecified IPv6 address stands for IPv4 too.
+pub(super) fn listens_at(port: SocketAddr, ip: IpAddr) -> bool {
+    port.ip() == ip || port.ip().is_unspecified() && (port.is_ipv6() || ip.is_ipv4())
 }
 
 /// Whether any interface has an IPv6 address.
 pub(super) fn has_ipv6() -> bool {
-    interfaces().iter().any(IpAddr::is_ipv6)
+    interfaces::all().iter().any(|interface| interface.ip.is_ipv6())
 }
 
 /// Whether whoever dials this address reaches this daemon itself, as a peer that comes through a
 /// tunnel may seem to be at.
 pub(super) fn is_own(address: SocketAddr, ports: &[SocketAddr]) -> bool {
     let ip = address.ip().to_canonical();
-    ports.iter().any(|port| port.port() == address.port()) && (ip.is_loopback() || interfaces().contains(&ip))
+    let here = || interfaces::all().iter().any(|interface| interface.ip == ip);
+    ports.iter().any(|port| port.port() == address.port()) && (ip.is_loopback() || here())
+}
+
+/// Whether an address is one of this machine's own, so that only it can be reached there.
+pub(super) fn is_near(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local(),
+    }
 }
 
 /// Of the addresses that a peer tells of itself, those worth a try: unicast, and near ones only
@@ -71,44 +89,6 @@ pub(super) fn of_peer(told: &[String], seen_from: IpAddr) -> Vec<String> {
         })
     };
     told.iter().filter(usable).take(MAX_ADDRESSES).cloned().collect()
-}
-
-/// 100.64.0.0/10 and fd7a:115c:a1e0::/48, where Tailscale has its addresses.
-fn is_tailnet(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64,
-        IpAddr::V6(ip) => ip.segments()[..3] == [0xfd7a, 0x115c, 0xa1e0],
-    }
-}
-
-fn interfaces() -> Vec<IpAddr> {
-    let Ok(all) = getifaddrs() else { return Vec::new() };
-    let mut found = Vec::new();
-    for interface in all {
-        let up = interface.flags.contains(InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING);
-        if !up || INSIDE.iter().any(|inside| interface.interface_name.starts_with(inside)) {
-            continue;
-        }
-        let Some(address) = interface.address else { continue };
-        if let Some(v4) = address.as_sockaddr_in() {
-            found.push(IpAddr::V4(v4.ip()));
-        } else if let Some(v6) = address.as_sockaddr_in6() {
-            found.push(IpAddr::V6(v6.ip()));
-        }
-    }
-    found
-}
-
-/// The address that packets to the world leave from. Connecting a UDP socket sends nothing.
-fn default_route() -> Option<IpAddr> {
-    let from = |local: SocketAddr, far: SocketAddr| {
-        let socket = UdpSocket::bind(local).ok()?;
-        socket.connect(far).ok()?;
-        socket.local_addr().ok().map(|address| address.ip()).filter(|ip| !ip.is_unspecified())
-    };
-    // Addresses of the documentation ranges (RFC 5737, RFC 3849): any address off this link will do.
-    from((Ipv4Addr::UNSPECIFIED, 0).into(), ([192, 0, 2, 1], 9).into())
-        .or_else(|| from((Ipv6Addr::UNSPECIFIED, 0).into(), ([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 9).into()))
 }
 
 #[cfg(test)]
@@ -136,11 +116,6 @@ mod tests {
         assert_eq!(far, ["192.0.2.1:7433", "[2001:db8::1]:7433"]);
         let near = of_peer(&told, [127, 0, 0, 1].into());
         assert!(near.contains(&"127.0.0.1:7433".to_owned()));
-    }
-
-    #[test]
-    fn tailnet_addresses_are_known() {
-        assert!(is_tailnet([100, 101, 102, 103].into()) && !is_tailnet([100, 128, 0, 1].into()));
     }
 
     #[test]

@@ -134,8 +134,13 @@ impl Book {
         let replaced = new.replaces.filter(|old| *old != new.fingerprint);
         let via = new.via;
         let replaced_peer = replaced.and_then(|old| self.store().get(old).cloned());
-        lock(&self.revoked).remove(&new.fingerprint);
-        let peer = self.change(|store| store.pin(new, self.clock.wall()))?;
+        let fingerprint = new.fingerprint;
+        let was_revoked = lock(&self.revoked).remove(&fingerprint);
+        let peer = self.change(|store| store.pin(new, self.clock.wall())).inspect_err(|_| {
+            if was_revoked {
+                lock(&self.revoked).insert(fingerprint);
+            }
+        })?;
         tracing::info!(
             peer = %peer.name, fingerprint = %peer.fingerprint, via,
             replaced = replaced_peer.as_ref().map(|old| old.fingerprint.to_string()), "paired"
@@ -315,7 +320,7 @@ mod tests {
     #[tokio::test]
     async fn what_many_links_tell_is_one_note_and_when_a_peer_was_seen_is_written_seldom() {
         let (temp, offers, _) = desk();
-        let book = offers.book();
+        let book = Arc::clone(&offers.book);
         let peer = Fingerprint::from_bytes([1; 32]);
         let new = NewPeer {
             fingerprint: peer,

@@ -1,19 +1,24 @@
 //! Wires the wings together.
 
 mod addresses;
+mod announcing;
 mod book;
+mod interfaces;
+mod joining;
+mod listening;
 mod machines;
+mod offered;
 mod offers;
 mod office;
 mod peering;
 mod ports;
 mod reach;
 mod sessions;
+mod taken;
 mod verify;
 mod views;
 
 use std::future::{Future, poll_fn};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,12 +30,12 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::clock::Clock;
-use crate::config::{ListenAddr, Settings};
+use crate::config::Settings;
 use crate::control::{original, server as control};
 use crate::identity::{DeviceKey, random, warm_up};
 use crate::link::admission::{Admission, Bounds};
 use crate::link::dialer::Dialer;
-use crate::link::listener::{Door, Port, serve};
+use crate::link::listener::Door;
 use crate::link::tls::{Expect, Gate, Pins, TlsIdentity};
 use crate::link::{self};
 use crate::relay::{Limits, Me, Relay, Shared};
@@ -42,6 +47,7 @@ use crate::trust::Store;
 use crate::wire::Failure;
 use crate::wire::link::Hello;
 use book::{Book, Notes};
+use listening::Listening;
 use offers::Offers;
 use office::Office;
 use ports::Ports;
@@ -78,6 +84,8 @@ pub struct Ready {
     pub socket: String,
     /// Addresses for peers, `addr:port`; taken from the start, listened on once something is paired.
     pub listen: Vec<String>,
+    /// Where peers were to be listened for and nothing is taken yet, with why.
+    pub missing: Vec<String>,
 }
 
 /// Runs a daemon until `shutdown` resolves or a client stops it.
@@ -91,17 +99,15 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     let key = DeviceKey::load_or_create(&dir)?;
     let mut store = Store::load(dir.clone())?;
     store.keep_for_itself(settings.name.value.clone());
-    let ports = match reserve(&settings) {
-        Ok(ports) => ports,
-        Err(failure) => return Err(blame_original(&dir, failure).await),
-    };
+    let tls = TlsIdentity::new(&key)?;
+    let places = Listening::reserve(&settings, &tls, &dir).await?;
     let control_socket = match control_listener(&dir) {
         Ok(listener) => listener,
         Err(failure) => return Err(blame_original(&dir, failure).await),
     };
     dir.write_pid()?;
 
-    let bound = Ports::new(ports.iter().map(Port::address).collect());
+    let bound = places.ports();
     let relay =
         Shared::new(Relay::new(me(&key, &settings, &bound)?, Limits::for_messages_of(settings.message_limit.value)));
     let pins = Pins::default();
@@ -111,7 +117,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     let context = link::Context {
         relay: relay.clone(),
         clock: clock.clone(),
-        tls: TlsIdentity::new(&key)?,
+        tls,
         keeper: Arc::new(Notes { book: Arc::clone(&book), ports: bound.clone() }),
     };
     let tasks = Tasks::default();
@@ -143,6 +149,13 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         desk: offers.clone(),
         own_spki: Arc::clone(&own_spki),
         listening,
+        lost: {
+            let bound = bound.clone();
+            Arc::new(move |address, error| match error {
+                Some(error) => bound.lose(address, &listening::in_words(error)),
+                None => bound.take(address),
+            })
+        },
     };
     let (session_watch, watched) =
         Watch::new(dir.path().to_path_buf(), Names::new(sessions::NameDir(dir.clone())), RESCAN_EVERY);
@@ -167,17 +180,19 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     let mut wings = JoinSet::new();
     tokio::task::spawn_blocking(warm_up);
     let woken = Arc::clone(&office);
-    wings.spawn(keep_time(relay.clone(), clock.clone(), move || woken.dial_all()));
+    wings.spawn(keep_time(relay.clone(), clock.clone(), move || {
+        woken.ports.look_again();
+        woken.dial_all();
+    }));
     wings.spawn(sessions::work(relay.clone(), clock.clone(), dir.clone(), watched.clone()));
     wings.spawn(session_watch.run(sessions::report(relay.clone(), clock.clone())));
-    for port in ports {
-        wings.spawn(serve(port, is_wanted.clone(), door.clone()));
-    }
+    wings.spawn(places.run(is_wanted, door, tasks.clone()));
     wings.spawn(Arc::clone(&book).keep_notes());
     wings.spawn(keep_addresses(relay.clone(), bound.clone()));
     let server = control::Context { relay: relay.clone(), clock: clock.clone(), admin: office.clone(), going_down };
     wings.spawn(control::serve(control_socket, server));
     wings.spawn(Arc::clone(&office).shut_down_when_idle());
+    wings.spawn(announcing::announce(Arc::clone(&office)));
     office.dial_all();
     let mut trying = JoinSet::new();
     office.try_configured_peers(&mut trying);
@@ -187,6 +202,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         fingerprint: office.key.fingerprint().to_string(),
         socket: dir.control_socket().display().to_string(),
         listen: bound.all().iter().map(ToString::to_string).collect(),
+        missing: bound.missing(),
     });
     tokio::select! {
         () = shutdown => {}
@@ -262,11 +278,16 @@ async fn keep_time(relay: Shared, clock: Clock, woken: impl Fn()) {
     }
 }
 
+/// Keeps what is told to peers of this machine's addresses as they are.
 async fn keep_addresses(relay: Shared, ports: Ports) {
     loop {
-        sleep(ADDRESSES_EVERY).await;
+        let change = ports.change();
         let own = addresses::own(&ports.all());
-        relay.lock().set_hello(|hello| hello.addresses = own);
+        relay.lock().set_hello(|hello| {
+            hello.addresses = own;
+            hello.port = ports.number();
+        });
+        let _ = timeout(ADDRESSES_EVERY, change).await;
     }
 }
 
@@ -288,35 +309,6 @@ fn me(key: &DeviceKey, settings: &Settings, ports: &Ports) -> Result<Me, Failure
     Ok(Me { fingerprint: key.fingerprint(), host: settings.name.value.to_string(), hello })
 }
 
-fn reserve(settings: &Settings) -> Result<Vec<Port>, Failure> {
-    let port = settings.port.value;
-    let mut ports = Vec::new();
-    for listen in &settings.listen.value {
-        match listen {
-            ListenAddr::All => {
-                // Without IPv6 on this machine, IPv4 alone.
-                let all = Port::reserve((Ipv6Addr::UNSPECIFIED, port).into());
-                let all = match all {
-                    Err(failure) if !addresses::has_ipv6() => {
-                        tracing::debug!(%failure, "no IPv6");
-                        Port::reserve((Ipv4Addr::UNSPECIFIED, port).into())
-                    }
-                    all => all,
-                };
-                ports.push(all?);
-            }
-            ListenAddr::Loopback => ports.push(Port::reserve((Ipv4Addr::LOCALHOST, port).into())?),
-            ListenAddr::Tailscale => {
-                for ip in addresses::tailnet()? {
-                    ports.push(Port::reserve((ip, port).into())?);
-                }
-            }
-            ListenAddr::Ip(ip, own) => ports.push(Port::reserve((*ip, own.unwrap_or(port)).into())?),
-        }
-    }
-    Ok(ports)
-}
-
 /// Why this daemon cannot start: the original's is in the way, if that is who answers in its directory.
 async fn blame_original(dir: &StateDir, failure: Failure) -> Failure {
     if original::look(dir.path()).await.is_none() {
@@ -332,12 +324,4 @@ fn control_listener(dir: &StateDir) -> Result<UnixListener, Failure> {
         |error: std::io::Error| Failure::new(crate::wire::Code::Io, format!("cannot use the control socket: {error}"));
     listener.set_nonblocking(true).map_err(unusable)?;
     UnixListener::from_std(listener).map_err(unusable)
-}
-
-/// Whether an address is one of this machine's own, so that only it can be reached there.
-fn is_near(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local(),
-    }
 }

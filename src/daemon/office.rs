@@ -1,12 +1,12 @@
 //! What clients of the control socket ask of the daemon beside routing.
 
-use std::process::Stdio;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
 use tokio::sync::{Notify, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::book::Book;
 use super::machines;
@@ -16,6 +16,7 @@ use super::views;
 use crate::clock::rfc3339;
 use crate::config::{self, Settings};
 use crate::control::server::{Admin, Answer};
+use crate::discover::tailscale;
 use crate::identity::DeviceKey;
 use crate::link::Context;
 use crate::link::admission::Admission;
@@ -30,8 +31,6 @@ use crate::wire::error::{Code, Failure};
 use crate::wire::link::to_json;
 use crate::wire::request::Request;
 
-/// How long the `tailscale` program may take.
-const TAILSCALE: Duration = Duration::from_secs(5);
 /// The daemon, as clients see it.
 pub(super) struct Office {
     pub(super) dir: StateDir,
@@ -57,8 +56,9 @@ impl Admin for Office {
                 Request::Status => Ok(to_json(&self.status())),
                 Request::AddPeer { host, port } => self.add_peer(&host, port).await,
                 Request::RemovePeer { host } => self.remove_peer(&host),
-                Request::ListTailscale => list_tailscale().await,
+                Request::ListTailscale => list_tailscale(self.settings.tailscale_socket.value.as_deref()).await,
                 Request::Refresh => {
+                    self.ports.look_again();
                     self.watched.refresh().await;
                     self.dial_all();
                     Ok(to_json(&json!({ "message": "Refreshed local session and peer state" })))
@@ -135,7 +135,7 @@ impl Office {
         Status {
             pid: std::process::id(),
             uptime: self.context.clock.now().saturating_sub(self.started).as_secs(),
-            port: self.ports.number(),
+            port: Some(self.ports.number()).filter(|port| *port != 0).unwrap_or(self.settings.port.value),
             local_session_count: relay.local_session_count(),
             remote_peer_count: relay.linked_peer_count(),
             peers: store.peers().iter().map(|peer| views::peer_status(peer, &relay)).collect(),
@@ -143,6 +143,7 @@ impl Office {
             name: relay.own_name().to_owned(),
             fingerprint: self.key.fingerprint().to_string(),
             listen: self.ports.all().iter().map(ToString::to_string).collect(),
+            missing: self.ports.missing(),
             listening: *self.listening.borrow() > 0,
             refused: Refused {
                 count: refused.count,
@@ -176,24 +177,12 @@ pub(super) fn parsed(name: &str) -> Result<PeerName, Failure> {
     name.parse().map_err(|error: crate::wire::ids::InvalidName| Failure::new(Code::InvalidRequest, error.to_string()))
 }
 
-/// Machines on the tailnet, as the `tailscale` program tells.
-async fn list_tailscale() -> Result<Vec<u8>, Failure> {
-    let program = tokio::process::Command::new("tailscale")
-        .args(["status", "--json"])
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    let missing = |_| Failure::new(Code::Unreachable, "tailscale not found").hint("is Tailscale installed?");
-    let slow = |_| Failure::new(Code::Timeout, "tailscale did not answer");
-    let output = timeout(TAILSCALE, program).await.map_err(slow)?.map_err(missing)?;
-    let status: serde_json::Value = serde_json::from_slice(&output.stdout)
-        .map_err(|_| Failure::new(Code::Unreachable, "tailscale does not run").hint("`tailscale up` starts it"))?;
-    let peers = status.get("Peer").and_then(|peers| peers.as_object()).into_iter().flatten();
-    let peers: Vec<_> = peers
-        .filter_map(|(_, peer)| {
-            Some(json!({ "hostname": peer.get("HostName")?, "ip": peer.get("TailscaleIPs")?.get(0)? }))
-        })
-        .collect();
-    Ok(to_json(&json!({ "peers": peers })))
+/// Machines on the tailnet, in the original's shape.
+async fn list_tailscale(socket: Option<&Path>) -> Result<Vec<u8>, Failure> {
+    let tailnet = tailscale::status(socket).await?;
+    let machines = tailnet.machines.iter().filter_map(|machine| {
+        let ip = machine.addresses.iter().find(|ip| ip.is_ipv4()).or_else(|| machine.addresses.first())?;
+        Some(json!({ "hostname": machine.host_name, "ip": ip }))
+    });
+    Ok(to_json(&json!({ "peers": machines.collect::<Vec<_>>() })))
 }

@@ -1,1 +1,4 @@
 //! Machines around this one: those of the tailnet, and those that announce themselves on the local network.
+
+pub mod lan;
+pub mod tailscale;

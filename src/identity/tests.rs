@@ -16,3 +16,25 @@ pub(crate) mod openssl {
         missing
     }
 }
+
+mod seeded_rng {
+    use rand_core::RngCore;
+
+    use crate::identity::SeededRng;
+
+    #[test]
+    fn each_generator_and_each_draw_gives_other_bytes() {
+        let draw = |rng: &mut SeededRng| {
+            let mut bytes = [0; 80];
+            rng.fill_bytes(&mut bytes);
+            bytes
+        };
+        let (mut one, mut other) = (SeededRng::new().unwrap(), SeededRng::new().unwrap());
+        let drawn = [draw(&mut one), draw(&mut one), draw(&mut other)];
+        let mut chunks: Vec<&[u8]> = drawn.iter().flat_map(|bytes| bytes.chunks(16)).collect();
+        chunks.sort_unstable();
+        chunks.dedup();
+        assert_eq!(chunks.len(), 15);
+        assert_ne!(one.next_u64(), one.next_u64());
+    }
+}

@@ -1,8 +1,9 @@
 //! Takes connections from peers: authenticates each in a task of its own and hands it on.
 //!
 //! While nobody is pinned and no pairing window is open there is no listener: the port is only
-//! reserved (bound, not listening), so that it cannot be lost and a connection is refused.
+//! reserved (bound, not listening), so that no other program gets it and a connection is refused.
 
+use std::future::Future;
 use std::io::{self, ErrorKind};
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -12,13 +13,13 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::admission::{Admission, Place};
-use super::pairing::{Desk, offer};
+use super::pairing::{Arrival, Desk, offer};
 use super::tls::{Alpn, Gate};
 use super::{Context, session};
-use crate::wire::error::{Code, Failure};
+use crate::pairing::window::EXCHANGE_TIME;
 
 /// Connections that the kernel keeps while none is taken.
 const BACKLOG: i32 = 1024;
@@ -39,25 +40,20 @@ impl Port {
     /// IPv4 too.
     ///
     /// # Errors
-    /// When the address is not this machine's, or another program listens there.
-    pub fn reserve(address: SocketAddr) -> Result<Self, Failure> {
-        let taken = |error: io::Error| {
-            let failure = Failure::new(Code::Io, format!("cannot listen at {address}: {error}"));
-            if error.kind() == ErrorKind::AddrInUse {
-                let other = "another program has this port (the original daemon uses 7433 too)";
-                failure.hint(format!("{other}: stop it, or choose another with --port"))
-            } else if error.kind() == ErrorKind::AddrNotAvailable {
-                failure.hint("no interface of this machine has this address now")
-            } else {
-                failure
+    /// [`ErrorKind::AddrInUse`] when another program has it, [`ErrorKind::AddrNotAvailable`] when it
+    /// is not this machine's, and what else the system says.
+    pub fn reserve(address: SocketAddr) -> io::Result<Self> {
+        let reserved = match bind(address, Reuse::No) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                let probe = bind(address, Reuse::Yes)?;
+                // Binding so does not tell: two may bind a port on which neither listens.
+                probe.listen(1)?;
+                drop(probe);
+                bind(address, Reuse::Yes)?
             }
+            bound => bound?,
         };
-        let probe = bind(address).map_err(taken)?;
-        // Binding alone does not tell: two may bind a port on which neither listens.
-        probe.listen(1).map_err(taken)?;
-        let bound = probe.local_addr().ok().and_then(|a| a.as_socket()).unwrap_or(address);
-        drop(probe);
-        let reserved = bind(bound).map_err(taken)?;
+        let bound = reserved.local_addr()?.as_socket().unwrap_or(address);
         Ok(Self { address: bound, reserved: Some(reserved) })
     }
 
@@ -69,18 +65,32 @@ impl Port {
     fn listen(&mut self) -> io::Result<TcpListener> {
         let socket = match self.reserved.take() {
             Some(socket) => socket,
-            None => bind(self.address)?,
+            None => bind(self.address, Reuse::Yes)?,
         };
+        // What it accepts inherits this, and so does not keep the port from the next daemon.
+        socket.set_reuse_address(true)?;
         socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;
         TcpListener::from_std(socket.into())
     }
+
+    fn reserve_again(&mut self) {
+        let bound = bind(self.address, Reuse::No).or_else(|_| bind(self.address, Reuse::Yes));
+        // Without, it is bound when it is wanted again.
+        self.reserved = bound.ok();
+    }
 }
 
-fn bind(address: SocketAddr) -> io::Result<Socket> {
+/// Whether an address may be bound on which connections of an earlier daemon are still winding down;
+/// another program may then bind it too, as long as neither listens.
+enum Reuse {
+    Yes,
+    No,
+}
+
+fn bind(address: SocketAddr, reuse: Reuse) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // Connections of an earlier daemon that are still winding down do not keep the port.
-    socket.set_reuse_address(true)?;
+    socket.set_reuse_address(matches!(reuse, Reuse::Yes))?;
     if address.ip() == Ipv6Addr::UNSPECIFIED {
         socket.set_only_v6(false)?;
     }
@@ -103,12 +113,23 @@ pub struct Door {
     pub own_spki: Arc<[u8]>,
     /// How many ports listen.
     pub listening: watch::Sender<usize>,
+    /// Told when a port that is wanted cannot be listened on and when it can again; the failure, or `None`.
+    pub lost: Arc<dyn Fn(SocketAddr, Option<&io::Error>) + Send + Sync>,
 }
 
-/// Listens on a port whenever `wanted` says so, until it is dropped.
-pub async fn serve(mut port: Port, mut wanted: watch::Receiver<bool>, door: Door) {
+/// Listens on a port whenever `wanted` says so, until it is `released`; then returns once its last
+/// connection has ended.
+pub async fn serve(port: Port, wanted: watch::Receiver<bool>, door: Door, released: impl Future<Output = ()>) {
     // They outlive the listener: a link that ends has to say so.
     let mut connections = JoinSet::new();
+    tokio::select! {
+        () = listen(port, wanted, &door, &mut connections) => {}
+        () = released => {}
+    }
+    while connections.join_next().await.is_some() {}
+}
+
+async fn listen(mut port: Port, mut wanted: watch::Receiver<bool>, door: &Door, connections: &mut JoinSet<()>) {
     let mut retry = RETRY;
     loop {
         if wanted.wait_for(|wanted| *wanted).await.is_err() {
@@ -119,6 +140,7 @@ pub async fn serve(mut port: Port, mut wanted: watch::Receiver<bool>, door: Door
             Err(error) => {
                 if retry == RETRY {
                     tracing::warn!(address = %port.address, %error, "cannot listen; trying again and again");
+                    (door.lost)(port.address, Some(&error));
                 }
                 sleep(retry).await;
                 retry = (retry * 2).min(LONGEST_RETRY);
@@ -127,16 +149,17 @@ pub async fn serve(mut port: Port, mut wanted: watch::Receiver<bool>, door: Door
         };
         if retry != RETRY {
             tracing::info!(address = %port.address, "listening at last");
+            (door.lost)(port.address, None);
             retry = RETRY;
         }
         let counted = Counted::new(&door.listening);
         tokio::select! {
-            () = accept(&listener, &door, &mut connections) => {}
+            () = accept(&listener, door, connections) => {}
             unwanted = wanted.wait_for(|wanted| !*wanted) => if unwanted.is_err() { return },
         }
         drop(counted);
         drop(listener);
-        port.reserved = bind(port.address).ok();
+        port.reserve_again();
     }
 }
 
@@ -178,7 +201,7 @@ async fn accept(listener: &TcpListener, door: &Door, connections: &mut JoinSet<(
 }
 
 async fn authenticate(stream: TcpStream, from: SocketAddr, mut place: Place, door: Door) {
-    let begun = door.context.clock.now();
+    let (begun, hello) = (Instant::now(), door.context.clock.now());
     // Without it a small frame may wait for the acknowledgement of the one before.
     let _ = stream.set_nodelay(true);
     let refused = || door.admission.count_refused(from.ip(), door.context.clock.wall());
@@ -191,10 +214,12 @@ async fn authenticate(stream: TcpStream, from: SocketAddr, mut place: Place, doo
             drop(place);
             session::run(link, false, &door.context).await;
         }
-        Ok(exchange) => tokio::select! {
-            () = offer(exchange, from, begun, &door.own_spki, &*door.desk) => {}
-            () = place.evicted() => refused(),
-        },
+        Ok(exchange) => {
+            let arrival = Arrival { from, hello, deadline: begun + EXCHANGE_TIME, place };
+            if !offer(exchange, arrival, &door.own_spki, &*door.desk).await {
+                refused();
+            }
+        }
         Err(error) => {
             // Nothing that a stranger sent is logged; how many there were is counted.
             tracing::debug!(%error, "a connection was refused");

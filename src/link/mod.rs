@@ -7,6 +7,7 @@
 
 pub mod admission;
 pub mod dialer;
+pub mod holder;
 pub mod listener;
 pub mod obstacles;
 pub mod pairing;

@@ -6,30 +6,29 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsStream;
 
 use super::Context;
+use super::admission::Place;
 use super::dialer::{DialError, dial};
 use super::tls::{Alpn, Authenticated, Expect};
-use crate::identity::Fingerprint;
-use crate::pairing::exchange::{Joiner, Offerer, Parties, Reason};
+use crate::identity::{Fingerprint, SeededRng};
+use crate::pairing::exchange::{Joiner, Offerer, Parties, ProvenOfferer, Reason, Rejected};
 use crate::pairing::message::{Info, MAX_LINE, PAIR_FAIL};
-use crate::pairing::ticket::Ticket;
-use crate::pairing::window::{AttemptId, EXCHANGE_TIME, Refusal};
+use crate::pairing::window::{AttemptId, EXCHANGE_TIME};
+use crate::pairing::{PairingCode, Ticket};
 use crate::wire::error::Failure;
 use crate::wire::lines::LineDecoder;
 
-/// How long the last line of a failed exchange may take to leave.
-const LAST_LINE: Duration = Duration::from_secs(1);
+/// How long the end of an exchange may take to reach the other side.
+const ENDING: Duration = Duration::from_secs(1);
 
 /// The offerer's desk: its window and its pins.
 pub trait Desk: Send + Sync {
-    /// An exchange has sent its first message; gives it a place and what it is to be checked with.
-    ///
-    /// # Errors
-    /// [`Refusal`]; it costs nothing.
-    fn begin(&self, from: SocketAddr, hello: Duration, parties: &Parties<'_>) -> Result<(AttemptId, Offerer), Refusal>;
+    /// An exchange has sent its first line. Gives it a place and what it goes on with; `None` when it
+    /// may not go on, which costs nothing.
+    fn begin(&self, from: SocketAddr, hello: Duration, parties: &Parties<'_>, first: &[u8]) -> Option<Begun>;
     /// The joiner has proven itself. Closes the window to all others and stores the pin; gives what
     /// this device says of itself.
     ///
@@ -37,49 +36,107 @@ pub trait Desk: Send + Sync {
     /// When another was first or the pin cannot be stored; nothing is stored then.
     fn proven(&self, attempt: AttemptId, joiner: Fingerprint, info: &Info, from: SocketAddr) -> Result<Info, Failure>;
     /// The exchange is over, and whether the joiner has said that it stored this device's pin.
-    fn done(&self, attempt: AttemptId, joiner: Fingerprint, confirmed: bool);
+    fn done(&self, attempt: AttemptId, confirmed: bool);
     /// An exchange has failed.
     fn failed(&self, attempt: AttemptId, why: Reason);
 }
 
-/// The offerer's side of one exchange, from its ClientHello at `hello`.
+/// An exchange that has a place.
+#[derive(Debug)]
+pub struct Begun {
+    /// Its name at the window.
+    pub attempt: AttemptId,
+    /// Awaits the joiner's proof.
+    pub offerer: Offerer,
+    /// The line to send first; without one, the joiner's first line is its proof.
+    pub answer: Option<Vec<u8>>,
+}
+
+/// How a connection came to the pairing door.
+#[derive(Debug)]
+pub struct Arrival {
+    /// From where.
+    pub from: SocketAddr,
+    /// When, by the daemon's clock.
+    pub hello: Duration,
+    /// When its exchange must be over.
+    pub deadline: Instant,
+    /// Its right to wait among those that are not authenticated.
+    pub place: Place,
+}
+
+/// The offerer's side of one exchange. False when it had to make way for a later connection: one
+/// that holds a place at the window never does.
 pub async fn offer(
     connection: Authenticated<TcpStream>,
-    from: SocketAddr,
-    hello: Duration,
+    mut arrival: Arrival,
     own_spki: &[u8],
     desk: &dyn Desk,
-) {
+) -> bool {
     let joiner = connection.peer;
     let joiner_spki = connection.peer_spki.clone();
-    let Ok(binding) = connection.channel_binding() else { return };
+    let Ok(binding) = connection.channel_binding() else { return true };
     let parties = Parties { channel_binding: &binding, offerer_spki: own_spki, joiner_spki: &joiner_spki };
     let mut lines = Lines::new(connection.stream);
-    let mut attempt = None;
+    let first = tokio::select! {
+        first = timeout_at(arrival.deadline, lines.receive()) => first.unwrap_or(Err(Reason::Stalled)),
+        () = arrival.place.evicted() => return false,
+    };
+    let begun = first.ok().and_then(|first| {
+        let begun = desk.begin(arrival.from, arrival.hello, &parties, &first)?;
+        Some((begun, first))
+    });
+    let stored = match begun {
+        Some((begun, first)) => prove(&mut lines, begun, first, joiner, &arrival, desk).await,
+        None => false,
+    };
+    tokio::select! {
+        // First, so that the last line leaves in any case: there may be no right to wait any more.
+        biased;
+        () = lines.end((!stored).then_some(PAIR_FAIL)) => {}
+        () = arrival.place.evicted() => {}
+    }
+    true
+}
+
+/// The exchange of a joiner that has a place. Whether its pin was stored.
+async fn prove(
+    lines: &mut Lines,
+    begun: Begun,
+    first: Bytes,
+    joiner: Fingerprint,
+    arrival: &Arrival,
+    desk: &dyn Desk,
+) -> bool {
+    let Begun { attempt, offerer, answer } = begun;
     let mut stored = false;
     let exchange = async {
-        let first = lines.receive().await?;
-        let (id, offerer) = desk.begin(from, hello, &parties).map_err(|_| Reason::Refused)?;
-        attempt = Some(id);
-        let proven = offerer.receive(&first).map_err(|rejected| rejected.reason)?;
-        let own = desk.proven(id, joiner, proven.info(), from).map_err(|_| Reason::Refused)?;
+        let proof = match answer {
+            Some(answer) => lines.ask(&answer).await?,
+            None => first,
+        };
+        let proven = offerer.receive(&proof).map_err(|rejected| rejected.reason)?;
+        let own = desk.proven(attempt, joiner, proven.info(), arrival.from).map_err(|_| Reason::Closed)?;
         stored = true;
         let (awaiting, line) = proven.confirm(&own);
-        lines.send(&line).await?;
-        awaiting.receive(&lines.receive().await?).map_err(|rejected| rejected.reason)
+        awaiting.receive(&lines.ask(&line).await?).map_err(|rejected| rejected.reason)
     };
-    let outcome = timeout(EXCHANGE_TIME, exchange).await.unwrap_or(Err(Reason::Stalled));
-    match (attempt, outcome) {
-        (Some(id), outcome) if stored => desk.done(id, joiner, outcome.is_ok()),
-        (attempt, Err(why)) => {
-            if let Some(id) = attempt {
-                desk.failed(id, why);
-            }
-            let _ = timeout(LAST_LINE, lines.send(PAIR_FAIL)).await;
-        }
-        (_, Ok(())) => {}
+    let outcome = timeout_at(arrival.deadline, exchange).await.unwrap_or(Err(Reason::Stalled));
+    match outcome {
+        outcome if stored => desk.done(attempt, outcome.is_ok()),
+        Err(why) => desk.failed(attempt, why),
+        Ok(()) => {}
     }
-    lines.close().await;
+    stored
+}
+
+/// What the joiner's user was given.
+#[derive(Debug, Clone, Copy)]
+pub enum Given<'a> {
+    /// A code; whoever answers at the address may have shown it.
+    Code(&'a PairingCode),
+    /// A ticket, which names the one device that may answer.
+    Ticket(&'a Ticket),
 }
 
 /// Why joining failed.
@@ -88,54 +145,78 @@ pub enum JoinError {
     /// The offerer could not be reached.
     #[error(transparent)]
     Dial(#[from] DialError),
-    /// The exchange failed.
-    #[error("{0}")]
-    Exchange(Reason),
+    /// The exchange failed with who answered at `address`.
+    #[error("{address}: {reason}")]
+    Exchange {
+        /// Where it answered.
+        address: String,
+        /// Why.
+        reason: Reason,
+    },
     /// This device could not do its part.
     #[error(transparent)]
     Here(#[from] Failure),
 }
 
-/// The joiner's side by ticket. `store` pins the offerer, once it has proven itself, at the address
-/// where it answered; what it gives is the result.
+/// The joiner's side. The first of `addresses` at which TLS stands is the only one that hears a
+/// word: a code makes one exchange. `store` pins the offerer, once it has proven itself, at the
+/// address where it answered; what it gives is the result.
 ///
 /// # Errors
 /// [`JoinError`]; nothing was stored unless `store` did so itself.
 pub async fn join<T>(
     context: &Context,
-    ticket: &Ticket,
+    given: Given<'_>,
     addresses: &[String],
     own_spki: &[u8],
     own: &Info,
     store: impl FnOnce(Fingerprint, &Info, &str) -> Result<T, Failure>,
 ) -> Result<T, JoinError> {
-    let expect = Expect::Exactly(ticket.offerer());
+    let expect = match given {
+        Given::Code(_) => Expect::AnyoneElse,
+        Given::Ticket(ticket) => Expect::Exactly(ticket.offerer()),
+    };
+    // Drawn while nothing has been sent.
+    let rng = SeededRng::new()?;
     let (connection, address) = dial(context, addresses, expect, Alpn::Pair).await?;
     let offerer = connection.peer;
     let offerer_spki = connection.peer_spki.clone();
     let binding = connection.channel_binding()?;
     let parties = Parties { channel_binding: &binding, offerer_spki: &offerer_spki, joiner_spki: own_spki };
     let mut lines = Lines::new(connection.stream);
+    let broken = |reason| JoinError::Exchange { address: address.clone(), reason };
     let exchange = async {
-        let (joiner, first) =
-            Joiner::by_ticket(ticket, &parties, own).map_err(|rejected| JoinError::Exchange(rejected.reason))?;
-        lines.send(&first).await.map_err(JoinError::Exchange)?;
-        let answer = lines.receive().await.map_err(JoinError::Exchange)?;
-        let proven = match joiner.receive(&answer) {
-            Ok(proven) => proven,
-            Err(rejected) => {
-                let _ = lines.send(rejected.reply.unwrap_or_default()).await;
-                return Err(JoinError::Exchange(rejected.reason));
-            }
-        };
+        let proven = convince(&mut lines, given, &parties, own, rng).await.map_err(broken)?;
         let stored = store(offerer, proven.info(), &address)?;
         // The offerer has stored its pin; that this line is lost changes nothing here.
-        let _ = lines.send(&proven.confirm()).await;
+        lines.send(&proven.confirm()).await;
         Ok(stored)
     };
-    let outcome = timeout(EXCHANGE_TIME, exchange).await.unwrap_or(Err(JoinError::Exchange(Reason::Stalled)));
-    lines.close().await;
+    // Ends later than the offerer's, which counts from the ClientHello: an offerer that has stored a
+    // pin in time is heard out.
+    let outcome = timeout(EXCHANGE_TIME, exchange).await.unwrap_or_else(|_| Err(broken(Reason::Stalled)));
+    let failed = matches!(outcome, Err(JoinError::Exchange { .. }));
+    lines.end(failed.then_some(PAIR_FAIL)).await;
     outcome
+}
+
+/// Proves this device to the offerer, and has the offerer prove itself.
+async fn convince(
+    lines: &mut Lines,
+    given: Given<'_>,
+    parties: &Parties<'_>,
+    own: &Info,
+    rng: SeededRng,
+) -> Result<ProvenOfferer, Reason> {
+    let because = |rejected: Rejected| rejected.reason;
+    let (joiner, proof) = match given {
+        Given::Ticket(ticket) => Joiner::by_ticket(ticket, parties, own).map_err(because)?,
+        Given::Code(code) => {
+            let (awaiting, element) = Joiner::by_code(code, parties, rng).map_err(because)?;
+            awaiting.receive(&lines.ask(&element).await?, own).map_err(because)?
+        }
+    };
+    joiner.receive(&lines.ask(&proof).await?).map_err(because)
 }
 
 /// The lines of an exchange over TLS.
@@ -149,9 +230,17 @@ impl Lines {
         Self { stream, decoder: LineDecoder::new(MAX_LINE - 1) }
     }
 
-    async fn send(&mut self, line: &[u8]) -> Result<(), Reason> {
-        self.stream.write_all(line).await.map_err(|_| Reason::Refused)?;
-        self.stream.flush().await.map_err(|_| Reason::Refused)
+    /// Sends a line and gives the next one that comes.
+    async fn ask(&mut self, line: &[u8]) -> Result<Bytes, Reason> {
+        self.send(line).await;
+        self.receive().await
+    }
+
+    /// That the other side has closed, and what it said last, shows at the next read.
+    async fn send(&mut self, line: &[u8]) {
+        if self.stream.write_all(line).await.is_ok() {
+            let _ = self.stream.flush().await;
+        }
     }
 
     async fn receive(&mut self) -> Result<Bytes, Reason> {
@@ -163,13 +252,17 @@ impl Lines {
             }
             match self.stream.read_buf(self.decoder.buffer()).await {
                 Ok(1..) => {}
-                Ok(0) | Err(_) => return Err(Reason::Refused),
+                Ok(0) | Err(_) => return Err(Reason::Disconnected),
             }
         }
     }
 
-    async fn close(mut self) {
-        let _ = timeout(Duration::from_secs(1), async {
+    /// Sends a last line, where there is one, and closes so that it arrives.
+    async fn end(mut self, last: Option<&[u8]>) {
+        let _ = timeout(ENDING, async {
+            if let Some(line) = last {
+                self.send(line).await;
+            }
             self.stream.shutdown().await?;
             tokio::io::copy(&mut self.stream, &mut tokio::io::sink()).await
         })

@@ -87,7 +87,7 @@ impl fmt::Debug for PairingCode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CodeError {
     /// So many symbols were read.
-    #[error("a code has {SHOWN} symbols, and {0} were typed")]
+    #[error("a code has {SHOWN} symbols, and this one has {0}")]
     Length(usize),
     /// Not of the alphabet, folded or not.
     #[error("one of the symbols is in no code: codes have digits and letters, but no U")]
@@ -204,7 +204,7 @@ mod tests {
             assert!(text.len() < 2 || !failure.message.contains(text));
         }
         let words = |error: CodeError| error.to_string();
-        assert_eq!(words(CodeError::Length(7)), "a code has 8 symbols, and 7 were typed");
+        assert_eq!(words(CodeError::Length(7)), "a code has 8 symbols, and this one has 7");
         assert!(words(CodeError::Symbol).contains("in no code"));
         assert_eq!(words(CodeError::Slip), "a slip of the finger: the check symbol does not fit");
     }

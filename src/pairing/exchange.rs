@@ -185,8 +185,9 @@ pub struct Offerer {
 }
 
 impl Offerer {
-    /// Begins at a window that shows this code, with the joiner's first line: the second value is
-    /// the line to send, which spends an attempt. The window must have given a place before.
+    /// Begins at a window that shows this code, with the joiner's first line. The second value is
+    /// the line to send, and only once [`Window::begin`](super::Window::begin) has given a place and
+    /// taken an attempt for it: whoever has this line can try a code.
     ///
     /// # Errors
     /// Anything but an element that an honest joiner could have sent; it spends nothing.

@@ -279,6 +279,43 @@ mod tests {
     }
 
     #[test]
+    fn elements_come_back_as_they_were() {
+        assert_eq!(Message::read(&pair1(&[7; 33])), Ok(Message::Pair1([7; 33])));
+        assert_eq!(Message::read(&pair2(&[8; 33])), Ok(Message::Pair2([8; 33])));
+        let text = String::from_utf8(pair2(&[8; 33])).unwrap().replace('}', ",\"v\":1}");
+        assert_eq!(read(&text), Ok(Message::Pair2([8; 33])), "the version is welcome anywhere");
+    }
+
+    #[test]
+    fn an_element_that_breaks_the_rules_is_refused() {
+        let text = String::from_utf8(pair1(&[7; 33])).unwrap();
+        let m = STANDARD.encode([7; 33]);
+        for bad in [
+            text.replace("\"v\":1,", ""),
+            text.replace(&m, ""),
+            text.replace(&m, &STANDARD.encode([7; 32])),
+            text.replace(&m, &STANDARD.encode([7; 34])),
+            text.replace(&m, &m.replace("cH", "c\\nH")),
+            text.replace(&m, &format!(" {m}")),
+            text.replace(&m, &format!("{m}====")),
+            text.replace(&m, &m.replace('B', "-")),
+            text.replace(&m, &m.replace('B', "_")),
+            text.replace(&format!("\"{m}\""), "null"),
+            text.replace(&format!("\"{m}\""), &format!("[\"{m}\"]")),
+            text.replace("\"m\"", "\"M\""),
+            text.replace('}', &format!(",\"m\":\"{m}\"}}")),
+            text.replace('}', &format!(",\"\\u006d\":\"{m}\"}}")),
+            text.replace('}', ",\"v\":1}"),
+        ] {
+            assert_ne!(bad, text);
+            assert_eq!(read(&bad), Err(Reason::Malformed), "{bad}");
+        }
+        for v in ["0", "2", "1.0", "1e0", "\"1\"", "null", "true", "[1]"] {
+            assert_eq!(read(&text.replace("\"v\":1", &format!("\"v\":{v}"))), Err(Reason::WrongVersion), "{v}");
+        }
+    }
+
+    #[test]
     fn a_line_holds_4096_bytes_with_its_newline_and_no_more() {
         let padded = |length: usize| {
             let line = "{\"type\":\"pair5\"}";

@@ -56,7 +56,7 @@ pub struct Peer {
     pub grant: Grant,
     /// When it was paired, RFC 3339.
     pub paired_at: String,
-    /// How: `ticket`, or `code` in time.
+    /// How: `ticket` or `code`.
     pub paired_via: String,
     /// When a link was last up, RFC 3339.
     #[serde(default)]
@@ -196,6 +196,7 @@ impl Store {
     pub fn pin(&self, new: NewPeer, at: SystemTime) -> Result<(Peer, Change), Failure> {
         let name = self.petname_for(&new)?;
         let before = self.get(new.replaces.unwrap_or(new.fingerprint)).or_else(|| self.get(new.fingerprint));
+        let same = self.get(new.fingerprint);
         let mut peer = Peer {
             name,
             fingerprint: new.fingerprint,
@@ -203,8 +204,8 @@ impl Store {
             grant: before.map_or(new.grant, |before| before.grant),
             paired_at: rfc3339(at),
             paired_via: new.via.to_owned(),
-            last_seen: None,
-            version: None,
+            last_seen: same.and_then(|same| same.last_seen.clone()),
+            version: same.and_then(|same| same.version.clone()),
             removed: false,
         };
         for address in before.map(|before| before.addresses.as_slice()).unwrap_or_default() {
@@ -365,6 +366,21 @@ mod tests {
         let replacing = NewPeer { replaces: Some(Fingerprint::from_bytes([1; 32])), ..new(2, "other") };
         assert_eq!(store.pin_now(replacing).unwrap().name.as_str(), "pi");
         assert!(store.get(Fingerprint::from_bytes([1; 32])).is_none(), "the old pin is dropped");
+    }
+
+    #[test]
+    fn pairing_again_changes_nothing_but_when_and_how_it_was_paired() {
+        let (_dir, mut store) = store();
+        let address = |n: u8| Address { address: format!("192.0.2.{n}:7433"), source: AddressSource::User };
+        store.pin_now(NewPeer { addresses: vec![address(1)], ..new(1, "pi") }).unwrap();
+        let seen = |peer: &mut Peer| (peer.last_seen, peer.version) = (Some("then".into()), Some("1".into()));
+        let (before, change) = store.update(Fingerprint::from_bytes([1; 32]), seen).unwrap();
+        store.believe(change);
+        let again = NewPeer { via: "code", addresses: vec![address(1), address(2)], ..new(1, "other") };
+        let again = store.pin_now(again).unwrap();
+        let expected = Peer { addresses: vec![address(1), address(2)], paired_via: "code".into(), ..before };
+        assert_eq!(again, expected);
+        assert_eq!(store.peers(), [again]);
     }
 
     #[test]

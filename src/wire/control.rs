@@ -140,6 +140,10 @@ pub struct Status {
     pub fingerprint: String,
     /// Addresses bound for peers, `addr:port`.
     pub listen: Vec<String>,
+    /// Where peers should be listened for and nothing is bound now, with why: `tailscale: no tailnet
+    /// address now`.
+    #[serde(default)]
+    pub missing: Vec<String>,
     /// Whether connections are taken there: not while nothing is paired and no window is open.
     pub listening: bool,
     /// Strangers who were refused.

@@ -151,7 +151,7 @@ fn options(dir: &Path, port: u16, clock: Clock, shutdown: oneshot::Receiver<()>,
 /// Pairs two machines by ticket.
 pub fn pair(offerer: &Machine, joiner: &Machine) {
     let mut offering = offerer.control();
-    let offer = offering.ask(json!({"type": "pair_offer", "grant": "full"}));
+    let offer = offering.ask(json!({"type": "pair_offer", "kind": "ticket", "grant": "full"}));
     let ticket = offer["data"]["ticket"].as_str().unwrap_or_else(|| panic!("no ticket: {offer}"));
     let joined = joiner.control().ask(json!({"type": "pair_join", "ticket": ticket, "grant": "full"}));
     assert_eq!(joined["success"], true, "{joined}");

@@ -1,7 +1,9 @@
 //! What the themes share: daemons as real processes, a client of their control socket, pairing.
 
 pub mod cli;
+pub mod code;
 pub mod instant;
+pub mod netns;
 pub mod original;
 pub mod peer;
 pub mod process;
@@ -158,12 +160,19 @@ impl TestPair {
 /// Pairs two daemons by ticket over their control sockets; `joiner` joins `offerer`.
 pub fn pair(offerer: &TestDaemon, joiner: &TestDaemon) {
     let mut offering = offerer.control();
-    let offer = offering.ask(json!({"type": "pair_offer", "grant": "full", "id": "o"}));
+    let offer = offering.ask(json!({"type": "pair_offer", "kind": "ticket", "grant": "full", "id": "o"}));
     let ticket = offer["data"]["ticket"].as_str().unwrap_or_else(|| panic!("no ticket: {offer}"));
     let joined = joiner.ask(json!({"type": "pair_join", "ticket": ticket, "grant": "full"}));
     assert_eq!(joined["success"], true, "{joined}");
     let paired = offering.until(|line| line["type"] == "event");
     assert_eq!(paired["event"], "paired", "{paired}");
+}
+
+/// The fingerprints that a daemon has on disk.
+pub fn pinned(daemon: &TestDaemon) -> Vec<String> {
+    let Ok(file) = std::fs::read(daemon.dir.join("peers.json")) else { return Vec::new() };
+    let file: Value = serde_json::from_slice(&file).expect("a whole file, the old one or the new one");
+    file["peers"].as_array().unwrap().iter().map(|peer| peer["fingerprint"].as_str().unwrap().into()).collect()
 }
 
 /// A client of a control socket that reads and writes lines.

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use pi_remote::identity::{DeviceKey, Fingerprint};
-use pi_remote::pairing::exchange::{Joiner, Parties};
+use pi_remote::identity::{DeviceKey, Fingerprint, SeededRng};
+use pi_remote::pairing::PairingCode;
+use pi_remote::pairing::exchange::{AwaitingElement, Joiner, Parties};
 use pi_remote::pairing::message::Info;
 use pi_remote::pairing::ticket::Ticket;
 use pi_remote::wire::frames::{self, FrameDecoder, MAX_PAYLOAD};
@@ -65,7 +66,7 @@ impl HandPeer {
     /// Pairs by ticket, the daemon offering; it calls itself `name`.
     pub fn pair(&self, daemon: &TestDaemon, name: &str) {
         let mut offering = daemon.control();
-        let offer = offering.ask(json!({"type": "pair_offer", "grant": "full"}));
+        let offer = offering.ask(json!({"type": "pair_offer", "kind": "ticket", "grant": "full"}));
         let ticket: Ticket = offer["data"]["ticket"].as_str().unwrap_or_else(|| panic!("{offer}")).parse().unwrap();
         let mut exchange = self.join(daemon, &ticket, name);
         let answer = exchange.line().expect("pair4");
@@ -84,6 +85,18 @@ impl HandPeer {
         let mut exchange = Exchange { tls, joiner: Some(joiner) };
         exchange.send(&line);
         exchange
+    }
+
+    /// A pairing exchange by code whose pair1 has been sent.
+    pub fn join_by_code(&self, daemon: &TestDaemon, code: &PairingCode) -> CodeExchange {
+        let tls = self.connect(daemon, &[ALPN_PAIR]).unwrap();
+        let (binding, offerer) = (tls.channel_binding(), tls.peer_spki());
+        let parties = Parties { channel_binding: &binding, offerer_spki: &offerer, joiner_spki: self.key.spki() };
+        let (awaiting, pair1) = Joiner::by_code(code, &parties, SeededRng::new().unwrap()).unwrap();
+        let mut exchange = Exchange { tls, joiner: None };
+        exchange.send(&pair1);
+        let info = Info { name: "by-hand".into(), port: self.port, version: "9".into(), ..Info::default() };
+        CodeExchange { exchange, awaiting: Some(awaiting), pair1, info }
     }
 
     /// A TLS connection to a daemon. In TLS 1.3 this side is through before the daemon has judged it.
@@ -323,6 +336,30 @@ impl Exchange {
                 Ok(_) | Err(_) => return None,
             }
         }
+    }
+}
+
+/// A pairing exchange by code, this side the joiner.
+pub struct CodeExchange {
+    pub exchange: Exchange,
+    pub pair1: Vec<u8>,
+    awaiting: Option<AwaitingElement>,
+    info: Info,
+}
+
+impl CodeExchange {
+    /// Reads pair2 and gives pair3, the proof.
+    pub fn proof(&mut self) -> Vec<u8> {
+        let pair2 = self.exchange.line().expect("pair2");
+        let (joiner, pair3) = self.awaiting.take().unwrap().receive(&pair2, &self.info).unwrap();
+        self.exchange.joiner = Some(joiner);
+        pair3
+    }
+
+    /// Sends the proof, and gives what comes back.
+    pub fn prove(&mut self, pair3: &[u8]) -> Vec<u8> {
+        self.exchange.send(pair3);
+        self.exchange.line().expect("an answer to pair3")
     }
 }
 

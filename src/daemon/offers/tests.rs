@@ -1,0 +1,150 @@
+use std::time::SystemTime;
+
+use tokio::time::Instant;
+
+use super::*;
+use crate::clock::Clock;
+use crate::daemon::book::Notes;
+use crate::identity::DeviceKey;
+use crate::link::tls::{Pins, TlsIdentity};
+use crate::pairing::Joiner;
+use crate::relay::{Limits, Me, Relay};
+use crate::state_dir::StateDir;
+use crate::trust::Store;
+use crate::wire::link::Hello;
+
+/// The desk of a daemon that listens, and its clock.
+pub(in crate::daemon) fn desk() -> (tempfile::TempDir, Arc<Offers>, Clock) {
+    let temp = tempfile::tempdir().unwrap();
+    let key = DeviceKey::generate().unwrap();
+    let clock = Clock::manual(SystemTime::UNIX_EPOCH);
+    let hello = Hello {
+        instance: 1,
+        version: "1".into(),
+        name: "here".into(),
+        port: 0,
+        addresses: Vec::new(),
+        heartbeat_interval: 15,
+        message_limit: 1 << 20,
+        features: Vec::new(),
+        allows: Vec::new(),
+        dial: 0,
+        contested: false,
+        sessions: Vec::new(),
+    };
+    let me = Me { fingerprint: key.fingerprint(), host: "here".into(), hello };
+    let relay = Shared::new(Relay::new(me, Limits::for_messages_of(65536)));
+    let store = Store::load(StateDir::open(&temp.path().join("s")).unwrap()).unwrap();
+    let (pins, listen) = (Pins::default(), watch::channel(false).0);
+    let book = Arc::new(Book::new(store, pins, relay.clone(), clock.clone(), listen));
+    let keeper = Arc::new(Notes { book: Arc::clone(&book), ports: Ports::new(Vec::new()) });
+    let context = Context { relay, clock: clock.clone(), tls: TlsIdentity::new(&key).unwrap(), keeper };
+    let tasks = Tasks::default();
+    let dialer = Dialer::new(context.clone(), tasks.clone(), watch::channel(false).1);
+    let ports = Ports::new(vec!["127.0.0.1:7433".parse().unwrap()]);
+    let offers = Offers::new(book, context, dialer, key.fingerprint(), ports, watch::channel(1).1, tasks);
+    (temp, Arc::new(offers), clock)
+}
+
+async fn open(offers: &Arc<Offers>, seconds: u64) -> ClientId {
+    let client = offers.context.relay.lock().open_client();
+    let terms = PairTerms { grant: "full".into(), ..PairTerms::default() };
+    let request = PairOffer { window_seconds: Some(seconds), terms, ..PairOffer::default() };
+    offers.offer(client, &ReplyTo::default(), &request).await.unwrap();
+    client
+}
+
+async fn line(offers: &Offers, client: ClientId) -> String {
+    let lines = poll_fn(|cx| offers.context.relay.lock().poll_client(client, 1, cx)).await.unwrap();
+    String::from_utf8_lossy(&lines[0]).into_owned()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_timer_of_a_window_that_expired_in_a_suspend_leaves_the_next_one_open() {
+    let (_temp, offers, clock) = desk();
+    let first = open(&offers, 60).await;
+    // The clock that counts suspended time is ahead of the timers.
+    clock.advance(Duration::from_secs(61));
+    let second = open(&offers, 600).await;
+    assert!(line(&offers, first).await.contains("pairing_expired"));
+    sleep(Duration::from_secs(120)).await;
+    assert!(offers.is_open());
+    assert!(!offers.cancel(first) && offers.cancel(second) && !offers.is_open());
+}
+
+#[tokio::test]
+async fn no_window_opens_for_a_client_that_has_gone() {
+    let (_temp, offers, clock) = desk();
+    let client = open(&offers, 60).await;
+    assert!(offers.cancel(client));
+    offers.context.relay.lock().close_client(client, clock.now());
+    let terms = PairTerms { grant: "full".into(), ..PairTerms::default() };
+    let request = PairOffer { terms, ..PairOffer::default() };
+    assert!(offers.offer(client, &ReplyTo::default(), &request).await.is_err());
+    assert!(!offers.is_open());
+}
+
+/// An exchange by another code that gets as far as its place at the window.
+fn begin(offers: &Offers, from: [u8; 4]) -> Option<Begun> {
+    let parties = Parties { channel_binding: &[0; 32], offerer_spki: b"o", joiner_spki: b"j" };
+    let code = PairingCode::from_random(&[7; 5]);
+    let (_, pair1) = Joiner::by_code(&code, &parties, SeededRng::new().unwrap()).unwrap();
+    offers.begin(SocketAddr::from((from, 1)), offers.context.clock.now(), &parties, &pair1)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_window_goes_by_the_clock_that_counts_suspended_time_and_never_by_the_date() {
+    let (_temp, offers, clock) = desk();
+    let client = open(&offers, 600).await;
+    let year = Duration::from_secs(365 * 24 * 3600);
+    for date in [SystemTime::UNIX_EPOCH + year, SystemTime::UNIX_EPOCH] {
+        clock.set_wall(date);
+        sleep(Duration::from_secs(60)).await;
+        assert!(offers.is_open() && *offers.announced().borrow());
+    }
+    let begun = Instant::now();
+    clock.advance(Duration::from_secs(600));
+    assert!(!offers.is_open(), "at once, whatever the timers say");
+    assert!(line(&offers, client).await.contains("pairing_expired"));
+    assert!(begun.elapsed() <= LONGEST_LOOK && !*offers.announced().borrow());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stall_is_told_once_with_its_address_and_frees_its_place() {
+    let (_temp, offers, clock) = desk();
+    let client = open(&offers, 600).await;
+    let stalled = begin(&offers, [192, 0, 2, 9]).unwrap();
+    assert!(begin(&offers, [192, 0, 2, 9]).is_none(), "one from each address");
+    clock.advance(EXCHANGE_TIME);
+    let told = line(&offers, client).await;
+    assert!(told.contains("pair_attempt_failed") && told.contains(r#""address":"192.0.2.9""#), "{told}");
+    assert!(told.contains("did not answer in time") && told.contains(r#""attemptsLeft":19"#), "{told}");
+    // What the exchange itself says later is no other failure.
+    offers.failed(stalled.attempt, Reason::Disconnected);
+    begin(&offers, [192, 0, 2, 9]).unwrap();
+    clock.advance(EXCHANGE_TIME);
+    begin(&offers, [192, 0, 2, 10]).unwrap();
+    let told = line(&offers, client).await;
+    assert!(told.contains("192.0.2.9") && told.contains(r#""attemptsLeft":17"#), "seen by the next: {told}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_code_burned_by_stalls_names_who_stalled() {
+    let (_temp, offers, clock) = desk();
+    let client = open(&offers, 600).await;
+    for round in 0..5 {
+        for n in 0..4 {
+            begin(&offers, [192, 0, 2, round * 4 + n]).unwrap();
+        }
+        assert!(offers.is_open(), "those under way may still win");
+        clock.advance(EXCHANGE_TIME);
+        for _ in 0..4 {
+            let told = line(&offers, client).await;
+            assert!(told.contains("pair_attempt_failed"), "{told}");
+        }
+    }
+    let told = line(&offers, client).await;
+    assert!(told.contains("pairing_burned") && told.contains("(from 192.0.2.19, 192.0.2.18, 192.0.2.17, "), "{told}");
+    assert!(!offers.is_open() && !*offers.announced().borrow());
+    open(&offers, 600).await;
+}

@@ -1,0 +1,127 @@
+//! Why a port cannot be had, who has it, and the command that mends it.
+
+use std::io::{Error, ErrorKind};
+use std::net::{SocketAddr, TcpListener};
+
+use super::interfaces;
+use crate::config::{ListenAddr, Settings, Source};
+use crate::control::original;
+use crate::link::holder::{Holder, Kind, Process, holder};
+use crate::link::tls::TlsIdentity;
+use crate::state_dir::StateDir;
+use crate::wire::{Code, DEFAULT_PORT, Failure};
+
+/// How far from the port that is taken another one is looked for.
+const NEXT_PORTS: u16 = 100;
+/// Most addresses that a hint lists.
+const SHOWN: usize = 8;
+
+/// The failure of a daemon that cannot bind an address, with who is in the way.
+pub(super) async fn not_bound(
+    address: SocketAddr,
+    error: &Error,
+    settings: &Settings,
+    tls: &TlsIdentity,
+    dir: &StateDir,
+) -> Failure {
+    let failure = |why: &str| Failure::new(Code::Io, format!("cannot listen at {address}: {why}"));
+    let kind = error.kind();
+    if kind == ErrorKind::AddrNotAvailable {
+        let has: Vec<String> = interfaces::reachable().iter().take(SHOWN).map(|found| found.ip.to_string()).collect();
+        let hint = format!("it has {}; `--listen tailscale` follows the tailnet as it comes and goes", has.join(", "));
+        return failure("no interface of this machine has this address now").hint(hint);
+    }
+    if kind == ErrorKind::PermissionDenied {
+        let hint = format!("`pi-remote daemon --background --port {DEFAULT_PORT}`: ports below 1024 are root's");
+        return failure(&error.to_string()).hint(hint);
+    }
+    if kind != ErrorKind::AddrInUse {
+        return failure(&error.to_string());
+    }
+    let mut holder = holder(address, tls).await;
+    // This daemon has the lock, so another that answers at its control socket is the original's.
+    let here = original::look(dir.path()).await.filter(|original| {
+        let pid = holder.process.as_ref().map(|process| process.pid);
+        holder.kind == Kind::Original
+            || original.port == Some(address.port())
+            || original.pid.is_some() && original.pid == pid
+    });
+    if let Some(original) = here {
+        holder.kind = Kind::Original;
+        let known = original.pid.map(|pid| Process { pid, program: "node".into() });
+        holder.process = holder.process.or(known);
+    }
+    let mut ways = Vec::new();
+    if here.is_some() {
+        // On another port it would find the original's in its place at the control socket.
+        ways.push("`pi-remote stop` stops it".to_owned());
+    } else {
+        ways.extend(way_to_end(&holder, address.port()));
+        ways.extend(elsewhere(address, settings));
+    }
+    if holder.kind == Kind::Original {
+        ways.push(original::how_it_stays_away());
+    }
+    failure(&who(&holder, address.port())).hint(ways.join("\n"))
+}
+
+fn who(holder: &Holder, port: u16) -> String {
+    let pid = holder.process.as_ref().map(|process| format!(" (pid {})", process.pid)).unwrap_or_default();
+    let whose = holder.other_user.map(|user| format!(" of the user with id {user}")).unwrap_or_default();
+    match (holder.kind, &holder.process) {
+        (Kind::Original, _) => format!("the original remote-control daemon{pid}{whose} has port {port}"),
+        (Kind::PiRemote, _) => format!("another pi-remote daemon{pid}{whose} has port {port}"),
+        (Kind::Other, Some(process)) => format!("{}{pid}{whose} has port {port}", process.program),
+        (Kind::Other, None) => format!("another program{whose} has port {port}"),
+    }
+}
+
+/// How who has the port is ended, or found.
+fn way_to_end(holder: &Holder, port: u16) -> Option<String> {
+    match (holder.kind, &holder.process) {
+        (Kind::Original | Kind::PiRemote, Some(process)) => Some(format!("`kill {}` stops it", process.pid)),
+        (Kind::Other, Some(process)) => Some(format!("if you do not need that program: `kill {}`", process.pid)),
+        // No command would show it.
+        (Kind::Original | Kind::PiRemote | Kind::Other, None) if holder.silent => None,
+        (Kind::Original | Kind::PiRemote | Kind::Other, None) => {
+            Some(format!("`{}` shows which one", shows(holder, port)))
+        }
+    }
+}
+
+/// How this daemon is started on another port, and everywhere else as it was asked to.
+fn elsewhere(address: SocketAddr, settings: &Settings) -> Option<String> {
+    let port = free_port(address)?;
+    let mut command = "pi-remote daemon --background".to_owned();
+    let (listen, is_flag) = (&settings.listen.value, settings.listen.source == Source::Flag);
+    let has_own_port = listen.contains(&ListenAddr::Ip(address.ip(), Some(address.port())));
+    if !has_own_port {
+        command += &format!(" --port {port}");
+    } else if !is_flag {
+        return None;
+    }
+    for listen in listen.iter().filter(|_| is_flag) {
+        let is_taken = *listen == ListenAddr::Ip(address.ip(), Some(address.port()));
+        let listen = if is_taken { ListenAddr::Ip(address.ip(), Some(port)) } else { *listen };
+        // A shell takes the brackets of an IPv6 address for a pattern.
+        let quote = if listen.to_string().starts_with('[') { "'" } else { "" };
+        command += &format!(" --listen {quote}{listen}{quote}");
+    }
+    Some(format!("`{command}` takes another port; other machines then pair with HOST:{port}"))
+}
+
+/// The command that shows who listens on a port.
+fn shows(holder: &Holder, port: u16) -> String {
+    let sudo = if holder.other_user.is_some() { "sudo " } else { "" };
+    if cfg!(target_os = "linux") {
+        format!("{sudo}ss -ltnp 'sport = :{port}'")
+    } else {
+        format!("{sudo}lsof -nP -iTCP:{port} -sTCP:LISTEN")
+    }
+}
+
+/// A port above one that is taken which can be had now.
+fn free_port(address: SocketAddr) -> Option<u16> {
+    let above = address.port().checked_add(1)?;
+    (above..=above.saturating_add(NEXT_PORTS)).find(|port| TcpListener::bind((address.ip(), *port)).is_ok())
+}
