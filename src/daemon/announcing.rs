@@ -11,6 +11,7 @@ use super::interfaces;
 use super::office::Office;
 use crate::config::Announce;
 use crate::discover::lan;
+use crate::wire::host_port::is_tailnet;
 
 /// How often the addresses that are announced are looked at.
 const ADDRESSES_EVERY: Duration = Duration::from_secs(30);
@@ -56,7 +57,7 @@ pub(super) async fn announce(office: Arc<Office>) {
 /// This machine's addresses on networks that it shares with others: no tailnet, no containers.
 pub(super) fn local_addresses() -> Vec<IpAddr> {
     let all = interfaces::reachable().into_iter().map(|interface| interface.ip);
-    all.filter(|ip| !is_near(*ip) && !interfaces::in_tailnet(*ip)).collect()
+    all.filter(|ip| !is_near(*ip) && !is_tailnet(*ip)).collect()
 }
 
 fn content(office: &Office, offering: bool) -> Content {

@@ -3,9 +3,10 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::link::obstacles::{is_tailnet, is_wsl, open_port_there};
+use crate::link::obstacles::{is_wsl, open_port_there};
 use crate::link::tls::{RefusedBy, TlsError};
 use crate::wire::error::{Code, Failure};
+use crate::wire::host_port::is_tailnet;
 use crate::wire::{DEFAULT_PORT, HostPort};
 
 /// Why no address gave an authenticated connection. Shown, it has the words that the original's
