@@ -11,7 +11,6 @@ use super::interfaces;
 use super::office::Office;
 use crate::config::Announce;
 use crate::discover::lan;
-use crate::wire::host_port::is_tailnet;
 
 /// How often the addresses that are announced are looked at.
 const ADDRESSES_EVERY: Duration = Duration::from_secs(30);
