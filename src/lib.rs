@@ -20,9 +20,10 @@
 //! | [`identity`] | the device's key, certificate and fingerprint |
 //! | [`wire`] | PURE: the messages of the three wires and their bounded codecs |
 //! | [`config`], [`clock`], [`state_dir`], [`tasks`] | settings; time; files, modes and the lock; tasks that end |
+//! | [`programs`] | programs of the system, run without a shell |
 //!
 //! Imports run downwards: cli -> doctor, service -> daemon -> session, link, control, discover -> relay -> pairing, trust
-//! -> identity, config -> wire, state_dir, clock, tasks.
+//! -> identity, config -> wire, state_dir, clock, tasks, programs.
 //!
 //! # Invariants, each kept by a test
 //!
@@ -49,6 +50,7 @@ pub mod doctor;
 pub mod identity;
 pub mod link;
 pub mod pairing;
+pub mod programs;
 pub mod relay;
 pub mod service;
 pub mod session;

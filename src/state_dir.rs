@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, openat, renameat};
 use nix::libc::sockaddr_un;
-use nix::sys::stat::{Mode, SFlag, fchmod, fstatat, mkdirat};
+use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmod, fchmodat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -421,6 +421,25 @@ impl Place<'_> {
             Durable::No => Ok(()),
         }
     }
+}
+
+/// Puts a file that is no state in place, outside the state directory and readable by others: as
+/// `write_atomic` does, with missing parents made first.
+///
+/// # Errors
+/// The file cannot be written; an old one is left.
+pub fn write_public(path: &Path, contents: &[u8]) -> Result<(), Failure> {
+    let write = || -> io::Result<()> {
+        let (Some(parent), Some(leaf)) = (path.parent(), path.file_name().and_then(|leaf| leaf.to_str())) else {
+            return Err(ErrorKind::InvalidInput.into());
+        };
+        DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
+        let place = Place { dir: File::open(parent)?.into(), leaf };
+        place.put(contents, Durable::Yes)?;
+        let open = PRIVATE | Mode::S_IRGRP | Mode::S_IROTH;
+        Ok(fchmodat(&place.dir, leaf, open, FchmodatFlags::FollowSymlink)?)
+    };
+    write().map_err(|e| failed("write", path, &e))
 }
 
 /// The process that is the one daemon of the state directory at `path`, where that is known: it says so

@@ -302,7 +302,7 @@ fn a_demo_that_is_interrupted_leaves_nothing() {
     for (signal, after) in [
         (Signal::SIGINT, "Two machines"),
         (Signal::SIGINT, "desktop$ pi-remote daemon"),
-        (Signal::SIGINT, "pair --ticket --grant full"),
+        (Signal::SIGINT, "laptop$ pi-remote pair --grant full"),
         (Signal::SIGTERM, "pi-remote sessions"),
         (Signal::SIGHUP, "Trust ends"),
     ] {

@@ -5,7 +5,7 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::support::cli::{Running, Watchman, has_program, run, run_command, run_in};
+use crate::support::cli::{MadeUpDaemon, Running, Watchman, answered, has_program, run, run_command, run_in};
 use crate::support::{TestDaemon, TestPair, eventually, pi_remote};
 
 const OFFER: [&str; 4] = ["pair", "--ticket", "--grant", "full"];
@@ -73,9 +73,9 @@ fn a_ticket_pairs_in_json_and_works_once() {
     let offered = offering.end().ends(0).json();
     for (line, other, name) in [(joined, &laptop, "laptop"), (offered, &desktop, "desktop")] {
         let members: Vec<&String> = line.as_object().unwrap().keys().collect();
-        assert_eq!(members, ["confirmed", "event", "peer"]);
+        assert_eq!(members, ["already", "confirmed", "event", "peer"]);
         assert_eq!((&line["event"], &line["peer"]["name"]), (&json!("paired"), &json!(name)));
-        assert_eq!(line["confirmed"], true);
+        assert_eq!((&line["confirmed"], &line["already"]), (&json!(true), &json!(false)));
         assert_eq!(line["peer"]["fingerprint"].as_str(), Some(other.fingerprint.as_str()));
         assert_eq!(
             (&line["peer"]["grants"][0]["preset"], &line["peer"]["pairedVia"]),
@@ -213,8 +213,14 @@ fn a_grant_that_is_missing_or_not_there_yet_is_a_usage_error_before_anything_hap
         &["pair", "--ssh", "-oProxyCommand=x", "--grant", "full"],
         &["pair", "--ssh=-oProxyCommand=x", "--grant", "full"],
         &["pair", "--ticket", "--grant", "full", "desk"],
-        &["pair", "desk", "--grant", "full"],
-        &["pair", "--grant", "full"],
+        &["pair"],
+        &["pair", "desk"],
+        &["pair", "desk", "--grant", "read"],
+        &["pair", "desk", "laptop", "--grant", "full"],
+        &["pair", "desk", "--window", "5m", "--grant", "full"],
+        &["pair", "desk", "--no-lan", "--grant", "full"],
+        &["pair", "me@desk", "--grant", "full"],
+        &["pair", "desk:0", "--grant", "full"],
     ] {
         let failure = run(dir, &[words, &["--json"]].concat()).ends(2).json_failure();
         assert!(failure["code"] == "usage" && failure["hint"].is_string(), "{words:?}: {failure}");
@@ -227,9 +233,12 @@ fn a_grant_that_is_missing_or_not_there_yet_is_a_usage_error_before_anything_hap
 fn a_code_or_ticket_on_the_command_line_is_refused_and_never_echoed() {
     let dir = tempfile::tempdir().unwrap();
     let dir = &dir.path().join("state");
-    for secret in [TICKET, "K7MQ-2XVT", "k7mq2xvt", "K7MQ 2XVT", "k7mq-2xvo", "PIR1AQIDBAUG"] {
+    let cut = &TICKET[..20];
+    for secret in [TICKET, cut, "K7MQ-2XVT", "k7mq2xvt", "K7MQ 2XVT", "k7mq-2xvo", "k7mq2xvo", "PIR1AQIDBAUG"] {
         let (ticket_is, ssh_is) = (format!("--ticket={secret}"), format!("--ssh={secret}"));
-        let behind = format!("{secret}:7433");
+        // With a port, what only may be a code or ticket is taken for a host.
+        let is_one = secret == TICKET || secret.replace(['-', ' '], "").eq_ignore_ascii_case("K7MQ2XVT");
+        let behind = if is_one { format!("{secret}:7433") } else { secret.to_owned() };
         for words in [
             &["pair", secret][..],
             &["pair", "--ticket", secret],
@@ -241,6 +250,7 @@ fn a_code_or_ticket_on_the_command_line_is_refused_and_never_echoed() {
             &["pair", "--ticket", "-", secret],
             &["pair", "--window", secret],
             &["pair", "--grant", secret],
+            &["pair", "--as", "x", secret],
             &["pair", "--replace", "x", secret],
             &["pair", "--frobnicate", secret],
             &["stop", secret],
@@ -305,12 +315,7 @@ fn on_a_terminal_it_asks_for_the_grant_and_the_ticket() {
         return;
     }
     let (laptop, desktop) = two();
-    let terminal = |dir: &std::path::Path, words: &str| {
-        let command = format!("{} --dir {} {words}", env!("CARGO_BIN_EXE_pi-remote"), dir.display());
-        Running::spawn(
-            Command::new("script").args(["-qfec", &command, "/dev/null"]).env("TERM", "xterm").env_remove("NO_COLOR"),
-        )
-    };
+    let terminal = Running::on_terminal;
     let mut offering = terminal(&laptop.dir, "pair --ticket");
     assert!(offering.until("[Y/n]").contains("which lets it run code"));
     offering.write("\n");
@@ -326,10 +331,10 @@ fn on_a_terminal_it_asks_for_the_grant_and_the_ticket() {
     joining.write("y\n");
     joining.until("Paste the ticket:");
     joining.write(&format!("{ticket}\n"));
-    assert!(joining.until("via ticket").contains("paired with laptop"));
+    assert!(joining.until("unpair laptop").contains("paired with laptop"));
     joining.wait_until_over();
     joining.end().ends(0);
-    offering.until("via ticket");
+    offering.until("unpair desktop");
     offering.wait_until_over();
     offering.end().ends(0);
 
@@ -346,6 +351,41 @@ fn on_a_terminal_it_asks_for_the_grant_and_the_ticket() {
     left.end().ends(130);
 }
 
+#[test]
+fn a_ticket_pasted_on_a_terminal_may_come_in_several_lines() {
+    if !has_program("script") {
+        return;
+    }
+    let (laptop, desktop) = two();
+    let (offering, ticket) = offer(&laptop, &[]);
+    let mut joining = Running::on_terminal(&desktop.dir, "pair --ticket - --grant full");
+    joining.until("Paste the ticket:");
+    let (first, rest) = ticket.split_at(40);
+    let (second, third) = rest.split_at(30);
+    joining.write(&format!("{first}\n"));
+    joining.until("no whole ticket yet");
+    joining.write(&format!("  {second}\n"));
+    joining.until("no whole ticket yet");
+    joining.write(&format!("{third}\n"));
+    joining.until("paired with laptop");
+    joining.wait_until_over();
+    joining.end().ends(0);
+    offering.end().ends(0);
+
+    let mut broken = Running::on_terminal(&desktop.dir, "pair --ticket - --grant full");
+    broken.until("Paste the ticket:");
+    broken.write(&format!("{first}\n\n"));
+    broken.until("hint:");
+    broken.wait_until_over();
+    assert!(matches!(broken.end().code, 1 | 2));
+    let mut code = Running::on_terminal(&desktop.dir, "pair --ticket - --grant full");
+    code.until("Paste the ticket:");
+    code.write("k7mq2xvt\n");
+    code.until("this is a code, and no ticket");
+    code.wait_until_over();
+    code.end().ends(2);
+}
+
 mod over_ssh {
     use super::*;
     use crate::support::sshd::{HOST, Sshd};
@@ -358,7 +398,11 @@ mod over_ssh {
     }
 
     fn pair(daemon: &TestDaemon, sshd: &Sshd, words: &[&str]) -> Command {
-        let mut command = pi_remote(&daemon.dir);
+        pair_in(&daemon.dir, sshd, words)
+    }
+
+    fn pair_in(dir: &std::path::Path, sshd: &Sshd, words: &[&str]) -> Command {
+        let mut command = pi_remote(dir);
         command.env("PATH", sshd.path()).args(["pair", "--ssh", HOST, "--grant", "full"]).args(words);
         command
     }
@@ -426,13 +470,25 @@ mod over_ssh {
     }
 
     #[test]
-    fn a_join_that_is_refused_here_closes_the_offer_there() {
+    fn what_cannot_be_kept_here_is_refused_before_the_other_machine_is_asked() {
         let (laptop, desktop) = two();
-        let Some(sshd) = machine(&desktop, "BIN") else { return };
-        let taken = TestDaemon::start("other");
-        crate::support::pair(&taken, &laptop);
+        let Some(sshd) = machine(&desktop, "/nowhere") else { return };
+        crate::support::pair(&TestDaemon::start("other"), &laptop);
         let ran = run_command(&mut pair(&laptop, &sshd, &["--as", "other", "--json"])).ends(1);
         assert_eq!(ran.json_failure()["code"], "name_taken");
+    }
+
+    #[test]
+    fn a_join_that_is_refused_here_closes_the_offer_there() {
+        let desktop = TestDaemon::start("desktop");
+        let Some(sshd) = machine(&desktop, "BIN") else { return };
+        let laptop = MadeUpDaemon::saying(|request| match request["type"].as_str().unwrap() {
+            "pair_join" => vec![json!({ "type": "response", "success": false, "error": "no", "code": "io" })],
+            _ => vec![answered(json!({}))],
+        });
+        let ran = run_command(&mut pair_in(laptop.dir.path(), &sshd, &["--json"])).ends(1);
+        assert_eq!(ran.json_failure()["code"], "io");
+        assert_eq!(laptop.received("pair_join").len(), 1);
         eventually("the window there is closed", || {
             desktop.ask(json!({"type": "status"}))["data"]["listening"] == false
         });

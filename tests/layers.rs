@@ -14,7 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["relay"],
     &["pairing", "trust"],
     &["identity", "config"],
-    &["state_dir", "clock", "tasks"],
+    &["state_dir", "clock", "tasks", "programs"],
     &["wire"],
 ];
 

@@ -14,6 +14,7 @@
 mod background;
 mod carrying;
 mod cli;
+mod cli_code;
 mod cli_pairing;
 mod cli_sessions;
 mod control;
@@ -22,6 +23,7 @@ mod discover;
 mod doctor;
 mod hostile_peer;
 mod joining;
+mod lan;
 mod layers;
 mod links;
 mod listen;

@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
@@ -17,16 +17,18 @@ use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use super::output::Output;
-use super::{Context, Error};
+use super::{Context, Error, service};
 use crate::clock::Clock;
 use crate::config::{Flags, ListenAddr, Settings};
 use crate::control::client::Client;
+use crate::control::original;
 use crate::daemon::{self, Options, Ready};
+use crate::programs;
+use crate::service::systemd::{self, Told};
+use crate::service::{LOG_FILE, Service};
 use crate::state_dir::StateDir;
 use crate::wire::{Code, Failure};
 
-/// Where a daemon in the background writes its log, in the state directory.
-const LOG_FILE: &str = "daemon.log";
 const READY_DEADLINE: Duration = Duration::from_secs(10);
 const READY_LINE_LIMIT: u64 = 1024 * 1024;
 
@@ -69,8 +71,45 @@ pub(crate) enum LogFormat {
 pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
     if args.background {
         let ready = start_in_background(&cx, &args).await?;
+        let dir = cx.dir()?;
+        if Service::of_this_user().is_ok_and(|service| service.serves(&dir)) {
+            let note = "note: the service is installed, and this daemon runs outside it; for the service to take its \
+                        place: pi-remote stop && pi-remote service start";
+            cx.out.note(&cx.typed(note));
+        }
         return announce(cx.out, &ready);
     }
+    if !systemd::is_supervised() {
+        return serve(&cx, start(&cx, &args)?, args.detached).await;
+    }
+    // What trying again cannot mend is told apart, so that the service is not started again.
+    let (ended, again) = match begin(&cx, &args).await {
+        Ok(start) => (serve(&cx, start, args.detached).await, true),
+        Err(error) => (Err(error), false),
+    };
+    let Err(error) = ended else { return Ok(()) };
+    if let Error::Failed { failure, .. } = &error {
+        systemd::tell(Told::Failed(failure));
+    }
+    if again {
+        return Err(error);
+    }
+    cx.out.failure(&error);
+    Err(Error::NotAgain)
+}
+
+/// As [`start`], with nobody else in the directory.
+async fn begin(cx: &Context, args: &Args) -> Result<(StateDir, Settings), Error> {
+    let (dir, settings) = start(cx, args)?;
+    drop(dir.lock()?);
+    match original::look(dir.path()).await {
+        Some(_) => Err(original::in_the_way(dir.path()).await.into()),
+        None => Ok((dir, settings)),
+    }
+}
+
+/// The state directory and the settings, with the log begun.
+fn start(cx: &Context, args: &Args) -> Result<(StateDir, Settings), Error> {
     let dir = StateDir::open(&cx.dir()?)?;
     if args.detached {
         // Leaves the terminal and its signals; fails only for a process that leads a group already.
@@ -79,10 +118,14 @@ pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
     } else {
         log_to(cx.out.log_writer(), args.log_format, cx.verbose, cx.out.colours_stderr());
     }
-    let flags = Flags { port: args.port, listen: args.listen };
+    let flags = Flags { port: args.port, listen: args.listen.clone() };
     let settings = Settings::load(&dir, &flags, |name| std::env::var(name).ok())?;
-    let (first, second) = signals(args.detached)?;
-    let (out, detached) = (cx.out, args.detached);
+    Ok((dir, settings))
+}
+
+async fn serve(cx: &Context, (dir, settings): (StateDir, Settings), detached: bool) -> Result<(), Error> {
+    let (first, second) = signals(detached)?;
+    let out = cx.out;
     let options = Options {
         dir,
         settings,
@@ -106,7 +149,9 @@ pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
             }
             // A line that nobody reads is no reason to stop.
             drop(announce(out, &ready));
+            systemd::tell(Told::Ready(&format!("for peers at {}", places(&ready))));
         }),
+        on_stopping: Box::new(|| systemd::tell(Told::Stopping)),
     };
     tokio::select! {
         ended = daemon::run(options) => Ok(ended?),
@@ -114,11 +159,17 @@ pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
     }
 }
 
-/// A connection to the daemon, which is started in the background if none runs.
+/// A connection to the daemon, which is started if none runs: as the service where that is
+/// installed, else in the background.
 pub(crate) async fn connect_or_start(cx: &Context) -> Result<Client, Error> {
     match Client::connect(&cx.dir()?).await {
         Err(failure) if failure.code == Code::DaemonNotRunning => {}
         connected => return Ok(connected?),
+    }
+    let service = Service::of_this_user().ok();
+    if let Some(service) = service.filter(|service| cx.dir().is_ok_and(|dir| service.serves(&dir))) {
+        cx.out.note("no daemon is running: starting the service");
+        return service::started(cx, &service).await;
     }
     cx.out.note("no daemon is running: starting it in the background");
     match start_in_background(cx, &Args::default()).await {
@@ -167,8 +218,12 @@ fn announce(out: Output, ready: &Ready) -> Result<(), Error> {
             "event": "ready", "fingerprint": fingerprint, "socket": socket, "listen": listen, "missing": missing,
         }));
     }
-    let places = [listen.as_slice(), missing].concat().join(", ");
-    out.line(&format!("ready: {fingerprint} at {socket}, for peers at {places}"))
+    out.line(&format!("ready: {fingerprint} at {socket}, for peers at {}", places(ready)))
+}
+
+/// Where peers are listened for, and where not yet.
+fn places(ready: &Ready) -> String {
+    [ready.listen.as_slice(), &ready.missing].concat().join(", ")
 }
 
 /// Two futures, for the first and the second request to end.
@@ -204,7 +259,9 @@ async fn start_in_background(cx: &Context, args: &Args) -> Result<Ready, Error> 
     let dir = StateDir::open(&cx.dir()?)?;
     let failed = |what: &str| Failure::new(Code::Io, format!("{what} the daemon in the background failed"));
     let program = std::env::current_exe().map_err(|e| Error::caused(failed("finding the program for"), e))?;
-    let mut command = Command::new(program);
+    let mut command = programs::command(program);
+    // It outlives this process.
+    command.kill_on_drop(false);
     command.arg("--json").arg("--dir").arg(dir.path()).args(["daemon", "--detached"]);
     command.args(args.port.map(|port| format!("--port={port}")));
     command.args(args.listen.iter().map(|listen| format!("--listen={listen}")));
@@ -214,7 +271,7 @@ async fn start_in_background(cx: &Context, args: &Args) -> Result<Ready, Error> 
     });
     command.args(cx.verbose.then_some("--verbose"));
     // It holds no directory in use, and outlives the terminal.
-    command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command.current_dir("/").stdout(Stdio::piped()).stderr(Stdio::null());
     let child = command.spawn().map_err(|e| Error::caused(failed("starting"), e))?;
     let mut unready = Unready(Some(child));
     let mut line = Vec::new();

@@ -18,7 +18,7 @@ use crate::config;
 use crate::control::client::{Client, OWN_DEADLINE};
 use crate::session::fake::FakeSession;
 use crate::state_dir::StateDir;
-use crate::wire::control::{PeerList, SessionList};
+use crate::wire::control::{PeerList, SessionList, Status};
 use crate::wire::{Code, Failure, PeerName, SessionId};
 
 /// How long one step may take; each takes milliseconds.
@@ -43,7 +43,7 @@ pub(crate) async fn run(cx: Context) -> Result<(), Error> {
     let notes = session(&laptop, "notes")?;
     let tests = session(&desktop, "tests")?;
 
-    stage.title("Pair them: a ticket from one, pasted at the other")?;
+    stage.title("Pair them: one shows a code, and it is typed at the other")?;
     pair(&stage, &laptop, &desktop).await?;
 
     stage.title("Each sees the other's sessions")?;
@@ -55,26 +55,26 @@ pub(crate) async fn run(cx: Context) -> Result<(), Error> {
         })
         .await?;
     }
-    let ran = stage.run(&laptop, &["sessions"], None).await?;
+    let ran = stage.run(&laptop, &["sessions"], How::ToItsEnd).await?;
     ran.must_succeed()?.must(|out| out.contains(notes.id().as_str()) && out.contains(tests.id().as_str()))?;
 
     stage.title("Send to the other machine's session, and wait for its reply")?;
-    let ran = stage.run(&laptop, &["send", "desktop/tests", QUESTION, "--wait"], None).await?;
+    let ran = stage.run(&laptop, &["send", "desktop/tests", QUESTION, "--wait"], How::ToItsEnd).await?;
     ran.must_succeed()?.must(|out| out.trim_end() == format!("echo: {QUESTION}"))?;
 
     stage.title("Who may do what")?;
-    let ran = stage.run(&desktop, &["peers"], None).await?;
+    let ran = stage.run(&desktop, &["peers"], How::ToItsEnd).await?;
     ran.must_succeed()?.must(|out| out.contains("laptop") && !out.contains("not connected"))?;
 
     stage.title("Trust ends: unpair, and the other is refused")?;
-    let ran = stage.run(&laptop, &["unpair", "desktop"], None).await?;
+    let ran = stage.run(&laptop, &["unpair", "desktop"], How::ToItsEnd).await?;
     ran.must_succeed()?.must(|out| out.contains("desktop"))?;
     until("the cut link", || async {
         let list: PeerList = desktop.ask("peers").await?;
         Ok(list.peers.iter().all(|peer| !peer.connected))
     })
     .await?;
-    let ran = stage.run(&desktop, &["send", "laptop/notes", REFUSED], None).await?;
+    let ran = stage.run(&desktop, &["send", "laptop/notes", REFUSED], How::ToItsEnd).await?;
     let arrived = notes.received().iter().any(|line| String::from_utf8_lossy(line).contains(REFUSED));
     if arrived || !matches!(ran.status.code(), Some(4 | 5 | 8)) {
         return Err(ran.wrong("it was not refused"));
@@ -82,20 +82,24 @@ pub(crate) async fn run(cx: Context) -> Result<(), Error> {
 
     stage.title("Stop")?;
     for machine in [&mut laptop, &mut desktop] {
-        stage.run(machine, &["stop"], None).await?.must_succeed()?;
+        stage.run(machine, &["stop"], How::ToItsEnd).await?.must_succeed()?;
         machine.ended().await?;
     }
     stage.title("Every step did what it says.")
 }
 
-/// `laptop` offers a ticket and `desktop` takes it.
+/// `laptop` shows a code, and it is typed at `desktop`.
 async fn pair(stage: &Stage<'_>, laptop: &Machine, desktop: &Machine) -> Result<(), Error> {
-    let offer = ["pair", "--ticket", "--grant", "full"];
+    let status: Status = laptop.ask("status").await?;
+    let address = status.listen.into_iter().next().unwrap_or_default();
+    let offer = ["pair", "--grant", "full"];
     let mut offering = stage.command(laptop, &offer).stdin(Stdio::null()).spawn().map_err(cannot_run)?;
     let mut stdout = BufReader::new(offering.stdout.take().ok_or_else(no_output)?);
-    let ticket = first_line(&mut stdout).await?;
-    stage.show(laptop, &offer, "", &ticket, "", None)?;
-    let ran = stage.run(desktop, &["pair", "--ticket", "-", "--grant", "full"], Some(&ticket)).await?;
+    let code = first_line(&mut stdout).await?;
+    stage.show(laptop, &offer, How::InTheBackground, &code, "", None)?;
+    let prompt = &format!("The code that {address} shows:");
+    let typing = How::Typing { prompt, text: &code };
+    let ran = stage.run(desktop, &["pair", &address, "--grant", "full"], typing).await?;
     ran.must_succeed()?.must(|out| out.contains("paired with laptop"))?;
     let offered = timeout(STEP_DEADLINE, offering.wait_with_output()).await.map_err(|_| too_slow("the offer"))?;
     let offered = offered.map_err(cannot_run)?;
@@ -146,24 +150,24 @@ impl<'a> Stage<'a> {
         let ready = first_line(&mut stdout).await?;
         machine.daemon = Some(child);
         let log = if ready.is_empty() { machine.log() } else { String::new() };
-        self.show(machine, &words, if ready.is_empty() { "" } else { " &" }, &ready, &log, None)?;
+        let how = if ready.is_empty() { How::ToItsEnd } else { How::InTheBackground };
+        self.show(machine, &words, how, &ready, &log, None)?;
         if ready.is_empty() { Err(Failure::new(Code::Io, "the daemon did not start").into()) } else { Ok(()) }
     }
 
     /// Runs one command to its end and shows it.
-    async fn run(&self, machine: &Machine, words: &[&str], stdin: Option<&str>) -> Result<Ran, Error> {
+    async fn run(&self, machine: &Machine, words: &[&str], how: How<'_>) -> Result<Ran, Error> {
         let mut command = self.command(machine, words);
         let mut child = command.stdin(Stdio::piped()).spawn().map_err(cannot_run)?;
         let mut input = child.stdin.take();
-        if let (Some(input), Some(text)) = (&mut input, stdin) {
+        if let (Some(input), How::Typing { text, .. }) = (&mut input, how) {
             input.write_all(format!("{text}\n").as_bytes()).await.map_err(cannot_run)?;
         }
         drop(input);
         let output = timeout(STEP_DEADLINE, child.wait_with_output()).await.map_err(|_| too_slow(&quoted(words)))?;
         let output = output.map_err(cannot_run)?;
         let ran = Ran::new(words, output.status, output.stdout, output.stderr);
-        let redirected = if stdin.is_some() { " < ticket" } else { "" };
-        self.show(machine, words, redirected, &ran.stdout, &ran.stderr, output.status.code())?;
+        self.show(machine, words, how, &ran.stdout, &ran.stderr, output.status.code())?;
         Ok(ran)
     }
 
@@ -181,12 +185,13 @@ impl<'a> Stage<'a> {
         &self,
         machine: &Machine,
         words: &[&str],
-        behind: &str,
+        how: How<'_>,
         stdout: &str,
         stderr: &str,
         exit: Option<i32>,
     ) -> Result<(), Error> {
         let out = self.cx.out;
+        let behind = if how == How::InTheBackground { " &" } else { "" };
         let command = format!("pi-remote {}{behind}", quoted(words));
         if out.json {
             return out.json(&json!({
@@ -194,6 +199,9 @@ impl<'a> Stage<'a> {
             }));
         }
         out.styled(Style::Bold, &format!("{}$ {command}", machine.name))?;
+        if let How::Typing { prompt, text } = how {
+            out.line(&format!("{prompt} {text}"))?;
+        }
         for text in [stdout, stderr].into_iter().filter(|text| !text.is_empty()) {
             out.text(text)?;
         }
@@ -214,6 +222,18 @@ impl<'a> Stage<'a> {
     fn say(&self, text: &str) -> Result<(), Error> {
         if self.cx.out.json { Ok(()) } else { self.cx.out.line(text) }
     }
+}
+
+/// How a command is run, and so shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum How<'a> {
+    ToItsEnd,
+    InTheBackground,
+    /// With a line typed at a question, which it asks on a terminal only.
+    Typing {
+        prompt: &'a str,
+        text: &'a str,
+    },
 }
 
 /// One of the two machines. Its daemon is killed when this is dropped.

@@ -1,5 +1,6 @@
 //! How a command ends: its failure with the causes behind it, and the exit code.
 
+use crate::service::systemd::NOT_AGAIN;
 use crate::wire::{Code, Failure};
 
 /// Why a command did not do what it was asked.
@@ -14,6 +15,8 @@ pub enum Error {
     },
     /// It failed, and its output has said so already.
     Reported(Failure),
+    /// It failed, its output has said so, and whoever started it need not try again.
+    NotAgain,
     /// Whoever read its output has gone: nothing more is to be said.
     OutputClosed,
 }
@@ -43,6 +46,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Failed { failure, .. } | Self::Reported(failure) => exit_code(failure),
+            Self::NotAgain => NOT_AGAIN,
             Self::OutputClosed => 0,
         }
     }

@@ -11,10 +11,15 @@ pub(crate) fn is_interactive() -> bool {
     io::stdin().is_terminal() && output::asks_a_person()
 }
 
-/// Asks on the terminal and gives the answer, without white space around it.
+/// Asks on the terminal and gives the answer, without white space around it. The end of the input
+/// (Ctrl-D) is no answer, and ends the command as Ctrl-C does.
 pub(crate) async fn question(cx: &Context, text: &str) -> Result<String, Error> {
     cx.out.ask(text);
-    Ok(line(64 * 1024).await?.trim().to_owned())
+    let line = line(64 * 1024).await?;
+    if line.is_empty() {
+        return Err(Error::interrupted());
+    }
+    Ok(line.trim().to_owned())
 }
 
 /// The next line of stdin, at most `limit` bytes of it; empty at its end.

@@ -47,9 +47,14 @@ use crate::wire::{Code, Failure};
 
 const EXAMPLES: &str = "\
 Examples:
-  Pair two machines, at both ends (the ticket is a secret, so it is pasted, never typed as an argument):
-    laptop$  pi-remote pair --ticket --grant full
-    desktop$ pi-remote pair --ticket - --grant full
+  Pair two machines: one shows a code, and the command for the other, which asks for the code:
+    laptop$  pi-remote pair
+    desktop$ pi-remote pair 192.168.1.20
+  The same from one end over ssh, or by a ticket to be pasted:
+    laptop$  pi-remote pair --ssh desktop
+    laptop$  pi-remote pair --ticket        desktop$ pi-remote pair --ticket -
+  A message to a session there:
+    pi-remote send desktop/work 'run the tests'
   Send from a script and wait for the reply:
     pi-remote send desktop/work 'run the tests' --wait --timeout 10m
   A message on stdin, where no other user sees it in `ps`:
@@ -57,21 +62,23 @@ Examples:
   Cut off a stolen laptop:
     pi-remote unpair laptop
 
-Exit codes: 0 done, 1 failed, 2 usage, 3 daemon not running, 4 no such session or peer, or ambiguous,
+Exit codes: 0 done, 1 failed, 2 usage, 3 daemon not running, 4 no such session or peer, or several,
 5 refused, 6 timed out, 7 verification failed, 8 unreachable and nothing delivered, 130 interrupted.";
+
+const GLOBAL: &str = "Global options";
 
 /// Relays commands between coding-agent sessions on several machines, every link in mutual TLS 1.3.
 #[derive(Debug, Parser)]
 #[command(name = "pi-remote", version, after_help = EXAMPLES)]
 struct Cli {
     /// State directory [default: PI_REMOTE_DIR, else ~/.pi/remote-control]
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR", help_heading = GLOBAL)]
     dir: Option<PathBuf>,
     /// Print JSON alone on stdout, failures too
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     json: bool,
     /// Say more: every setting in `status`, debug lines in the log
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = GLOBAL)]
     verbose: bool,
     #[command(subcommand)]
     command: Command,
@@ -86,6 +93,7 @@ enum Command {
     /// Show two paired machines at work, on this machine, in a temporary directory
     Demo,
     /// Pair with another machine
+    #[command(after_help = pair::EXAMPLES)]
     Pair(pair::Args),
     /// List the paired peers, and what they may do
     Peers(peers::Args),
@@ -184,7 +192,7 @@ impl Invocation {
         }
         Self::carry_out(cx, command).await.map_err(|error| match error {
             Error::Failed { failure, source } => Error::Failed { failure: typed.typed_failure(failure), source },
-            said @ (Error::Reported(_) | Error::OutputClosed) => said,
+            said @ (Error::Reported(_) | Error::NotAgain | Error::OutputClosed) => said,
         })
     }
 
@@ -364,7 +372,15 @@ mod tests {
     #[test]
     fn the_help_has_the_examples_and_every_command() {
         let help = Cli::command().render_long_help().to_string();
-        for part in ["pair --ticket -", "--wait --timeout", "< message.txt", "unpair laptop", "130 interrupted"] {
+        for part in [
+            "pi-remote pair\n",
+            "pair --ssh",
+            "pair --ticket -",
+            "--wait --timeout",
+            "< message.txt",
+            "unpair laptop",
+            "130 interrupted",
+        ] {
             assert!(help.contains(part), "{part}");
         }
         for command in Cli::command().get_subcommands() {

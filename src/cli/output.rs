@@ -89,6 +89,11 @@ impl Output {
         out(&[paint(style, &escape(text), self.colour_out).as_bytes(), b"\n"])
     }
 
+    /// A line of text on stdout behind a mark in a style.
+    pub(crate) fn marked(self, style: Style, mark: &str, text: &str) -> Result<(), Error> {
+        out(&[paint(style, &escape(mark), self.colour_out).as_bytes(), b"  ", escape(text).as_bytes(), b"\n"])
+    }
+
     /// An aligned table on stdout.
     pub(crate) fn table(self, table: &Table) -> Result<(), Error> {
         out(&[table.render(self.colour_out).as_bytes()])

@@ -5,7 +5,8 @@ use serde_json::{Map, Value, json};
 
 use super::output::{Style, Table, failure_json};
 use super::{Context, Error, members};
-use crate::wire::control::{Checks, PeerList, PeerView};
+use crate::wire::check::Checks;
+use crate::wire::control::{PeerList, PeerView};
 use crate::wire::session::Verb;
 use crate::wire::{Code, Failure, HostPort, PeerName};
 
@@ -144,7 +145,7 @@ fn state(peer: &PeerView) -> String {
 }
 
 /// What this device may do there, by the preset's name where it is one.
-fn may_there(peer: &PeerView) -> String {
+pub(crate) fn may_there(peer: &PeerView) -> String {
     let all = |verb: &Verb| peer.may_there.iter().any(|there| there == verb.as_str());
     if Verb::ALL.iter().all(all) {
         "full".into()
@@ -155,7 +156,8 @@ fn may_there(peer: &PeerView) -> String {
     }
 }
 
-fn may_here(peer: &PeerView) -> String {
+/// The presets of what it may do here.
+pub(crate) fn may_here(peer: &PeerView) -> String {
     let presets: Vec<&str> = peer.grants.iter().map(|grant| grant.preset.as_str()).collect();
     if presets.is_empty() { "nothing".into() } else { presets.join(", ") }
 }

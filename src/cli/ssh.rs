@@ -7,8 +7,10 @@ use serde_json::Value;
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::{sleep, timeout};
+use zeroize::Zeroizing;
 
-use super::{Context, Error, daemon, pair};
+use super::{Context, Error, pair};
+use crate::control::client::Client;
 use crate::wire::control::PairTerms;
 use crate::wire::lines::LineDecoder;
 use crate::wire::{Code, Failure};
@@ -32,9 +34,13 @@ pub(crate) fn is_host(host: &str) -> bool {
 }
 
 /// Offers there, joins here.
-pub(crate) async fn pair(cx: &Context, host: &str, program: Option<&str>, terms: PairTerms) -> Result<(), Error> {
-    // First what needs no other machine.
-    let mut client = daemon::connect_or_start(cx).await?;
+pub(crate) async fn pair(
+    cx: &Context,
+    mut client: Client,
+    host: &str,
+    program: Option<&str>,
+    terms: PairTerms,
+) -> Result<(), Error> {
     let mut remote = Remote::start(host, program.unwrap_or(PROGRAM))?;
     let ticket = match timeout(OFFER_DEADLINE, remote.offer()).await {
         Ok(ticket) => ticket.map_err(|failure| pair::failed(cx, failure))?,
@@ -44,7 +50,7 @@ pub(crate) async fn pair(cx: &Context, host: &str, program: Option<&str>, terms:
         }
     };
     // Dropping the remote half closes its window.
-    let paired = pair::join(&mut client, ticket, terms).await.map_err(|failure| pair::failed(cx, failure))?;
+    let paired = pair::by_ticket(&mut client, ticket, terms).await.map_err(|failure| pair::failed(cx, failure))?;
     let said = timeout(RESULT_DEADLINE, remote.result()).await;
     pair::report(cx, &paired, true)?;
     // The other side had stored this device's pin before the join here could end well.
@@ -76,14 +82,14 @@ impl Remote {
         Ok(Self { host: host.to_owned(), child, stdout, decoder: LineDecoder::new(LINE_LIMIT) })
     }
 
-    async fn offer(&mut self) -> Result<String, Failure> {
+    async fn offer(&mut self) -> Result<Zeroizing<String>, Failure> {
         for _ in 0..MAX_NOISE {
             let Some(line) = self.line().await? else { return Err(self.ended().await) };
             if let Some(failure) = pair::failure_of_line(&line) {
                 return Err(from_there(&self.host, failure));
             }
             if let Some(ticket) = line.get("ticket").and_then(Value::as_str) {
-                return Ok(ticket.to_owned());
+                return Ok(Zeroizing::new(ticket.to_owned()));
             }
         }
         Err(Failure::new(Code::Io, format!("{} said much, but no ticket", self.host)))

@@ -11,7 +11,6 @@ use super::interfaces;
 use super::office::Office;
 use crate::config::Announce;
 use crate::discover::lan;
-use crate::wire::host_port::is_tailnet;
 
 /// How often the addresses that are announced are looked at.
 const ADDRESSES_EVERY: Duration = Duration::from_secs(30);
@@ -26,15 +25,21 @@ struct Content {
 
 /// Keeps this daemon announced as `config.json` says.
 pub(super) async fn announce(office: Arc<Office>) {
+    let when = office.settings.announce.value;
+    if when == Announce::Never {
+        return;
+    }
     let mut offered = office.offers.announced();
     let mut listening = office.listening.clone();
     // What is announced, and its announcement where there could be one.
     let mut now = None;
-    while office.settings.announce.value != Announce::Never {
+    loop {
+        let ports_change = office.ports.change();
         let offering = *offered.borrow_and_update();
         let listens = *listening.borrow_and_update() > 0;
-        let wanted = offering || (office.settings.announce.value == Announce::Always && listens);
-        let content = wanted.then(|| content(&office, offering));
+        let wanted = offering || (when == Announce::Always && listens);
+        // On the loopback alone there is nobody to be told.
+        let content = wanted.then(|| content(&office, offering)).filter(|content| !content.addresses.is_empty());
         if content.as_ref() != now.as_ref().map(|(content, _)| content) {
             // The old one is withdrawn first: the new one has another name.
             drop(now.take());
@@ -49,15 +54,16 @@ pub(super) async fn announce(office: Arc<Office>) {
         tokio::select! {
             _ = offered.changed() => {}
             _ = listening.changed() => {}
-            () = sleep(ADDRESSES_EVERY), if now.is_some() => {}
+            () = ports_change, if wanted => {}
+            () = sleep(ADDRESSES_EVERY), if wanted => {}
         }
     }
 }
 
 /// This machine's addresses on networks that it shares with others: no tailnet, no containers.
 pub(super) fn local_addresses() -> Vec<IpAddr> {
-    let all = interfaces::reachable().into_iter().map(|interface| interface.ip);
-    all.filter(|ip| !is_near(*ip) && !is_tailnet(*ip)).collect()
+    let reachable = interfaces::reachable().into_iter().filter(|interface| !interface.is_tailnet());
+    reachable.map(|interface| interface.ip).filter(|ip| !is_near(*ip)).collect()
 }
 
 fn content(office: &Office, offering: bool) -> Content {

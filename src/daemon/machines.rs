@@ -91,8 +91,28 @@ struct Found {
     probes: usize,
     /// Whether it says that a window is open.
     offering: bool,
-    /// What answered, and where.
-    answer: Option<(String, Probe)>,
+    /// The answer that tells most.
+    answer: Option<Answer>,
+}
+
+/// What answered at one of a machine's addresses.
+struct Answer {
+    /// The address's place among them.
+    at: usize,
+    address: String,
+    probe: Probe,
+}
+
+impl Answer {
+    fn is_better_than(&self, other: &Self) -> bool {
+        let tells = |probe: Probe| match probe {
+            Probe::Unresolved | Probe::Silent { .. } => 0,
+            Probe::Refused | Probe::Other | Probe::Original => 1,
+            Probe::Running { .. } | Probe::Own => 2,
+            Probe::Offering { .. } => 3,
+        };
+        (tells(self.probe), other.at) > (tells(other.probe), self.at)
+    }
 }
 
 fn known_peers(office: &Office) -> Vec<KnownPeer> {
@@ -168,21 +188,21 @@ impl Search<'_> {
             if self.at(&found.addresses).is_some_and(|peer| peer.linked) {
                 continue;
             }
-            for address in found.addresses.iter().take(found.probes).cloned() {
+            for (at, address) in found.addresses.iter().take(found.probes).cloned().enumerate() {
                 let (places, tls) = (Arc::clone(&self.places), self.office.context.tls.clone());
                 probing.spawn(async move {
                     let _place = places.acquire().await;
-                    let answer = probe(&tls, &address).await;
-                    (n, address, answer)
+                    let probe = probe(&tls, &address).await;
+                    (n, Answer { at, address, probe })
                 });
             }
         }
         while let Ok(Some(probed)) = timeout_at(self.until, probing.join_next()).await {
-            let Ok((n, address, answer)) = probed else { continue };
+            let Ok((n, answer)) = probed else { continue };
             if let Some(found) = all.get_mut(n)
-                && found.answer.as_ref().is_none_or(|(_, other)| tells(&answer) > tells(other))
+                && found.answer.as_ref().is_none_or(|other| answer.is_better_than(other))
             {
-                found.answer = Some((address, answer));
+                found.answer = Some(answer);
             }
         }
         all
@@ -192,13 +212,15 @@ impl Search<'_> {
     /// the keys of all entries, in their order.
     fn add(&self, found: Found, machines: &mut Vec<Machine>, seen: &mut Vec<Option<Fingerprint>>) {
         let (address, answer) = match found.answer {
-            Some((address, answer)) => (address, Some(answer)),
+            Some(Answer { address, probe, .. }) => (address, Some(probe)),
             None => (found.addresses.first().cloned().unwrap_or_default(), None),
         };
         let key = match answer {
             Some(Probe::Own) => return,
             Some(Probe::Offering { fingerprint } | Probe::Running { fingerprint }) => Some(fingerprint),
-            _ => None,
+            Some(Probe::Original | Probe::Other | Probe::Refused | Probe::Silent { .. } | Probe::Unresolved) | None => {
+                None
+            }
         };
         let peer = match key {
             Some(key) => self.peers.iter().find(|peer| peer.fingerprint == key),
@@ -243,16 +265,6 @@ impl Search<'_> {
 
     fn at(&self, addresses: &[String]) -> Option<&KnownPeer> {
         self.peers.iter().find(|peer| peer.addresses.iter().any(|known| addresses.contains(known)))
-    }
-}
-
-/// How much an answer tells about a machine, where several of its addresses gave one.
-fn tells(answer: &Probe) -> u8 {
-    match answer {
-        Probe::Unresolved | Probe::Silent { .. } => 0,
-        Probe::Refused | Probe::Other | Probe::Original => 1,
-        Probe::Running { .. } | Probe::Own => 2,
-        Probe::Offering { .. } => 3,
     }
 }
 

@@ -3,6 +3,7 @@
 mod addresses;
 mod announcing;
 mod book;
+mod findings;
 mod interfaces;
 mod joining;
 mod listening;
@@ -45,12 +46,13 @@ use crate::state_dir::StateDir;
 use crate::tasks::Tasks;
 use crate::trust::Store;
 use crate::wire::Failure;
-use crate::wire::link::Hello;
+use crate::wire::link::{FEATURE_CHECK, Hello};
 use book::{Book, Notes};
 use listening::Listening;
 use offers::Offers;
 use office::Office;
 use ports::Ports;
+pub use taken::who;
 
 /// How long links and clients may take to end when the daemon does.
 const STOPPING: Duration = Duration::from_millis(1500);
@@ -73,6 +75,8 @@ pub struct Options {
     pub shutdown: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// Called once it answers.
     pub on_ready: Box<dyn FnOnce(Ready) + Send>,
+    /// Called when it begins to go down, whoever asked for it.
+    pub on_stopping: Box<dyn FnOnce() + Send>,
 }
 
 /// What a daemon says when it answers.
@@ -93,7 +97,7 @@ pub struct Ready {
 /// # Errors
 /// When it cannot start: another runs, the state directory is not closed, a port is taken.
 pub async fn run(options: Options) -> Result<(), Failure> {
-    let Options { dir, settings, clock, shutdown, on_ready } = options;
+    let Options { dir, settings, clock, shutdown, on_ready, on_stopping } = options;
     raise_descriptor_limit();
     let _lock = dir.lock()?;
     let key = DeviceKey::load_or_create(&dir)?;
@@ -192,6 +196,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     let server = control::Context { relay: relay.clone(), clock: clock.clone(), admin: office.clone(), going_down };
     wings.spawn(control::serve(control_socket, server));
     wings.spawn(Arc::clone(&office).shut_down_when_idle());
+    wings.spawn(Arc::clone(&office).answer_checks());
     wings.spawn(announcing::announce(Arc::clone(&office)));
     office.dial_all();
     let mut trying = JoinSet::new();
@@ -209,6 +214,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         () = stop.notified() => {}
     }
     tracing::info!("going down");
+    on_stopping();
     // First nobody comes in any more and nobody is dialled, then those there are are let go.
     go_down.send_replace(true);
     book.stop_listening();
@@ -300,7 +306,7 @@ fn me(key: &DeviceKey, settings: &Settings, ports: &Ports) -> Result<Me, Failure
         addresses: addresses::own(&ports.all()),
         heartbeat_interval: settings.heartbeat_interval.value.as_secs(),
         message_limit: settings.message_limit.value as u64,
-        features: Vec::new(),
+        features: vec![FEATURE_CHECK.to_owned()],
         allows: Vec::new(),
         dial: 0,
         contested: false,

@@ -140,6 +140,7 @@ impl Office {
             remote_peer_count: relay.linked_peer_count(),
             peers: store.peers().iter().map(|peer| views::peer_status(peer, &relay)).collect(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            time: rfc3339(self.context.clock.wall()),
             name: relay.own_name().to_owned(),
             fingerprint: self.key.fingerprint().to_string(),
             listen: self.ports.all().iter().map(ToString::to_string).collect(),

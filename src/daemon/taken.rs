@@ -65,7 +65,8 @@ pub(super) async fn not_bound(
     failure(&who(&holder, address.port())).hint(ways.join("\n"))
 }
 
-fn who(holder: &Holder, port: u16) -> String {
+/// Who has a port, in words.
+pub fn who(holder: &Holder, port: u16) -> String {
     let pid = holder.process.as_ref().map(|process| format!(" (pid {})", process.pid)).unwrap_or_default();
     let whose = holder.other_user.map(|user| format!(" of the user with id {user}")).unwrap_or_default();
     match (holder.kind, &holder.process) {

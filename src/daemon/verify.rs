@@ -4,20 +4,14 @@ use super::office::Office;
 use crate::identity::DeviceKey;
 use crate::state_dir::StateDir;
 use crate::trust::Peer;
-use crate::wire::control::{Check, Checks};
+use crate::wire::check::{Check, Checks};
 use crate::wire::error::{Code, Failure};
 
 impl Office {
     pub(super) fn verify(&self) -> Checks {
         let mut checks = Vec::new();
         let own = self.key.fingerprint();
-        let mut check = |name: &str, found: Result<String, Failure>| {
-            let (ok, detail, fix) = match found {
-                Ok(detail) => (true, detail, None),
-                Err(failure) => (false, failure.message, failure.hint),
-            };
-            checks.push(Check { name: name.to_owned(), ok, detail, fix });
-        };
+        let mut check = |name: &str, found: Result<String, Failure>| checks.push(Check::of(name, found));
         check("state directory", StateDir::open(self.dir.path()).map(|_| "this user's alone (0700)".to_owned()));
         check("device key and certificate", DeviceKey::load(&self.dir).and_then(|key| {
             if key.fingerprint() == own {
@@ -61,6 +55,6 @@ impl Office {
             };
             check(&format!("peer {}", peer.name), found);
         }
-        Checks { checks }
+        Checks { checks, clock_ahead_ms: None }
     }
 }

@@ -78,17 +78,13 @@ pub async fn browse(addresses: &[IpAddr], time: Duration) -> Result<Vec<Announce
 fn listen(events: &Receiver<ServiceEvent>, networks: &[Network], until: Instant) -> Vec<Announced> {
     let mut found: HashMap<String, Announced> = HashMap::new();
     while let Ok(event) = events.recv_deadline(until) {
-        match event {
-            ServiceEvent::ServiceResolved(service) => {
-                let Some(announced) = read(&service, networks) else { continue };
-                if found.len() < MAX_MACHINES || found.contains_key(&service.fullname) {
-                    found.insert(service.fullname, announced);
-                }
+        if let ServiceEvent::ServiceResolved(service) = event {
+            let Some(announced) = read(&service, networks) else { continue };
+            if found.len() < MAX_MACHINES || found.contains_key(&service.fullname) {
+                found.insert(service.fullname, announced);
             }
-            ServiceEvent::ServiceRemoved(_, name) => {
-                found.remove(&name);
-            }
-            _ => {}
+        } else if let ServiceEvent::ServiceRemoved(_, name) = event {
+            found.remove(&name);
         }
     }
     found.into_values().collect()

@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::config::TAILSCALE_SOCKET;
+use crate::programs;
 use crate::wire::error::{Code, Failure};
 use crate::wire::host_port::split_host_port;
 
@@ -146,10 +147,13 @@ async fn exchange(socket: &Path, path: &str) -> Result<Bytes, Unanswered> {
 }
 
 fn not_connected(error: &Error) -> Unanswered {
-    match error.kind() {
-        ErrorKind::PermissionDenied => Unanswered::NotAllowed,
-        ErrorKind::NotFound | ErrorKind::ConnectionRefused => Unanswered::NoSocket,
-        _ => Unanswered::Broken(error.to_string()),
+    let kind = error.kind();
+    if kind == ErrorKind::PermissionDenied {
+        Unanswered::NotAllowed
+    } else if matches!(kind, ErrorKind::NotFound | ErrorKind::ConnectionRefused) {
+        Unanswered::NoSocket
+    } else {
+        Unanswered::Broken(error.to_string())
     }
 }
 
@@ -177,11 +181,11 @@ impl From<Unanswered> for Failure {
 /// What `tailscale status --json` prints.
 async fn ask_program(socket: Option<&Path>) -> Result<Bytes, Failure> {
     for program in PROGRAMS {
-        let mut command = Command::new(program);
+        let mut command = programs::command(program);
         if let Some(socket) = socket {
             command.arg("--socket").arg(socket);
         }
-        command.args(["status", "--json"]).stdin(Stdio::null()).stderr(Stdio::null()).stdout(Stdio::piped());
+        command.args(["status", "--json"]).stderr(Stdio::null()).stdout(Stdio::piped());
         match timeout(PATIENCE, output(command)).await {
             Err(_) => return Err(slow("the program `tailscale`")),
             Ok(Err(error)) if error.kind() == ErrorKind::NotFound => {}
@@ -199,7 +203,7 @@ async fn ask_program(socket: Option<&Path>) -> Result<Bytes, Failure> {
 
 /// What a program prints, up to one byte more than is taken.
 async fn output(mut command: Command) -> std::io::Result<Vec<u8>> {
-    let mut program = command.kill_on_drop(true).spawn()?;
+    let mut program = command.spawn()?;
     let mut output = Vec::new();
     if let Some(stdout) = program.stdout.take() {
         stdout.take(MAX_ANSWER as u64 + 1).read_to_end(&mut output).await?;
@@ -280,12 +284,10 @@ fn is_for_us(node: &Node) -> bool {
 
 fn machine(node: Node) -> Machine {
     let dns_name = node.dns_name.trim_end_matches('.');
+    let is_name = split_host_port(dns_name).is_ok_and(|(_, port)| port.is_none());
     Machine {
         host_name: node.host_name.chars().take(MAX_NAME).collect(),
-        dns_name: split_host_port(dns_name)
-            .is_ok_and(|(_, port)| port.is_none())
-            .then(|| dns_name.to_owned())
-            .unwrap_or_default(),
+        dns_name: if is_name { dns_name.to_owned() } else { String::new() },
         addresses: node.addresses.iter().flatten().filter_map(|ip| ip.parse().ok()).collect(),
         online: node.online,
     }

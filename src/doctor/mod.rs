@@ -1,1 +1,71 @@
 //! Checks of this machine and of the way to every peer, each failure with the command that mends it.
+//!
+//! They are made in the process of the command, so that they work with the daemon down and with a
+//! state directory that it refuses; only the ways to peers are the daemon's to try. Nothing is
+//! changed by them. A check that cannot be made because of another says so.
+
+mod clock;
+mod machine;
+mod network;
+mod peers;
+mod running;
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use crate::wire::check::{Check, State};
+use crate::wire::error::{Code, Failure};
+use machine::Files;
+
+/// How long the files may take: a disk that hangs must not keep the rest from being told.
+const FILES: Duration = Duration::from_secs(2);
+
+/// Makes every check of the state directory at `path`, an absolute one, its daemon and its peers;
+/// takes less than 10 s.
+pub async fn examine(path: &Path) -> Vec<Check> {
+    let (files, daemon) = tokio::join!(files(path), running::look(path));
+    let mut checks = files.checks.clone();
+    checks.extend(running::checks(&daemon, &files, path).await);
+    let (disk, network, peers) = tokio::join!(disk(&files), network::checks(&daemon, &files), peers::checks(&daemon));
+    checks.push(disk);
+    checks.push(clock::check(&daemon, &files, &peers));
+    checks.extend(network);
+    checks.extend(peers.into_iter().flat_map(|peer| peer.checks));
+    checks
+}
+
+/// What is wrong in all, as the failure that the command ends with; `None` when nothing is. A key
+/// that is not the one expected goes before everything else.
+pub fn verdict(checks: &[Check]) -> Option<Failure> {
+    let failed: Vec<&Check> = checks.iter().filter(|check| check.state == State::Failed).collect();
+    if failed.is_empty() {
+        return None;
+    }
+    let mismatch = |check: &&Check| matches!(check.code, Some(Code::FingerprintMismatch | Code::VerificationFailed));
+    let code = if failed.iter().any(mismatch) { Code::VerificationFailed } else { Code::Io };
+    Some(Failure::new(code, format!("{} of {} checks failed", failed.len(), checks.len())))
+}
+
+async fn files(path: &Path) -> Files {
+    let owned = path.to_path_buf();
+    let late = || Files::unreadable(path, Failure::new(Code::Timeout, "its disk does not answer"));
+    match timeout(FILES, spawn_blocking(move || machine::files(&owned))).await {
+        Ok(Ok(files)) => files,
+        Ok(Err(_)) | Err(_) => late(),
+    }
+}
+
+async fn disk(files: &Files) -> Check {
+    let Some(dir) = files.dir.clone() else {
+        return Check::skipped("disk", "the state directory is not there to write to");
+    };
+    let mount = machine::mount_point(dir.path());
+    let late = Failure::new(Code::Timeout, format!("nothing could be written to {} in time", mount.display()));
+    match timeout(FILES, spawn_blocking(move || machine::disk(&dir))).await {
+        Ok(Ok(check)) => check,
+        Ok(Err(_)) | Err(_) => Check::failed("disk", late.hint(machine::show_disk("-h", &mount))),
+    }
+}

@@ -13,7 +13,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::Fingerprint;
-use crate::state_dir::StateDir;
+use crate::state_dir::{StateDir, quoted};
 use crate::wire::{Code, Failure};
 
 /// File of the private key, PKCS#8 v1 in PEM, 0600.
@@ -28,6 +28,15 @@ const SUBJECT: &str = "pi-remote";
 /// SEQUENCE { SEQUENCE { OID 1.3.101.112 } BIT STRING of 32 bytes }: RFC 8410 section 4.
 const SPKI_HEAD: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 const FILE_LIMIT: usize = 16 * 1024;
+const NEW_IDENTITY: &str =
+    "put the right one back, or take on a new identity at the next start and pair every peer again";
+
+/// Whether a certificate that had to be issued is kept.
+#[derive(Clone, Copy)]
+enum Keep {
+    Yes,
+    No,
+}
 
 /// Fingerprints of keys that were published, in `certs-example/`: anyone can sign with them.
 const PUBLISHED: &[&str] = &["sha256:33cb97d5b3e4d83cc3db6c72ab2387147ea2aa3a1e9b8a48b69c78656a930b35"];
@@ -54,28 +63,26 @@ impl DeviceKey {
     /// this key, or the key is a published one.
     pub fn load_or_create(dir: &StateDir) -> Result<Self, Failure> {
         match dir.read_secret(KEY_FILE, FILE_LIMIT)? {
-            Some(pem) => Self::from_pem(dir, &Zeroizing::new(pem)),
-            None => Self::from_pem(dir, &create(dir)?),
+            Some(pem) => Self::from_pem(dir, &Zeroizing::new(pem), Keep::Yes),
+            None => Self::from_pem(dir, &create(dir)?, Keep::Yes),
         }
     }
 
-    /// The key of a state directory as its files are now.
+    /// The key of a state directory as its files are now; nothing is written, so that a missing
+    /// certificate is issued in memory alone.
     ///
     /// # Errors
     /// Those of [`load_or_create`](Self::load_or_create), and: there is none.
     pub fn load(dir: &StateDir) -> Result<Self, Failure> {
-        let missing = || Failure::new(Code::Io, format!("{} is missing", dir.join(KEY_FILE).display()));
-        let pem = dir.read_secret(KEY_FILE, FILE_LIMIT)?.ok_or_else(missing)?;
-        Self::from_pem(dir, &Zeroizing::new(pem))
+        let pem = dir.read_secret(KEY_FILE, FILE_LIMIT)?.ok_or_else(|| missing(dir))?;
+        Self::from_pem(dir, &Zeroizing::new(pem), Keep::No)
     }
 
-    fn from_pem(dir: &StateDir, pem: &[u8]) -> Result<Self, Failure> {
+    fn from_pem(dir: &StateDir, pem: &[u8], keep: Keep) -> Result<Self, Failure> {
         let unreadable = |detail: &dyn std::fmt::Display| {
-            let message = format!("{} holds no Ed25519 key: {detail}", dir.join(KEY_FILE).display());
-            Failure::new(Code::Io, message).hint(format!(
-                "put the right {KEY_FILE} back; or remove {KEY_FILE} and {CERTIFICATE_FILE} for a new identity, \
-                 and pair every peer again"
-            ))
+            let path = dir.join(KEY_FILE);
+            let message = format!("{} holds no Ed25519 key: {detail}; {NEW_IDENTITY}", path.display());
+            Failure::new(Code::Io, message).hint(away(dir, &[KEY_FILE, CERTIFICATE_FILE]))
         };
         let mut key = PrivatePkcs8KeyDer::from_pem_slice(pem).map_err(|e| unreadable(&e))?;
         let pkcs8 = Zeroizing::new(key.secret_pkcs8_der().to_vec());
@@ -83,16 +90,20 @@ impl DeviceKey {
         let signer = Signer::new(&pkcs8).map_err(|e| unreadable(&e))?;
         let fingerprint = Fingerprint::of_spki(&signer.spki());
         if is_published(&fingerprint) {
-            let message = format!("{} is a published key: anyone can sign with it", dir.join(KEY_FILE).display());
-            return Err(Failure::new(Code::VerificationFailed, message).hint(format!(
-                "remove {KEY_FILE} and {CERTIFICATE_FILE}; the next start makes a key of this device's own"
-            )));
+            let path = dir.join(KEY_FILE);
+            let message = format!(
+                "{} is a published key: anyone can sign with it; without it the next start makes this device's own",
+                path.display()
+            );
+            return Err(Failure::new(Code::VerificationFailed, message).hint(away(dir, &[KEY_FILE, CERTIFICATE_FILE])));
         }
         let certificate = match dir.read(CERTIFICATE_FILE, FILE_LIMIT)? {
             Some(pem) => check_certificate(dir, &pem, &fingerprint)?,
             None => {
                 let certificate = issue(&signer)?;
-                dir.write_new(CERTIFICATE_FILE, certificate.pem().as_bytes())?;
+                if matches!(keep, Keep::Yes) {
+                    dir.write_new(CERTIFICATE_FILE, certificate.pem().as_bytes())?;
+                }
                 certificate.der().clone()
             }
         };
@@ -144,11 +155,7 @@ pub fn is_ed25519_spki(spki: &[u8]) -> bool {
 
 fn create(dir: &StateDir) -> Result<Zeroizing<Vec<u8>>, Failure> {
     if dir.read(CERTIFICATE_FILE, FILE_LIMIT)?.is_some() {
-        let (key, certificate) = (dir.join(KEY_FILE), dir.join(CERTIFICATE_FILE));
-        let message = format!("{} is there, but its key {} is not", certificate.display(), key.display());
-        return Err(Failure::new(Code::Io, message).hint(format!(
-            "put {KEY_FILE} back; or remove {CERTIFICATE_FILE} for a new identity, and pair every peer again"
-        )));
+        return Err(missing(dir));
     }
     let pem = to_pem(&generate_pkcs8()?);
     if dir.write_new(KEY_FILE, &pem)? {
@@ -161,6 +168,23 @@ fn create(dir: &StateDir) -> Result<Zeroizing<Vec<u8>>, Failure> {
     }
 }
 
+/// A certificate is there and its key is not.
+fn missing(dir: &StateDir) -> Failure {
+    let (key, certificate) = (dir.join(KEY_FILE), dir.join(CERTIFICATE_FILE));
+    let message = format!("{} is there, but its key {} is not; {NEW_IDENTITY}", certificate.display(), key.display());
+    Failure::new(Code::Io, message).hint(away(dir, &[CERTIFICATE_FILE]))
+}
+
+/// The command that moves files of the directory out of the way.
+fn away(dir: &StateDir, files: &[&str]) -> String {
+    let path = |file: &str| dir.join(file).display().to_string();
+    let one = |file: &&str| {
+        let (from, to) = (path(file), format!("{}.old", path(file)));
+        format!("mv {} {}", quoted(&from), quoted(&to))
+    };
+    files.iter().filter(|file| dir.join(file).exists()).map(one).collect::<Vec<_>>().join(" && ")
+}
+
 fn generate_pkcs8() -> Result<Zeroizing<Vec<u8>>, Failure> {
     // Version 1, without the public key: OpenSSL 3.0 cannot read version 2.
     let document = Ed25519KeyPair::generate_pkcs8v1(&SystemRandom::new()).map_err(internal)?;
@@ -169,9 +193,9 @@ fn generate_pkcs8() -> Result<Zeroizing<Vec<u8>>, Failure> {
 
 fn check_certificate(dir: &StateDir, pem: &[u8], key: &Fingerprint) -> Result<CertificateDer<'static>, Failure> {
     let path = dir.join(CERTIFICATE_FILE);
-    let reissue = || format!("remove {}; a certificate of the key is issued at the next start", path.display());
     let unreadable = |detail: &dyn std::fmt::Display| {
-        Failure::new(Code::Io, format!("{} holds no certificate: {detail}", path.display())).hint(reissue())
+        let message = format!("{} holds no certificate: {detail}; the next start issues another", path.display());
+        Failure::new(Code::Io, message).hint(away(dir, &[CERTIFICATE_FILE]))
     };
     let certificate = CertificateDer::from_pem_slice(pem).map_err(|e| unreadable(&e))?;
     let parsed = ParsedCertificate::try_from(&certificate).map_err(|e| unreadable(&e))?;
@@ -180,9 +204,13 @@ fn check_certificate(dir: &StateDir, pem: &[u8], key: &Fingerprint) -> Result<Ce
         return Ok(certificate);
     }
     let key_path = dir.join(KEY_FILE);
-    let message = format!("{} ({found}) is not of the key {} ({key})", path.display(), key_path.display());
-    let hint = format!("if {KEY_FILE} is this device's, {}; otherwise put the right {KEY_FILE} back", reissue());
-    Err(Failure::new(Code::VerificationFailed, message).hint(hint))
+    let message = format!(
+        "{} ({found}) is not of the key {} ({key}): put the right key back, or, if this is the right one, have the \
+         next start issue its certificate",
+        path.display(),
+        key_path.display()
+    );
+    Err(Failure::new(Code::VerificationFailed, message).hint(away(dir, &[CERTIFICATE_FILE])))
 }
 
 fn issue(signer: &Signer) -> Result<rcgen::Certificate, Failure> {
@@ -346,7 +374,7 @@ mod tests {
             assert!(failure.message.contains(part), "{failure}");
         }
         assert!(failure.message.contains(&key.fingerprint().to_string()), "{failure}");
-        assert!(failure.hint.unwrap().contains("remove"));
+        assert!(failure.hint.unwrap().starts_with("mv "));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Links to peers: how they come about, live and end.
 //!
 //! [`tls`] authenticates, [`admission`] bounds who may wait for that, [`listener`] takes connections
-//! and [`dialer`] makes them; [`probe`] sees what answers somewhere, [`obstacles`] what may be in the
-//! way; [`session`] is a live link;
+//! and [`dialer`] makes them; [`probe`] sees what answers somewhere, [`way`] how far one gets to a
+//! peer, [`obstacles`] what may be in the way; [`session`] is a live link;
 //! [`pairing`] drives the exchange by which two devices pin each other.
 
 pub mod admission;
@@ -14,6 +14,7 @@ pub mod pairing;
 pub mod probe;
 pub mod session;
 pub mod tls;
+pub mod way;
 
 use std::sync::Arc;
 

@@ -31,6 +31,7 @@ impl LinkEnd {
                 "another link took its place".into()
             }
             LinkEnd::Bye(ByeReason::Removed) => "the other side cut the link".into(),
+            LinkEnd::Bye(ByeReason::Check) => "the other side only looked whether it is let in".into(),
             LinkEnd::Bye(ByeReason::ProtocolError | ByeReason::Other) => "the other side ended it".into(),
             LinkEnd::Silent => "nothing was heard for three heartbeats".into(),
             LinkEnd::Lost(how) => how.clone(),
@@ -38,7 +39,7 @@ impl LinkEnd {
             LinkEnd::Here(ByeReason::Unpaired) => "it was unpaired here".into(),
             LinkEnd::Here(ByeReason::Removed) => "it was cut here".into(),
             LinkEnd::Here(ByeReason::Shutdown) => "this daemon is going down".into(),
-            LinkEnd::Here(ByeReason::ProtocolError | ByeReason::Other) => "it was ended here".into(),
+            LinkEnd::Here(ByeReason::ProtocolError | ByeReason::Check | ByeReason::Other) => "it was ended here".into(),
         }
     }
 
@@ -54,6 +55,8 @@ impl LinkEnd {
                 Failure::new(Code::PeerDisconnected, format!("the link to {peer} was cut here (remove_peer)"))
                     .hint("add_peer takes it up again"),
             ),
+            // Whoever looks trusts this device, so no earlier reason holds.
+            LinkEnd::Bye(ByeReason::Check) => None,
             LinkEnd::Bye(_) | LinkEnd::Silent | LinkEnd::Lost(_) | LinkEnd::Protocol(_) | LinkEnd::Here(_) => {
                 Some(Failure::new(Code::PeerDisconnected, self.words()))
             }

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 
+use super::checks::AskedCheck;
 use super::ends::LinkEnd;
 use super::pending::{CallId, Destination};
 use super::queue::{Lane, LinkOutbox, wake};
@@ -78,8 +79,16 @@ pub(super) struct Link {
     opened: Duration,
     heard: Duration,
     pub(super) next_ping: Duration,
-    ping: Option<(u64, Duration)>,
-    round_trip: Option<Duration>,
+    pub(super) ping: Option<(u64, Duration)>,
+    /// The last ping that was answered.
+    pub(super) ponged: u64,
+    pub(super) round_trip: Option<Duration>,
+    /// Whether the peer answers `check`.
+    pub(super) answers_checks: bool,
+    /// The `check` that the peer was asked last.
+    pub(super) asked: Option<AskedCheck>,
+    /// Who waits for a pong or for what the peer has found.
+    pub(super) waiting: Vec<Waker>,
     pub(super) interval: Duration,
     dropped: Option<Waker>,
 }
@@ -119,7 +128,11 @@ impl Relay {
             heard: now,
             next_ping: now,
             ping: None,
+            ponged: 0,
             round_trip: None,
+            answers_checks: false,
+            asked: None,
+            waiting: Vec::new(),
             interval,
             dropped: None,
         };
@@ -324,6 +337,8 @@ impl Relay {
             LinkMessage::RpcProgress { id: call, code: _, extend_ms } => self.rpc_progress(id, call, extend_ms),
             LinkMessage::RpcResponse { id: call, outcome } => self.rpc_answered(id, call, outcome, now),
             LinkMessage::Cancel(call) => self.rpc_cancelled(id, call, now),
+            LinkMessage::Check(check) => self.check_wanted(id, check),
+            LinkMessage::Checked(checked) => self.peer_checked(id, checked),
             LinkMessage::Bye(reason) => self.remove_link(id, LinkEnd::Bye(reason), now),
             LinkMessage::Hello(_) | LinkMessage::Unknown => {}
         }
@@ -377,6 +392,8 @@ impl Relay {
             && let Some((_, sent)) = link.ping.take_if(|(expected, _)| *expected == number)
         {
             link.round_trip = Some(now.saturating_sub(sent));
+            link.ponged = number;
+            link.waiting.drain(..).for_each(Waker::wake);
         }
         self.old_link_answered(id, number, now);
     }
@@ -385,6 +402,7 @@ impl Relay {
         self.retire(id, end, now);
         if let Some(mut link) = self.links.remove(&id) {
             wake(&mut link.dropped);
+            link.waiting.into_iter().for_each(Waker::wake);
         }
     }
 

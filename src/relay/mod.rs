@@ -5,6 +5,7 @@
 //! that drain the outboxes are woken, never waited for.
 
 mod calls;
+mod checks;
 mod clients;
 mod ends;
 mod far;
@@ -22,6 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+pub use checks::{Asked, CheckWork, Measuring};
 pub use ends::LinkEnd;
 pub use links::{LinkFacts, LinkView};
 pub use peers::{Dialling, PeerFacts};
@@ -109,6 +111,10 @@ struct Peer {
     last_sessions: BTreeSet<SessionId>,
     version: Option<String>,
     may_there: Vec<Verb>,
+    /// Its `check` that waits, the newest alone.
+    check: Option<CheckWork>,
+    /// One of its checks is being made, or was just now.
+    checking: bool,
     unlinked: Option<Waker>,
     linked: Vec<Waker>,
 }
@@ -129,6 +135,7 @@ pub struct Relay {
     pending: Pending,
     work: VecDeque<SessionWork>,
     work_waker: Option<Waker>,
+    check_waker: Option<Waker>,
     timer_waker: Option<Waker>,
     armed: Option<Duration>,
     due_earlier: bool,
@@ -169,6 +176,7 @@ impl Relay {
             pending: Pending::default(),
             work: VecDeque::new(),
             work_waker: None,
+            check_waker: None,
             timer_waker: None,
             armed: None,
             due_earlier: false,

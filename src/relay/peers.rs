@@ -57,6 +57,8 @@ impl Relay {
             last_sessions: Default::default(),
             version: None,
             may_there: Vec::new(),
+            check: None,
+            checking: false,
             unlinked: None,
             linked: Vec::new(),
         };

@@ -14,7 +14,7 @@ use super::links::{Link, State};
 use super::roster::Entry;
 use super::{LinkId, Relay};
 use crate::identity::Fingerprint;
-use crate::wire::link::{ByeReason, Hello};
+use crate::wire::link::{ByeReason, FEATURE_CHECK, Hello, MAX_VERSION};
 
 /// How long an old link may take to show that it lives.
 const CONTEST_DEADLINE: Duration = Duration::from_secs(1);
@@ -52,6 +52,7 @@ impl Relay {
             link.state = State::Live { instance: hello.instance };
             link.interval = Duration::from_secs(interval);
             link.next_ping = now;
+            link.answers_checks = hello.features.iter().any(|feature| feature == FEATURE_CHECK);
             link.message_limit = usize::try_from(hello.message_limit).unwrap_or(usize::MAX);
             if !dialled {
                 link.dial = hello.dial;
@@ -61,7 +62,7 @@ impl Relay {
             self.note_session(id, Entry::new(session.clone(), &name, true));
         }
         if let Some(peer) = self.peers.get_mut(&peer) {
-            peer.version = Some(hello.version.chars().take(32).collect());
+            peer.version = Some(hello.version.chars().take(MAX_VERSION).collect());
             peer.may_there = hello.allows.clone();
         }
         self.due(now);

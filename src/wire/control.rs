@@ -134,6 +134,9 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
     /// Version of the daemon.
     pub version: String,
+    /// Its date, RFC 3339.
+    #[serde(default)]
+    pub time: String,
     /// What this device calls itself.
     pub name: String,
     /// This device's fingerprint.
@@ -473,26 +476,6 @@ pub struct Machine {
     pub offering: bool,
     /// Whether it is paired with this device.
     pub paired: bool,
-}
-
-/// Data of `verify_peers` (`peers --verify`), `peer_check` and `doctor`: one check each.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Checks {
-    /// All of them, the good ones too.
-    pub checks: Vec<Check>,
-}
-
-/// One check.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Check {
-    /// What was checked.
-    pub name: String,
-    /// Whether it is as it must be.
-    pub ok: bool,
-    /// What was found.
-    pub detail: String,
-    /// The command that mends it.
-    pub fix: Option<String>,
 }
 
 #[cfg(test)]

@@ -22,6 +22,12 @@ pub const MAX_ALIASES: usize = 16;
 const MAX_VERBS: usize = 64;
 /// Most characters of a name or alias that are kept.
 pub const MAX_NAME: usize = 64;
+/// Most characters of a version that are kept.
+pub const MAX_VERSION: usize = 32;
+/// Most characters that are kept of each text in a [`Checked`].
+const MAX_DETAIL: usize = 256;
+/// The feature of a device that answers `check`.
+pub const FEATURE_CHECK: &str = "check";
 
 /// A session as its own machine describes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,9 +103,7 @@ impl SessionInfo {
         let mut info: Self = serde_json::from_str(raw.get())?;
         info.aliases.truncate(MAX_ALIASES);
         for name in info.aliases.iter_mut().chain([&mut info.name]) {
-            if let Some((end, _)) = name.char_indices().nth(MAX_NAME) {
-                name.truncate(end);
-            }
+            cut(name, MAX_NAME);
         }
         Ok(info)
     }
@@ -119,6 +123,8 @@ pub enum ByeReason {
     Removed,
     /// The sender cannot make sense of what it got.
     ProtocolError,
+    /// The sender only looked whether it is let in.
+    Check,
     /// A reason that this version does not know.
     #[serde(other)]
     Other,
@@ -157,6 +163,86 @@ pub struct Rpc {
     pub wait_until: Option<WaitUntil>,
     /// How long the caller waits, in milliseconds from now.
     pub timeout_ms: Option<u64>,
+}
+
+/// What a device found when it tried its ways to the one that asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checked {
+    /// The number of the `check`.
+    pub id: u64,
+    /// The sender's date when it sent this, RFC 3339.
+    #[serde(default)]
+    pub time: String,
+    /// Version of its program.
+    #[serde(default)]
+    pub version: String,
+    /// What it found at each address that it knows.
+    #[serde(default)]
+    pub results: Vec<Tried>,
+}
+
+/// What was found at one address of a peer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tried {
+    /// The address, `host:port`.
+    pub address: String,
+    /// How far it went.
+    pub found: Found,
+    /// The same in words.
+    #[serde(default)]
+    pub detail: String,
+}
+
+/// How far the way to a peer went at one address, the furthest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Found {
+    /// The peer answers and lets it in.
+    Reached,
+    /// The peer would let it in, but its user has cut the link.
+    Removed,
+    /// The peer does not trust the one that tried.
+    NotTrusted,
+    /// Another device than the peer answers.
+    OtherDevice,
+    /// TLS of another kind, or pi-remote of a version that has nothing in common with this one.
+    Incompatible,
+    /// The original's daemon, in plaintext.
+    Plaintext,
+    /// Something listens that speaks no TLS, or hangs up.
+    NoTls,
+    /// The machine is up, and nothing listens there.
+    Refused,
+    /// Nothing came in time, or there is no way there.
+    Silent,
+    /// The name does not resolve.
+    Unresolved,
+    /// It leads back to the device that tried it.
+    Own,
+    /// Something that this version does not know.
+    #[serde(other)]
+    Other,
+}
+
+impl Checked {
+    /// Reads a peer's answer, cutting it to what is shown of it.
+    fn read(text: &str) -> serde_json::Result<Self> {
+        let mut checked: Self = serde_json::from_str(text)?;
+        checked.results.truncate(MAX_ADDRESSES);
+        cut(&mut checked.version, MAX_VERSION);
+        cut(&mut checked.time, MAX_NAME);
+        for tried in &mut checked.results {
+            cut(&mut tried.address, MAX_DETAIL);
+            cut(&mut tried.detail, MAX_DETAIL);
+        }
+        Ok(checked)
+    }
+}
+
+fn cut(text: &mut String, characters: usize) {
+    if let Some((end, _)) = text.char_indices().nth(characters) {
+        text.truncate(end);
+    }
 }
 
 /// The outcome of a call.
@@ -208,6 +294,10 @@ pub enum LinkMessage {
     },
     /// The caller has gone; the call's answer is not wanted.
     Cancel(u64),
+    /// Asks the receiver to try its own ways to the sender, and to answer with `Checked` and this number.
+    Check(u64),
+    /// Answers `Check`.
+    Checked(Checked),
     /// The link ends.
     Bye(ByeReason),
     /// A type that this version does not know; ignored.
@@ -254,7 +344,7 @@ impl From<serde_json::Error> for BadMessage {
 }
 
 /// The types that this version knows.
-const TYPES: [&str; 10] = [
+const TYPES: [&str; 12] = [
     "hello",
     "heartbeat",
     "session_added",
@@ -264,6 +354,8 @@ const TYPES: [&str; 10] = [
     "rpc_progress",
     "rpc_response",
     "cancel",
+    "check",
+    "checked",
     "bye",
 ];
 
@@ -357,6 +449,8 @@ impl LinkMessage {
                 },
             },
             "cancel" => Self::Cancel(need(wire.id, "cancel", "id")?),
+            "check" => Self::Check(need(wire.id, "check", "id")?),
+            "checked" => Self::Checked(Checked::read(text)?),
             "bye" => Self::Bye(wire.reason.unwrap_or(ByeReason::Other)),
             _ => Self::Unknown,
         })
@@ -414,6 +508,11 @@ impl LinkMessage {
                 }
             }
             Self::Cancel(id) => format!(r#"{{"type":"cancel","id":{id}}}"#).into(),
+            Self::Check(id) => format!(r#"{{"type":"check","id":{id}}}"#).into(),
+            Self::Checked(checked) => {
+                let body = to_json(checked);
+                join(&[br#"{"type":"checked","#, body.get(1..).unwrap_or_default()])
+            }
             Self::Bye(reason) => join(&[br#"{"type":"bye","reason":"#, &to_json(reason), b"}"]),
             Self::Unknown => Bytes::from_static(br#"{"type":"unknown"}"#),
         }
@@ -435,157 +534,4 @@ pub(crate) fn join(parts: &[&[u8]]) -> Bytes {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn info() -> SessionInfo {
-        SessionInfo { session_id: "s-1".parse().unwrap(), name: "sage-star".into(), aliases: vec!["work".into()] }
-    }
-
-    #[test]
-    fn every_message_comes_back_as_it_was_sent() {
-        let hello = Hello {
-            instance: u64::MAX,
-            version: "0.1.0".into(),
-            name: "laptop".into(),
-            port: 7433,
-            addresses: vec!["192.0.2.1:7433".into()],
-            heartbeat_interval: 15,
-            message_limit: 65_536,
-            features: vec![],
-            allows: vec![Verb::Read],
-            dial: 3,
-            contested: true,
-            sessions: vec![info()],
-        };
-        let rpc = Rpc {
-            id: 7,
-            target: "s-1".into(),
-            command: Bytes::from_static(br#"{"type":"send", "message":"\u00e9"}"#),
-            wait_until: Some(WaitUntil::TurnEnd),
-            timeout_ms: Some(5),
-        };
-        let answer = Outcome::Answer { response: Bytes::from_static(b"{ }"), event: Some(Bytes::from_static(b"[1]")) };
-        let failed = Outcome::Failed(Failure::new(Code::Timeout, "late").delivered(true));
-        for message in [
-            LinkMessage::Hello(hello),
-            LinkMessage::Ping(1),
-            LinkMessage::Pong(2),
-            LinkMessage::SessionAdded(info()),
-            LinkMessage::SessionRenamed(info()),
-            LinkMessage::SessionRemoved("s-1".parse().unwrap()),
-            LinkMessage::Rpc(rpc),
-            LinkMessage::RpcProgress { id: 1, code: Code::NeedsApproval, extend_ms: 60_000 },
-            LinkMessage::RpcResponse { id: 1, outcome: answer },
-            LinkMessage::RpcResponse { id: 2, outcome: failed },
-            LinkMessage::Cancel(9),
-            LinkMessage::Bye(ByeReason::Duplicate),
-            LinkMessage::Unknown,
-        ] {
-            assert_eq!(LinkMessage::decode(&message.encode()).unwrap(), message);
-        }
-    }
-
-    #[test]
-    fn unknown_types_members_and_reasons_are_ignored() {
-        let decode = |text: &'static str| LinkMessage::decode(&Bytes::from(text)).unwrap();
-        assert_eq!(decode(r#"{"type":"novelty","id":"x"}"#), LinkMessage::Unknown);
-        assert_eq!(decode(r#"{"type":"session_removed","sessionId":"../x"}"#), LinkMessage::Unknown);
-        assert_eq!(decode(r#"{"type":"cancel","id":1,"more":[]}"#), LinkMessage::Cancel(1));
-        assert_eq!(decode(r#"{"type":"bye","reason":"novelty"}"#), LinkMessage::Bye(ByeReason::Other));
-        assert_eq!(decode(r#"{"type":"heartbeat"}"#), LinkMessage::Unknown);
-    }
-
-    #[test]
-    fn verbs_and_moments_of_a_later_version_end_no_link() {
-        let decode = |text: &'static str| LinkMessage::decode(&Bytes::from(text)).unwrap();
-        let hello = r#"{"type":"hello","instance":1,"allows":["list","dance",{"send":1},"send"]}"#;
-        let LinkMessage::Hello(hello) = decode(hello) else { panic!("no hello") };
-        assert_eq!(hello.allows, [Verb::List, Verb::Send]);
-        assert_eq!(hello.message_limit, 8 << 20, "what an earlier version takes");
-        for (until, read) in [
-            ("\"turn_end\"", Some(WaitUntil::TurnEnd)),
-            ("\"later\"", Some(WaitUntil::Unknown)),
-            ("{\"event\":5}", Some(WaitUntil::Unknown)),
-            ("null", None),
-        ] {
-            let text = format!(r#"{{"type":"rpc","id":1,"targetSessionId":"s","command":{{}},"waitUntil":{until}}}"#);
-            let LinkMessage::Rpc(rpc) = LinkMessage::decode(&Bytes::from(text)).unwrap() else { panic!("no call") };
-            assert_eq!(rpc.wait_until, read, "{until}");
-        }
-    }
-
-    #[test]
-    fn sessions_that_break_the_id_rule_are_left_out_and_long_names_cut() {
-        let text = format!(
-            r#"{{"type":"hello","instance":1,"sessions":[{{"sessionId":"a/b","name":"x"}},{{"sessionId":"ok","name":"{}"}},5]}}"#,
-            "\u{e9}".repeat(5000)
-        );
-        let LinkMessage::Hello(hello) = LinkMessage::decode(&Bytes::from(text)).unwrap() else { panic!("no hello") };
-        assert_eq!(hello.sessions.len(), 1);
-        assert_eq!(hello.sessions[0].name.chars().count(), MAX_NAME);
-    }
-
-    #[test]
-    fn what_breaks_the_rules_is_refused() {
-        for text in [
-            "",
-            "null",
-            "[]",
-            "{}",
-            r#"{"type":1}"#,
-            r#"{"type":"rpc","id":1}"#,
-            r#"{"type":"rpc","id":-1}"#,
-            r#"{"type":"session_removed"}"#,
-            r#"{"type":"rpc_response","id":1}"#,
-            r#"{"type":"rpc_response","id":1,"response":{},"error":{"code":"timeout","message":""}}"#,
-            "{\"type\":\"rpc_response\",\"id\":1,\"response\":[\n{}\n]}",
-            r#"{"type":"cancel","id":1,"id":2}"#,
-        ] {
-            assert!(LinkMessage::decode(&Bytes::from(text)).is_err(), "{text}");
-        }
-        assert!(LinkMessage::decode(&Bytes::from_static(b"{\"type\":\"\xff\"}")).is_err());
-    }
-
-    #[test]
-    fn what_is_wrong_with_a_message_is_told_without_quoting_it() {
-        let long = "\u{1b}]52;evil".repeat(100_000);
-        for text in [
-            format!(r#"{{"type":"bye","reason":{{"{long}":1}}}}"#),
-            format!(r#"{{"type":"rpc_response","id":1,"error":"{long}"}}"#),
-            format!(r#"{{"type":"hello","instance":"{long}"}}"#),
-            format!(r#"{{"type":"cancel","id":"{long}"}}"#),
-            format!(r#"{{"type":"heartbeat","ping":{long}}}"#),
-        ] {
-            let error = LinkMessage::decode(&Bytes::from(text)).unwrap_err();
-            assert!(std::error::Error::source(&error).is_none());
-            for told in [error.to_string(), format!("{error:?}")] {
-                assert!(told.len() < 200 && !told.contains("evil"), "{}", &told[..200.min(told.len())]);
-            }
-        }
-    }
-
-    #[test]
-    fn deep_nesting_does_no_harm() {
-        let deep =
-            format!(r#"{{"type":"rpc_response","id":1,"response":{}{}}}"#, "[".repeat(10_000), "]".repeat(10_000));
-        assert!(LinkMessage::decode(&Bytes::from(deep)).is_ok());
-        let deep = format!(r#"{{"type":"hello","sessions":{}"#, "[".repeat(10_000));
-        assert!(LinkMessage::decode(&Bytes::from(deep)).is_err());
-    }
-
-    proptest! {
-        #[test]
-        fn payloads_travel_byte_for_byte(text in "[ a-zA-Z0-9\u{e9}\\t]{0,40}", id in any::<u64>()) {
-            let payload = Bytes::from(serde_json::json!({ "x": text }).to_string());
-            let message = LinkMessage::RpcResponse { id, outcome: Outcome::Answer { response: payload, event: None } };
-            prop_assert_eq!(LinkMessage::decode(&message.encode()).unwrap(), message);
-        }
-
-        #[test]
-        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = LinkMessage::decode(&Bytes::from(bytes));
-        }
-    }
-}
+mod tests;

@@ -1,5 +1,6 @@
 //! PURE: what is said on the three wires, and the bounded codecs that carry it.
 
+pub mod check;
 pub mod control;
 pub mod error;
 pub mod frames;

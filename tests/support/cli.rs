@@ -4,8 +4,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Output, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -121,6 +121,13 @@ impl Running {
         Self { child, stdin, stdout, stderr, words: format!("{command:?}") }
     }
 
+    /// Starts `pi-remote` on a terminal of its own; needs `script`.
+    pub fn on_terminal(dir: &Path, words: &str) -> Self {
+        let command = format!("{} --dir {} {words}", env!("CARGO_BIN_EXE_pi-remote"), dir.display());
+        let mut script = Command::new("script");
+        Self::spawn(script.args(["-qfec", &command, "/dev/null"]).env("TERM", "xterm").env_remove("NO_COLOR"))
+    }
+
     /// The process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
@@ -190,34 +197,62 @@ impl Drop for Running {
     }
 }
 
-/// A control socket whose answers the test makes up: the data of each, by the request.
+/// A control socket whose answers the test makes up.
 pub struct MadeUpDaemon {
     pub dir: tempfile::TempDir,
+    received: Arc<Mutex<Vec<Value>>>,
     _serving: JoinHandle<()>,
 }
 
 impl MadeUpDaemon {
-    pub fn start(answer: impl Fn(&Value) -> Value + Send + 'static) -> Self {
+    /// Answers each request with this data.
+    pub fn start(mut answer: impl FnMut(&Value) -> Value + Send + 'static) -> Self {
+        Self::saying(move |request| vec![answered(answer(request))])
+    }
+
+    /// Says these lines to each request, its id filled in.
+    pub fn saying(say: impl FnMut(&Value) -> Vec<Value> + Send + 'static) -> Self {
         let dir = tempfile::tempdir().unwrap();
         super::set_mode(dir.path(), 0o700);
         let listener = UnixListener::bind(dir.path().join("daemon.sock")).unwrap();
+        let (say, received) = (Arc::new(Mutex::new(say)), Arc::<Mutex<Vec<Value>>>::default());
+        let seen = Arc::clone(&received);
         let serving = std::thread::spawn(move || {
             while let Ok((stream, _)) = listener.accept() {
-                let mut writer = stream.try_clone().unwrap();
-                for line in BufReader::new(stream).lines().map_while(Result::ok) {
-                    let request: Value = serde_json::from_str(&line).unwrap();
-                    let response = json!({
-                        "type": "response", "command": request["type"], "success": true,
-                        "data": answer(&request), "id": request["id"],
-                    });
-                    if writer.write_all(format!("{response}\n").as_bytes()).is_err() {
-                        break;
+                let (say, seen) = (Arc::clone(&say), Arc::clone(&seen));
+                std::thread::spawn(move || {
+                    let mut writer = stream.try_clone().unwrap();
+                    for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                        let request: Value = serde_json::from_str(&line).unwrap();
+                        seen.lock().unwrap().push(request.clone());
+                        let lines = (say.lock().unwrap())(&request);
+                        for mut line in lines {
+                            line["id"] = request["id"].clone();
+                            if writer.write_all(format!("{line}\n").as_bytes()).is_err() {
+                                return;
+                            }
+                        }
                     }
-                }
+                });
             }
         });
-        Self { dir, _serving: serving }
+        Self { dir, received, _serving: serving }
     }
+
+    /// The requests of one type that have come, in their order.
+    pub fn received(&self, kind: &str) -> Vec<Value> {
+        self.received.lock().unwrap().iter().filter(|request| request["type"] == kind).cloned().collect()
+    }
+}
+
+/// The answer of a request that was done.
+pub fn answered(data: Value) -> Value {
+    json!({ "type": "response", "success": true, "data": data })
+}
+
+/// An event that belongs to a request.
+pub fn event(name: &str, data: Value) -> Value {
+    json!({ "type": "event", "event": name, "data": data })
 }
 
 /// Looks at the command line and the environment of every process again and again for a secret.

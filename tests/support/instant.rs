@@ -145,6 +145,7 @@ fn options(dir: &Path, port: u16, clock: Clock, shutdown: oneshot::Receiver<()>,
         clock,
         shutdown: Box::pin(async { drop(shutdown.await) }),
         on_ready: Box::new(move |ready| drop(tell.send(ready))),
+        on_stopping: Box::new(|| {}),
     }
 }
 

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Output, Stdio};
 
 use super::cli::{has_program, skipped};
+use super::eventually;
 use super::process::{behind, is_root};
 
 /// A host with nothing but a loopback interface. It is a process's, and so goes with it whatever
@@ -74,6 +75,28 @@ impl Host {
             };
         }
         there
+    }
+
+    /// Lays a cable to another host: an interface here and one there, each with a name and an address.
+    pub fn cable(&self, here: (&str, &str), other: &Self, there: (&str, &str)) {
+        let pid = other.keeper.id();
+        self.sh(&format!("ip link add {} type veth peer name {} netns {pid}", here.0, there.0));
+        for (host, (name, address)) in [(self, here), (other, there)] {
+            host.sh(&format!("ip addr add {address} dev {name}; ip link set {name} up"));
+        }
+        for (host, (name, _)) in [(self, here), (other, there)] {
+            let state = format!("cat /sys/class/net/{name}/operstate");
+            eventually(&format!("{name} is up"), || host.sh(&state).trim() == "up");
+        }
+    }
+
+    /// Runs `work` on a thread whose sockets, and threads, are on this host's network.
+    pub fn spawn<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> std::thread::JoinHandle<T> {
+        let network = std::fs::File::open(format!("/proc/{}/ns/net", self.keeper.id())).unwrap();
+        std::thread::spawn(move || {
+            nix::sched::setns(network, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            work()
+        })
     }
 
     /// Whether a connection to a TCP address is taken, on this host.

@@ -1,0 +1,121 @@
+//! How a pairing ended, in words and as JSON.
+
+use serde_json::{Value, json};
+
+use crate::cli::output::{self, Style, Table, failure_json};
+use crate::cli::{Context, Error, hint, peers};
+use crate::wire::Failure;
+use crate::wire::control::{Paired, PeerView};
+
+const EVERYTHING: &str = "everything: see, read and follow all sessions, send to them, abort and clear them";
+
+/// Says that it is done: JSON's last line, or words where `to_stdout` says.
+pub(crate) fn report(cx: &Context, paired: &Paired, to_stdout: bool) -> Result<(), Error> {
+    let Paired { peer, confirmed, already } = paired;
+    if cx.out.json {
+        let line = json!({ "event": "paired", "peer": peer, "confirmed": confirmed, "already": already });
+        return cx.out.json(&line);
+    }
+    let headline = format!("paired with {} ({})", peer.name, peer.fingerprint);
+    if to_stdout {
+        cx.out.styled(Style::Good, &headline)?;
+        cx.out.table(&both_directions(cx, peer))?;
+    } else {
+        cx.out.note(&headline);
+        if !peer.connected {
+            cx.out.note(&output::escape(&peers::away(peer)));
+        }
+    }
+    let name = &peer.name;
+    if *already {
+        cx.out.note("it was paired before: what it is called and what it may do here are as they were");
+    }
+    if !confirmed {
+        cx.out.note(&format!("paired here; {name} did not confirm: if it does not link, unpair and pair again"));
+    }
+    if to_stdout && cx.out.is_terminal() {
+        next_steps(cx, peer);
+    }
+    Ok(())
+}
+
+/// The failure as the last line of a pairing.
+pub(crate) fn failed(cx: &Context, failure: Failure) -> Error {
+    if !cx.out.json {
+        return failure.into();
+    }
+    let failure = cx.typed_failure(failure);
+    match cx.out.json(&json!({ "event": "failed", "error": failure_json(&failure) })) {
+        Ok(()) => Error::Reported(failure),
+        Err(error) => error,
+    }
+}
+
+/// The pairing's end in the words of the JSON line that announces it.
+pub(crate) fn outcome_of_line(line: &Value) -> Option<Result<String, Failure>> {
+    match line.get("event").and_then(Value::as_str) {
+        Some("paired") => Some(Ok(line.pointer("/peer/name").and_then(Value::as_str).unwrap_or_default().to_owned())),
+        Some("failed") => Some(Err(failure_of_line(line)?)),
+        Some(_) | None => None,
+    }
+}
+
+/// The failure in a JSON line of this program.
+pub(crate) fn failure_of_line(line: &Value) -> Option<Failure> {
+    serde_json::from_value(line.get("error")?.clone()).ok()
+}
+
+fn both_directions(cx: &Context, peer: &PeerView) -> Table {
+    let mut table = Table::new(&[]);
+    let mut row = |name: &str, style: Style, value: &str| table.row([(Style::Bold, name), (style, value)]);
+    let in_words = |preset: String| if preset == "full" { EVERYTHING.to_owned() } else { preset };
+    row(&format!("{} may here", peer.name), Style::Plain, &in_words(peers::may_here(peer)));
+    row("this device may there", Style::Plain, &in_words(peers::may_there(peer)));
+    match (peer.connected, &peer.why) {
+        (true, _) => row("link", Style::Good, "up"),
+        (false, Some(why)) => row("link", Style::Bad, &format!("not up yet: {why}")),
+        (false, None) => row("link", Style::Bad, "not up yet"),
+    }
+    for way in peer.mend.iter().filter(|_| !peer.connected).flat_map(|mend| mend.lines()) {
+        row("mend", Style::Plain, &cx.typed(way));
+    }
+    table
+}
+
+fn next_steps(cx: &Context, peer: &PeerView) {
+    let name = hint::quoted(&peer.name);
+    let steps = if peer.connected {
+        [
+            ("all sessions, there and here", "pi-remote sessions".to_owned()),
+            ("send to one", format!("pi-remote send {}/NAME 'hello'", name)),
+        ]
+    } else {
+        [
+            ("whether the link is up", format!("pi-remote peers show {name}")),
+            ("what is in its way", "pi-remote doctor".to_owned()),
+        ]
+    };
+    let undo = ("to undo this", format!("pi-remote unpair {name}"));
+    let steps: Vec<_> = steps.into_iter().chain([undo]).collect();
+    let width = steps.iter().map(|(what, _)| what.len()).max().unwrap_or_default();
+    cx.out.note("");
+    for (what, command) in steps {
+        cx.out.note(&format!("{what:<width$}  {}", output::escape(&cx.typed(&command))));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Code;
+
+    #[test]
+    fn the_last_line_of_a_pairing_is_understood() {
+        assert_eq!(outcome_of_line(&json!({"event":"paired","peer":{"name":"lap"}})), Some(Ok("lap".into())));
+        let failed = json!({"event":"failed","error":{"code":"pairing_failed","message":"no","hint":null}});
+        assert_eq!(outcome_of_line(&failed), Some(Err(Failure::new(Code::PairingFailed, "no"))));
+        for progress in [json!({"event":"offer"}), json!({"event":"attempt_failed","address":"192.0.2.1"})] {
+            assert_eq!(outcome_of_line(&progress), None);
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! The firewall and the tailnet of this machine.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::machine::Files;
+use super::running::Daemon;
+use crate::discover::tailscale;
+use crate::link::obstacles::firewall_hint;
+use crate::trust::Peer;
+use crate::wire::check::Check;
+use crate::wire::error::{Code, Failure};
+use crate::wire::{DEFAULT_PORT, HostPort, host_port};
+
+/// How long Tailscale may take to say how it is.
+const TAILSCALE: Duration = Duration::from_secs(3);
+
+/// The checks `firewall` and `tailnet`.
+pub(super) async fn checks(daemon: &Daemon, files: &Files) -> Vec<Check> {
+    vec![firewall(daemon, files), tailnet(daemon, files).await]
+}
+
+/// A firewall that is on may let peers in all the same, so it is never a fault.
+fn firewall(daemon: &Daemon, files: &Files) -> Check {
+    let name = "firewall";
+    let bound = daemon.running().map(|running| running.status.port).filter(|port| *port != 0);
+    let set = files.settings.as_ref().map(|settings| settings.port.value);
+    let port = bound.or(set).unwrap_or(DEFAULT_PORT);
+    match firewall_hint(port) {
+        Some(open) => Check::note(
+            name,
+            format!("one is on here: where it does not let peers in to TCP port {port} yet, this does"),
+        )
+        .fix(open),
+        None => Check::ok(name, "none is known to be on here"),
+    }
+}
+
+/// Only where something here needs the tailnet is it a fault that it is not there.
+async fn tailnet(daemon: &Daemon, files: &Files) -> Check {
+    let name = "tailnet";
+    let socket = files.settings.as_ref().and_then(|settings| settings.tailscale_socket.value.as_deref());
+    let slow = || Failure::new(Code::Timeout, "Tailscale did not answer in time").hint("tailscale status");
+    let found = timeout(TAILSCALE, tailscale::status(socket)).await.unwrap_or_else(|_| Err(slow()));
+    let missing = match found {
+        Ok(tailnet) if tailnet.running => {
+            let addresses = tailnet.own.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            return Check::ok(name, format!("Tailscale runs, this machine is {addresses}"));
+        }
+        Ok(_) => Failure::new(Code::Unreachable, "Tailscale is not connected").hint("sudo tailscale up"),
+        Err(failure) => failure,
+    };
+    let settings = match (daemon.running(), &files.settings) {
+        (Some(running), _) => running.status.settings.clone(),
+        (None, Some(settings)) => settings.describe(),
+        (None, None) => Vec::new(),
+    };
+    let listens = settings.iter().any(|setting| setting.name == "listen" && setting.value.contains("tailscale"));
+    let only: Vec<&str> =
+        files.peers.iter().filter(|peer| is_there_alone(peer)).map(|peer| peer.name.as_str()).collect();
+    let needed = match (listens, only.is_empty()) {
+        (true, _) => "listen is tailscale".to_owned(),
+        (false, false) => format!("{} is known by tailnet addresses alone", only.join(", ")),
+        (false, true) => return Check::ok(name, format!("{}, and nothing here needs it", missing.message)),
+    };
+    let message = format!("{}, while {needed}", missing.message);
+    Check::failed(name, Failure { message, hint: Some("sudo tailscale up".into()), ..missing })
+}
+
+fn is_there_alone(peer: &Peer) -> bool {
+    !peer.addresses.is_empty() && peer.addresses.iter().all(|known| is_tailnet(&known.address))
+}
+
+/// Its addresses and the names that MagicDNS gives.
+fn is_tailnet(address: &str) -> bool {
+    let Ok(address) = address.parse::<HostPort>() else { return false };
+    match address.host().parse() {
+        Ok(ip) => host_port::is_tailnet(ip),
+        Err(_) => address.host().ends_with(".ts.net"),
+    }
+}
