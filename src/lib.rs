@@ -22,7 +22,7 @@
 //! | [`config`], [`clock`], [`state_dir`], [`tasks`] | settings; time; files, modes and the lock; tasks that end |
 //! | [`programs`] | programs of the system, run without a shell |
 //!
-//! Imports run downwards: cli -> doctor, service -> daemon -> session, link, control, discover -> relay -> pairing, trust
+//! Imports run downwards: cli -> doctor -> service -> daemon -> session, link, control, discover -> relay -> pairing, trust
 //! -> identity, config -> wire, state_dir, clock, tasks, programs.
 //!
 //! # Invariants, each kept by a test

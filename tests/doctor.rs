@@ -156,7 +156,7 @@ impl Report {
     }
 
     #[track_caller]
-    fn is_green(self) {
+    fn all_green(self) {
         self.fails(&[], 0);
     }
 
@@ -200,7 +200,7 @@ fn two_machines_in_order_are_green_both_ways() {
         for step in ["resolve", "connect", "TLS", "trusted there", "version", "round trip", "way back"] {
             assert_eq!(report.get(&format!("{peer}: {step}"))["state"], "ok", "{report:#?}");
         }
-        report.is_green();
+        report.all_green();
     }
     let ran = laptop.run(&["doctor"]).ends(0);
     let lines: Vec<&str> = ran.out.lines().collect();
@@ -224,14 +224,14 @@ fn a_key_that_others_may_read() {
     let report = laptop.doctor().fails(&["device key"], 1);
     report.says("device key", "mode 0644");
     laptop.paste(report.fix("device key"));
-    laptop.doctor().is_green();
+    laptop.doctor().all_green();
     // With the daemon down, which would not start: the fixes in the order in which they are printed.
     laptop.run(&["stop"]).ends(0);
     set_mode(&laptop.dir.join("device.key"), 0o644);
     let report = laptop.doctor().fails(&["device key", "daemon"], 1);
     laptop.paste(report.fix("device key"));
     laptop.paste(report.fix("daemon"));
-    laptop.doctor().is_green();
+    laptop.doctor().all_green();
 }
 
 #[test]
@@ -242,7 +242,7 @@ fn a_directory_that_others_may_enter() {
     report.says("state directory", "mode 0755");
     assert_eq!(report.get("device key")["state"], "skipped", "said, not left out");
     laptop.paste(report.fix("state directory"));
-    laptop.doctor().is_green();
+    laptop.doctor().all_green();
 }
 
 #[test]
@@ -252,7 +252,7 @@ fn a_port_that_is_taken() {
     let report = laptop.doctor().fails(&["port"], 1);
     report.says("port", &laptop.port.to_string());
     laptop.paste(report.fix("port"));
-    laptop.doctor().is_green();
+    laptop.doctor().all_green();
 }
 
 #[test]
@@ -260,10 +260,10 @@ fn the_originals_daemon_in_place_of_this_one() {
     let laptop = Machine::new("laptop", &[], "loopback");
     let original = Original::start(&laptop.dir);
     let report = laptop.doctor().fails(&["daemon"], 1);
-    report.says("daemon", "the original's daemon");
+    report.says("daemon", "the original remote-control daemon");
     laptop.paste(report.fix("daemon"));
     assert!(original.was_stopped());
-    laptop.doctor().is_green();
+    laptop.doctor().all_green();
 }
 
 /// Where the library is that makes a process see another time.
@@ -294,8 +294,8 @@ fn a_clock_that_is_off_by_a_day() {
         desktop.before.clear();
         desktop.run_daemon();
         laptop.until_linked("desktop");
-        laptop.doctor().is_green();
-        desktop.doctor().is_green();
+        laptop.doctor().all_green();
+        desktop.doctor().all_green();
         laptop.run(&["unpair", "desktop"]).ends(0);
     }
 }
@@ -323,7 +323,7 @@ fn a_peer_that_is_down() {
     report.says("desktop: connect", "connection refused");
     assert_eq!(report.get("desktop: connect")["on"], "desktop");
     desktop.paste(report.fix("desktop: connect"));
-    laptop.doctor().is_green();
+    laptop.doctor().all_green();
 }
 
 #[test]
@@ -340,7 +340,7 @@ fn a_peer_that_was_unpaired_on_one_side_only() {
         report.says("desktop: trusted there", "does not trust this device");
         assert_eq!(report.get("desktop: connect")["state"], if third { "ok" } else { "note" });
         laptop.paste(report.fix("desktop: trusted there"));
-        laptop.doctor().is_green();
+        laptop.doctor().all_green();
     }
 }
 
@@ -359,7 +359,7 @@ fn a_peer_that_has_another_key() {
     let code = offer["data"]["pairingCode"].as_str().unwrap_or_else(|| panic!("{offer}"));
     laptop.paste_with(report.fix("desktop: TLS"), code);
     laptop.until_linked("desktop");
-    laptop.doctor().is_green();
+    laptop.doctor().all_green();
 }
 
 #[test]
@@ -369,7 +369,7 @@ fn a_name_that_does_not_resolve_any_more() {
     let report = laptop.doctor().fails(&["desktop: resolve"], 1);
     report.says("desktop: resolve", "gone.invalid:7433");
     laptop.paste(report.fix("desktop: resolve"));
-    laptop.doctor().is_green();
+    laptop.doctor().all_green();
 }
 
 #[test]
@@ -384,7 +384,7 @@ fn a_path_that_is_too_long_for_a_socket() {
     assert_eq!(report.get("daemon")["state"], "skipped");
     laptop.paste(report.fix("socket path"));
     laptop.dir = laptop.keep.path().join(".pr");
-    laptop.doctor().is_green();
+    laptop.doctor().all_green();
     assert_eq!(laptop.fingerprint(), fingerprint, "the same device as before");
 }
 
@@ -424,14 +424,14 @@ fn a_disk_that_is_full() {
     eventually("the disk is mounted", || sh(&format!("stat -f -c %T '{dir}'")).trim() == "tmpfs");
     sh(&format!("printf '%s' '{config}' > '{dir}/config.json'"));
     laptop.run_daemon();
-    laptop.doctor().is_green();
+    laptop.doctor().all_green();
     sh(&format!("cat /dev/zero > '{dir}/filler'"));
     let report = laptop.doctor().fails(&["disk"], 1);
     report.says("disk", &dir);
     assert!(report.fix("disk").ends_with(&dir), "{report:?}");
     laptop.paste(report.fix("disk"));
     sh(&format!("rm '{dir}/filler'"));
-    laptop.doctor().is_green();
+    laptop.doctor().all_green();
     laptop.run(&["stop"]).ends(0);
 }
 
@@ -486,7 +486,7 @@ fn a_listener_bound_to_the_loopback_only_and_a_firewall_that_swallows_everything
     report.says("listen", "config.json");
     laptop.paste(report.fix("listen"));
     laptop.until_linked("desktop");
-    laptop.doctor().is_green();
+    laptop.doctor().all_green();
     // Nothing comes in to the desktop any more, from either side.
     let nft = |words: &str| {
         let words = words.split(' ');
@@ -499,7 +499,7 @@ fn a_listener_bound_to_the_loopback_only_and_a_firewall_that_swallows_everything
     let report = laptop.doctor().fails(&["desktop: connect"], 1);
     report.says("desktop: connect", "firewall");
     nft("delete table inet p");
-    laptop.doctor().is_green();
+    laptop.doctor().all_green();
 }
 
 #[test]
@@ -511,7 +511,7 @@ fn a_daemon_that_hangs_is_named_in_time() {
     let report = laptop.doctor().fails(&["daemon"], 1);
     report.says("daemon", "does not answer");
     laptop.paste(report.fix("daemon"));
-    laptop.doctor().is_green();
+    laptop.doctor().all_green();
 }
 
 #[test]
@@ -531,7 +531,7 @@ fn broken_files_are_named_with_their_line_and_moved_away_by_the_fix() {
     write("config.json", &config.replace("\"port\"", "\"prot\":1,\"port\""));
     let report = laptop.doctor();
     report.says("config.json", "prot");
-    report.is_green();
+    report.all_green();
     let (_other, other) = crate::support::process::state_dir();
     run_command(pi_remote(&other).args(["daemon", "--background", "--listen", "loopback", "--port", "0"])).ends(0);
     run_command(pi_remote(&other).arg("stop")).ends(0);
@@ -539,7 +539,7 @@ fn broken_files_are_named_with_their_line_and_moved_away_by_the_fix() {
     // Another key than the one expected has an exit code of its own.
     let report = laptop.doctor().fails(&["device key"], 7);
     laptop.paste(report.fix("device key"));
-    laptop.doctor().is_green();
+    laptop.doctor().all_green();
     assert!(!laptop.dir.join("device.crt").exists(), "looking writes nothing");
 }
 

@@ -8,7 +8,8 @@ use crate::support::source::{product, rooms_used};
 /// The rooms from top to bottom; each may use only those of the rows below its own.
 const LAYERS: &[&[&str]] = &[
     &["cli"],
-    &["doctor", "service"],
+    &["doctor"],
+    &["service"],
     &["daemon"],
     &["session", "link", "control", "discover"],
     &["relay"],

@@ -211,13 +211,10 @@ pub(super) fn version(peer: &Peer, theirs: &str) -> Check {
 }
 
 /// The time there and back on the live link.
-pub(super) fn round_trip(peer: &Peer, measured: Option<Duration>, link: Option<&LinkView>) -> Check {
+pub(super) fn round_trip(peer: &Peer, measured: Option<Duration>, link: &LinkView) -> Check {
     let name = name(peer, "round trip");
     match measured {
-        Some(time) => {
-            let since = link.map(|link| format!(", {}", lives(link))).unwrap_or_default();
-            Check::ok(name, format!("{:.1} ms{since}", time.as_secs_f64() * 1000.0))
-        }
+        Some(time) => Check::ok(name, format!("{:.1} ms, {}", time.as_secs_f64() * 1000.0, lives(link))),
         None => {
             let message = format!("{} does not answer on the link that is up", peer.name);
             Check::failed(name, Failure::new(Code::Timeout, message).hint(RESTART))

@@ -75,9 +75,11 @@ impl Office {
             let relay = relay.lock();
             (relay.link_of(peer.fingerprint), relay.peer_facts(peer.fingerprint))
         };
+        // What ended meanwhile is no link that does not answer.
+        let Some(link) = link else { return findings::no_link(peer) };
         let checks = vec![
             findings::version(peer, &facts.and_then(|facts| facts.version).unwrap_or_default()),
-            findings::round_trip(peer, round_trip, link.as_ref()),
+            findings::round_trip(peer, round_trip, &link),
             findings::way_back(peer, asked.is_some(), answer.as_ref().map(|(checked, _)| checked)),
         ];
         let clock_ahead_ms =

@@ -47,7 +47,7 @@ fn judge(now: SystemTime, daemon: Option<&str>, files: &Files, peers: &[PeerChec
         return wrong(format!("a peer was seen at {}, which is still to come", rfc3339(latest)));
     }
     if off.is_empty() {
-        let words = clocks.iter().filter(|(_, ahead)| duration(*ahead) > NEARLY).map(|clock| difference(clock));
+        let words = clocks.iter().filter(|(_, ahead)| duration(*ahead) > NEARLY).map(difference);
         let words = words.collect::<Vec<_>>().join(", ");
         return match (clocks.len(), words.is_empty()) {
             (0, _) => Check::ok(name, format!("{}; no peer to compare with", rfc3339(now))),

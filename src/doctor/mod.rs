@@ -5,6 +5,7 @@
 //! changed by them. A check that cannot be made because of another says so.
 
 mod clock;
+mod keeping;
 mod machine;
 mod network;
 mod peers;
@@ -33,6 +34,7 @@ pub async fn examine(path: &Path) -> Vec<Check> {
     checks.push(disk);
     checks.push(clock::check(&daemon, &files, &peers));
     checks.extend(network);
+    checks.push(keeping::check(path));
     checks.extend(peers.into_iter().flat_map(|peer| peer.checks));
     checks
 }

@@ -59,9 +59,10 @@ fn of(name: String, found: Result<Checks, Failure>) -> PeerChecks {
     match found {
         Ok(Checks { checks, clock_ahead_ms }) => PeerChecks { name, checks, clock_ahead_ms },
         Err(failure) => {
-            let check = match failure.code {
-                Code::Timeout => Check::skipped(name.clone(), &failure.message),
-                _ => Check::failed(name.clone(), failure),
+            let check = if failure.code == Code::Timeout {
+                Check::skipped(name.clone(), &failure.message)
+            } else {
+                Check::failed(name.clone(), failure)
             };
             PeerChecks { name, checks: vec![check], clock_ahead_ms: None }
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::Map;
 use tokio::time::timeout;
 
+use super::keeping::by_service;
 use super::machine::Files;
 use crate::config::{ListenAddr, Settings};
 use crate::control::client::Client;
@@ -111,7 +112,8 @@ fn answers(daemon: &Daemon, files: &Files, path: &Path, port_is_taken: bool) -> 
         Daemon::Down if port_is_taken => Check::skipped(name, "it does not run, and cannot before its port is free"),
         Daemon::Down => {
             let message = format!("none runs in {}", path.display());
-            Check::failed(name, Failure::new(Code::DaemonNotRunning, message).hint(START))
+            let start = if by_service(path) { "pi-remote service start" } else { START };
+            Check::failed(name, Failure::new(Code::DaemonNotRunning, message).hint(start))
         }
         Daemon::Hung(pid) => {
             let who = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
@@ -163,7 +165,7 @@ async fn port(daemon: &Daemon, files: &Files) -> Check {
 /// Who keeps an address from this daemon, or what the system says.
 async fn in_the_way(address: SocketAddr, error: &io::Error) -> String {
     // It is asked what it is as by a stranger.
-    let stranger = DeviceKey::generate().and_then(|key| Ok(TlsIdentity::new(&key)?));
+    let stranger = DeviceKey::generate().and_then(|key| TlsIdentity::new(&key));
     match stranger {
         Ok(tls) if error.kind() == ErrorKind::AddrInUse => who(&holder_of(address, &tls).await, address.port()),
         Ok(_) | Err(_) => error.to_string(),
