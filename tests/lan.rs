@@ -94,9 +94,12 @@ fn found(name: &str, offering: bool, paired: bool) -> Value {
     }])
 }
 
+/// Packets, each with its sender.
+type Heard = Arc<Mutex<Vec<(SocketAddr, Vec<u8>)>>>;
+
 /// Whoever listens to what is said to the group on a host's network, its own packets too.
 struct Sniffer {
-    heard: Arc<Mutex<Vec<(SocketAddr, Vec<u8>)>>>,
+    heard: Heard,
     stop: Arc<AtomicBool>,
     listening: Option<std::thread::JoinHandle<()>>,
 }
