@@ -321,7 +321,7 @@ async fn blame_original(dir: &StateDir, failure: Failure) -> Failure {
         return failure;
     }
     let blamed = original::in_the_way(dir.path()).await;
-    Failure { code: failure.code, message: format!("{}: {}", failure.message, blamed.message), ..blamed }
+    Failure { code: failure.code, ..blamed }
 }
 
 fn control_listener(dir: &StateDir) -> Result<UnixListener, Failure> {
