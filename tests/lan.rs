@@ -94,7 +94,7 @@ fn found(name: &str, offering: bool, paired: bool) -> Value {
     }])
 }
 
-/// Packets, each with its sender.
+/// Packets and where they came from.
 type Heard = Arc<Mutex<Vec<(SocketAddr, Vec<u8>)>>>;
 
 /// Whoever listens to what is said to the group on a host's network, its own packets too.
@@ -106,8 +106,8 @@ struct Sniffer {
 
 impl Sniffer {
     fn start(host: &Host, address: Ipv4Addr) -> Self {
-        let (heard, stop) = (Arc::default(), Arc::new(AtomicBool::new(false)));
-        let (all, stopped): (Arc<Mutex<Vec<_>>>, _) = (Arc::clone(&heard), Arc::clone(&stop));
+        let (heard, stop) = (Heard::default(), Arc::new(AtomicBool::new(false)));
+        let (all, stopped) = (Arc::clone(&heard), Arc::clone(&stop));
         let (ready, is_ready) = std::sync::mpsc::channel();
         let listening = host.spawn(move || {
             let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
