@@ -67,7 +67,10 @@ fn judge(now: SystemTime, daemon: Option<&str>, files: &Files, peers: &[PeerChec
 }
 
 fn difference((peer, ahead): &(&str, i64)) -> String {
-    let by = format_duration(Duration::from_secs(duration(*ahead).as_secs()));
+    // A few seconds more or less only hide how far it is.
+    let seconds = duration(*ahead).as_secs();
+    let seconds = if seconds > 3600 { (seconds + 30) / 60 * 60 } else { seconds };
+    let by = format_duration(Duration::from_secs(seconds));
     format!("{peer}'s is {by} {}", if *ahead > 0 { "ahead" } else { "behind" })
 }
 
