@@ -18,7 +18,7 @@ use pi_remote::wire::Code;
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 
-use crate::support::cli::{Ran, has_program, run, run_command, skipped};
+use crate::support::cli::{Ran, has_program, run, run_command, run_in, skipped};
 use crate::support::original::{Original, plaintext_port};
 use crate::support::peer::HandPeer;
 use crate::support::process::{Process, behind, daemon_command, refusal, state_dir};
@@ -532,4 +532,48 @@ fn another_key_at_a_peers_address_is_7_with_both_fingerprints_and_the_way_to_rep
     assert_eq!(error["code"], "fingerprint_mismatch");
     says(error["message"].as_str().unwrap(), &[&seen.to_string(), &peer.fingerprint().to_string()]);
     says(hint(&error), &["in its place", &typed(&daemon.dir, &format!("pair --replace desktop {address}"))]);
+}
+
+/// A code as it is shown: its check symbol is right.
+const CODE: &str = "K7MQ-2XVT\n";
+
+/// Joining at an address with a code that is not the one there, if any is.
+#[track_caller]
+fn joining_fails(dir: &Path, address: &str, options: &[&str], code: i32) -> String {
+    let words = [&["pair", address, "--grant", "full"], options].concat();
+    let ran = run_in(dir, &words, CODE).ends(code);
+    says(&ran.err, &["error: ", "hint: "]);
+    ran.err
+}
+
+#[test]
+fn joining_names_what_is_in_the_way() {
+    let pair = TestPair::start();
+    let dir = &pair.laptop.dir;
+    let (_socket, _taken, dead) = dead_port();
+    let (dead, closed, plaintext) = (dead.to_string(), closed_port().to_string(), plaintext_port().to_string());
+    let own = format!("localhost:{}", pair.laptop.port().unwrap());
+    let desktop = pair.desktop.listen[0].clone();
+    let cases: &[(&str, &[&str], i32, &[&str])] = &[
+        (&plaintext, &[], 8, &["speaks plaintext", "`pi-remote stop` there"]),
+        (&closed, &[], 8, &["is up, but nothing listens there", "`pi-remote pair` there"]),
+        (&dead, &[], 8, &["nothing answers at", "sudo ufw allow", "swap roles", "`pi-remote pair 127.0.0.1:"]),
+        ("nowhere.invalid", &[], 8, &["does not resolve"]),
+        (&desktop, &[], 5, &["is up, but not pairing", "`pi-remote pair` there"]),
+        (&own, &[], 1, &["this very machine"]),
+        (&closed, &["--as", "desktop"], 1, &["is called desktop"]),
+        (&closed, &["--as", "laptop"], 1, &["is called laptop"]),
+    ];
+    for (address, options, code, words) in cases {
+        says(&joining_fails(dir, address, options, *code), words);
+    }
+}
+
+#[test]
+fn joining_another_version_says_so() {
+    let laptop = TestDaemon::start("laptop");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || while HandPeer::new().accept_tls(&listener, b"pi-remote-pair/2").is_err() {});
+    says(&joining_fails(&laptop.dir, &address, &[], 5), &["its version of pi-remote is another one"]);
 }

@@ -6,6 +6,8 @@ use std::path::Path;
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 
+use crate::wire::host_port::is_tailnet;
+
 /// Where Linux describes its interfaces.
 const SYSFS: &str = "/sys/class/net";
 /// Names of interfaces of containers and virtual machines, which no other machine reaches.
@@ -53,15 +55,7 @@ impl Interface {
     /// Whether it is a tailnet's by its name and address. The address alone does not tell: carriers
     /// use 100.64.0.0/10 for their customers too (RFC 6598).
     pub(super) fn is_tailnet(&self) -> bool {
-        self.name.starts_with(TAILSCALE) && in_tailnet(self.ip)
-    }
-}
-
-/// Whether an address is of 100.64.0.0/10 or fd7a:115c:a1e0::/48, where Tailscale has its own.
-pub(super) fn in_tailnet(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64,
-        IpAddr::V6(ip) => ip.segments()[..3] == [0xfd7a, 0x115c, 0xa1e0],
+        self.name.starts_with(TAILSCALE) && is_tailnet(self.ip)
     }
 }
 

@@ -187,7 +187,7 @@ impl Offers {
                     "or swap roles: run `pi-remote pair` here, and `pi-remote pair {}` there",
                     self.where_to_join()
                 );
-                let hint = failure.hint.as_ref().map_or_else(|| swap.clone(), |hint| format!("{hint}; {swap}"));
+                let hint = failure.hint.as_ref().map_or_else(|| swap.clone(), |hint| format!("{hint}\n{swap}"));
                 failure.hint(hint)
             }
             JoinError::Exchange { reason, .. } => code_refused(reason, host),
@@ -268,7 +268,7 @@ fn ticket_failed(error: JoinError) -> Failure {
             if !refused {
                 return failure;
             }
-            failure.hint("the ticket was used, taken back or is too old, or no daemon runs there: make a new one with `pi-remote pair --ticket`")
+            failure.hint("the ticket was used, taken back or is too old, or no daemon runs there: `pi-remote pair --ticket` there makes a new one")
         }
         JoinError::Exchange { reason, .. } => reason.failure(OfferKind::Ticket),
         JoinError::Here(failure) => failure,

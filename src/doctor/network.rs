@@ -1,6 +1,5 @@
 //! The firewall and the tailnet of this machine.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -12,7 +11,7 @@ use crate::link::obstacles::firewall_hint;
 use crate::trust::Peer;
 use crate::wire::check::Check;
 use crate::wire::error::{Code, Failure};
-use crate::wire::{DEFAULT_PORT, HostPort};
+use crate::wire::{DEFAULT_PORT, HostPort, host_port};
 
 /// How long Tailscale may take to say how it is.
 const TAILSCALE: Duration = Duration::from_secs(3);
@@ -73,12 +72,11 @@ fn is_there_alone(peer: &Peer) -> bool {
     !peer.addresses.is_empty() && peer.addresses.iter().all(|known| is_tailnet(&known.address))
 }
 
-/// 100.64.0.0/10, fd7a:115c:a1e0::/48 and the names that MagicDNS gives.
+/// Its addresses and the names that MagicDNS gives.
 fn is_tailnet(address: &str) -> bool {
     let Ok(address) = address.parse::<HostPort>() else { return false };
     match address.host().parse() {
-        Ok(IpAddr::V4(ip)) => ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64,
-        Ok(IpAddr::V6(ip)) => ip.segments()[..3] == [0xfd7a, 0x115c, 0xa1e0],
+        Ok(ip) => host_port::is_tailnet(ip),
         Err(_) => address.host().ends_with(".ts.net"),
     }
 }

@@ -4,11 +4,13 @@
 //! that turns the newest away, they would keep a paired peer out. So the oldest makes way.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use tokio::sync::watch;
+
+use crate::wire::Source;
 
 /// Bounds on connections that have not authenticated.
 #[derive(Debug, Clone, Copy)]
@@ -62,25 +64,6 @@ pub struct Refusals {
     pub count: u64,
     /// Where the last one came from, and when.
     pub last: Option<(IpAddr, SystemTime)>,
-}
-
-/// What counts as one sender: whoever has an IPv6 address has all of its /64.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Source {
-    V4(Ipv4Addr),
-    V6([u16; 4]),
-}
-
-impl From<IpAddr> for Source {
-    fn from(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            IpAddr::V4(v4) => Self::V4(v4),
-            IpAddr::V6(v6) => {
-                let [a, b, c, d, ..] = v6.segments();
-                Self::V6([a, b, c, d])
-            }
-        }
-    }
 }
 
 impl Admission {
@@ -154,6 +137,7 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 #[cfg(test)]
 mod tests {
     use std::future::Future;
+    use std::net::Ipv4Addr;
     use std::pin::pin;
     use std::task::{Context, Waker};
     use std::time::Duration;

@@ -1,6 +1,5 @@
 //! What may keep two machines from reaching each other, and the commands that clear it away.
 
-use std::net::IpAddr;
 use std::path::Path;
 
 /// The command that lets peers through the firewall of this machine to a TCP port, where one is known
@@ -13,14 +12,6 @@ pub fn firewall_hint(port: u16) -> Option<String> {
 /// The lines that open a port on another Linux machine, whose firewall is not known.
 pub(super) fn open_port_there(port: u16) -> String {
     format!("`{}` or `{}`", ufw(port), firewalld(port))
-}
-
-/// 100.64.0.0/10 and fd7a:115c:a1e0::/48, where Tailscale has its addresses.
-pub(crate) fn is_tailnet(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64,
-        IpAddr::V6(ip) => ip.segments()[..3] == [0xfd7a, 0x115c, 0xa1e0],
-    }
 }
 
 /// Whether this is Linux inside Windows, behind an address of its own.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::code::PairingCode;
 use super::exchange::Reason;
 use super::ticket::Secret;
+use crate::wire::Source;
 
 /// How long a window stays open unless asked otherwise.
 pub const DEFAULT_OPEN: Duration = Duration::from_secs(600);
@@ -97,7 +98,7 @@ pub enum Refusal {
     /// All attempts at the code are spent; those under way may still win.
     #[error("no attempt is left")]
     Spent,
-    /// One from the same address is under way.
+    /// One from the same address (IPv6: the same /64) is under way.
     #[error("an exchange from this address is under way")]
     SameAddress,
     /// Its time was over before its first message came.
@@ -192,7 +193,7 @@ impl Window {
             return Err(Refusal::Late);
         }
         let from = from.to_canonical();
-        if self.attempts.values().any(|attempt| attempt.from == from) {
+        if self.attempts.values().any(|attempt| Source::from(attempt.from) == Source::from(from)) {
             return Err(Refusal::SameAddress);
         }
         if self.attempts.len() >= PLACES {

@@ -180,6 +180,28 @@ fn a_second_lock_is_refused_and_names_the_first_ones_pid() {
 }
 
 #[test]
+fn the_holder_is_whoever_says_so_lives_and_has_the_lock() {
+    let (_temp, state) = fresh();
+    assert_eq!(holder(state.path()), None, "nothing is there");
+    state.write_pid().unwrap();
+    assert_eq!(holder(state.path()), None, "there is no lock");
+    let lock = state.lock().unwrap();
+    assert_eq!(holder(state.path()), Some(std::process::id()));
+    for nobody in ["4000000000", "-1", "0", "x", ""] {
+        state.write_unsynced("daemon.pid", nobody.as_bytes()).unwrap();
+        assert_eq!(holder(state.path()), None, "{nobody}");
+    }
+    state.write_pid().unwrap();
+    drop(lock);
+    // Another test's child may have a copy of the lock until it becomes another program.
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while holder(state.path()).is_some() && std::time::Instant::now() < until {
+        std::thread::park_timeout(std::time::Duration::from_millis(5));
+    }
+    assert_eq!(holder(state.path()), None, "a pid left by a daemon that was killed");
+}
+
+#[test]
 fn a_stale_socket_is_replaced_under_the_lock_alone() {
     let (_temp, state) = fresh();
     drop(state.bind_control_socket().unwrap());

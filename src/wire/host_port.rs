@@ -1,7 +1,7 @@
 //! Where a device is dialled: a host and a port.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 /// Longest `host:port`, in bytes; a ticket counts them in one byte.
@@ -89,6 +89,14 @@ pub fn split_host_port(text: &str) -> Result<(&str, Option<u16>), NotHostPort> {
         None => (text, None),
     };
     if host.parse::<Ipv4Addr>().is_ok() || is_name(host) { Ok((host, port)) } else { Err(NotHostPort) }
+}
+
+/// Whether an address is of 100.64.0.0/10 or fd7a:115c:a1e0::/48, where Tailscale has its own.
+pub fn is_tailnet(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64,
+        IpAddr::V6(ip) => ip.segments()[..3] == [0xfd7a, 0x115c, 0xa1e0],
+    }
 }
 
 fn is_ipv6(text: &str) -> bool {

@@ -11,10 +11,12 @@ pub mod link;
 pub mod request;
 pub mod secret;
 pub mod session;
+pub mod source;
 
 pub use error::{Code, Failure};
 pub use host_port::HostPort;
 pub use ids::{PeerName, SessionId};
+pub use source::Source;
 
 /// Longest line or message taken unless configured otherwise, in bytes (8 MiB).
 pub const DEFAULT_MESSAGE_LIMIT: usize = 8 * 1024 * 1024;

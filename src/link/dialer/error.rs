@@ -3,9 +3,10 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::link::obstacles::{is_tailnet, is_wsl, open_port_there};
+use crate::link::obstacles::{is_wsl, open_port_there};
 use crate::link::tls::{RefusedBy, TlsError};
 use crate::wire::error::{Code, Failure};
+use crate::wire::host_port::is_tailnet;
 use crate::wire::{DEFAULT_PORT, HostPort};
 
 /// Why no address gave an authenticated connection. Shown, it has the words that the original's
@@ -279,6 +280,22 @@ mod tests {
         }
         assert!(hint(failed("100.101.102.103:1", Errno::ENETUNREACH)).starts_with("`tailscale up` here"));
         assert!(hint(failed("203.0.113.7:7433", Errno::EACCES)).contains("a firewall here"));
+    }
+
+    #[test]
+    fn a_name_is_explained_by_its_kind_and_by_the_resolvers_word() {
+        for (host, temporary, word, mend) in [
+            ("desktop.tail1234.ts.net.", false, "ENOTFOUND", "tailscale up"),
+            ("Desktop.LOCAL", true, "EAI_AGAIN", "Avahi"),
+            ("desktop.example.org", true, "EAI_AGAIN", "is this machine online?"),
+            ("desktop.example.org", false, "ENOTFOUND", "slip of the finger"),
+            ("desktop", false, "ENOTFOUND", "/etc/hosts"),
+        ] {
+            let failure = DialError::Resolve { host: host.into(), temporary }.into_failure();
+            assert_eq!(failure.code, Code::Unreachable);
+            assert!(failure.message.contains(host) && failure.message.contains(word), "{failure}");
+            assert!(failure.hint.unwrap().contains(mend), "{host}");
+        }
     }
 
     #[test]

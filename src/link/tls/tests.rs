@@ -569,7 +569,7 @@ async fn plaintext_gets_an_alert_and_the_end_however_much_of_it_comes() {
         // Record type 21, any version, length 2, fatal; the description is decode_error or unexpected_message.
         assert!(matches!(answer[..], [21, 3, _, 0, 2, 2, 10 | 50 | 70]), "{answer:?}");
         drop(stream);
-        assert!(matches!(server.outcome().await.unwrap_err(), TlsError::Protocol(_)));
+        assert!(matches!(server.outcome().await.unwrap_err(), TlsError::Plaintext));
     }
 }
 
@@ -587,7 +587,7 @@ async fn a_stranger_still_writing_when_it_is_refused_is_heard_out_and_reads_its_
     let (server, gate) = (device(), gate([]));
     let (answer, outcome) = tokio::join!(stranger, server.tls.accept(far, &gate));
     assert_eq!(answer.first(), Some(&21), "no alert: {answer:?}");
-    assert!(matches!(outcome.unwrap_err(), TlsError::Protocol(_)));
+    assert!(matches!(outcome.unwrap_err(), TlsError::Plaintext));
 }
 
 fn client_hello() -> Vec<u8> {

@@ -65,6 +65,15 @@ fn four_at_once_and_one_from_each_address() {
 }
 
 #[test]
+fn all_of_an_ipv6_network_has_one_place() {
+    let mut window = window(s(0));
+    let begin = |window: &mut Window, from: &str| window.begin(from.parse().unwrap(), s(0), s(1));
+    assert!(begin(&mut window, "2001:db8::1").is_ok());
+    assert_eq!(begin(&mut window, "2001:db8::2"), Err(Refusal::SameAddress));
+    assert!(begin(&mut window, "2001:db8:0:1::1").is_ok());
+}
+
+#[test]
 fn an_exchange_has_ten_seconds_from_its_client_hello() {
     let mut window = window(s(0));
     assert_eq!(window.begin(ip(1), s(0), s(10)), Err(Refusal::Late));
