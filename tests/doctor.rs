@@ -136,7 +136,7 @@ impl Report {
         for check in &checks {
             assert!(check["name"].is_string() && check["detail"].is_string() && check["ok"].is_boolean(), "{check}");
             assert!(check["fix"].is_string() || check["fix"].is_null(), "{check}");
-            assert_eq!(check["ok"] == false, check["state"] == "failed", "{check}");
+            assert!(check["ok"] == true || check["state"].is_null(), "{check}");
         }
         Self { code: ran.code, checks }
     }
@@ -199,7 +199,7 @@ fn two_machines_in_order_are_green_both_ways() {
     for (machine, peer) in [(&laptop, "desktop"), (&desktop, "laptop")] {
         let report = machine.doctor();
         for step in ["resolve", "connect", "TLS", "trusted there", "version", "round trip", "way back"] {
-            assert_eq!(report.get(&format!("{peer}: {step}"))["state"], "ok", "{report:#?}");
+            assert_eq!(report.get(&format!("{peer}: {step}"))["state"], Value::Null, "{report:#?}");
         }
         report.all_green();
     }
@@ -339,7 +339,7 @@ fn a_peer_that_was_unpaired_on_one_side_only() {
         desktop.run(&["unpair", "laptop"]).ends(0);
         let report = laptop.doctor().fails(&["desktop: trusted there"], 1);
         report.says("desktop: trusted there", "does not trust this device");
-        assert_eq!(report.get("desktop: connect")["state"], if third { "ok" } else { "note" });
+        assert_eq!(report.get("desktop: connect")["state"] == "note", !third);
         laptop.paste(report.fix("desktop: trusted there"));
         laptop.doctor().all_green();
     }

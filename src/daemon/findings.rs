@@ -316,7 +316,7 @@ mod tests {
         let tried: Vec<Tried> = found.iter().enumerate().map(tried).collect();
         let checks = Findings::new(&peer(), &tried, link, why).way_there();
         assert_eq!(checks.len(), THERE.len());
-        checks.into_iter().filter(|check| check.state == State::Failed).collect()
+        checks.into_iter().filter(|check| check.state() == State::Failed).collect()
     }
 
     #[test]

@@ -112,7 +112,7 @@ mod tests {
             (vec![i64::MIN], State::Failed, None),
         ] {
             let check = judged(&ahead);
-            assert_eq!((check.state, check.on.as_deref()), (state, on), "{ahead:?}: {check:?}");
+            assert_eq!((check.state(), check.on.as_deref()), (state, on), "{ahead:?}: {check:?}");
             assert_eq!(check.fix.is_some(), state == State::Failed);
         }
         assert!(judged(&[DAY + 900]).detail.contains("p0's is 1day ahead"));
