@@ -28,7 +28,7 @@ pub(crate) async fn run(cx: Context) -> Result<(), Error> {
 fn show(cx: Context, checks: &[Check]) -> Result<(), Error> {
     let width = checks.iter().map(|check| check.name.chars().count()).max().unwrap_or_default();
     for check in checks {
-        let (mark, style) = match check.state {
+        let (mark, style) = match check.state() {
             State::Ok => ("ok  ", Style::Good),
             State::Note => ("note", Style::Bold),
             State::Skipped => ("skip", Style::Faint),
@@ -40,7 +40,7 @@ fn show(cx: Context, checks: &[Check]) -> Result<(), Error> {
             cx.out.line(&format!("      fix{place}: {fix}"))?;
         }
     }
-    let count = |state| checks.iter().filter(|check| check.state == state).count();
+    let count = |state| checks.iter().filter(|check| check.state() == state).count();
     let tell = |state, what: &str| match count(state) {
         0 => String::new(),
         some => format!(", {some} {what}"),

@@ -277,3 +277,92 @@ fn lives(link: &LinkView) -> String {
     let by = if link.dialled { "dialled from here" } else { "dialled from there" };
     format!("a link is up since {}, {by}", rfc3339(link.facts.since))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Fingerprint;
+    use crate::trust::Grant;
+    use crate::wire::check::State;
+
+    fn peer() -> Peer {
+        Peer {
+            name: "desktop".parse().unwrap(),
+            fingerprint: Fingerprint::from_bytes([1; 32]),
+            addresses: vec![],
+            grant: Grant::Full,
+            paired_at: String::new(),
+            paired_via: "code".into(),
+            last_seen: None,
+            version: None,
+            removed: false,
+        }
+    }
+
+    fn link() -> LinkView {
+        let facts = crate::relay::LinkFacts {
+            address: ([192, 0, 2, 1], 1).into(),
+            local_address: ([192, 0, 2, 2], 2).into(),
+            tls: "TLSv1.3".into(),
+            group: "X25519".into(),
+            since: SystemTime::UNIX_EPOCH,
+        };
+        LinkView { facts, dialled: false, round_trip: None, sessions: 0 }
+    }
+
+    fn failed(found: &[Found], link: Option<&LinkView>, why: Option<&Failure>) -> Vec<Check> {
+        let tried =
+            |(n, found): (usize, &Found)| Tried { address: format!("h{n}:1"), found: *found, detail: "d".into() };
+        let tried: Vec<Tried> = found.iter().enumerate().map(tried).collect();
+        let checks = Findings::new(&peer(), &tried, link, why).way_there();
+        assert_eq!(checks.len(), THERE.len());
+        checks.into_iter().filter(|check| check.state() == State::Failed).collect()
+    }
+
+    #[test]
+    fn the_first_step_that_fails_is_named_alone_with_its_remedy() {
+        for (found, step) in [
+            (Found::Unresolved, "resolve"),
+            (Found::Silent, "connect"),
+            (Found::Refused, "connect"),
+            (Found::Own, "connect"),
+            (Found::Other, "connect"),
+            (Found::NoTls, "TLS"),
+            (Found::Plaintext, "TLS"),
+            (Found::Incompatible, "TLS"),
+            (Found::OtherDevice, "TLS"),
+            (Found::NotTrusted, "trusted there"),
+            (Found::Removed, "trusted there"),
+        ] {
+            let wrong = failed(&[found], None, None);
+            assert_eq!(wrong.len(), 1, "{found:?}: {wrong:?}");
+            assert_eq!(wrong[0].name, format!("desktop: {step}"), "{found:?}");
+            assert_eq!(wrong[0].fix.is_some(), found != Found::Removed, "{found:?}");
+            // The best of several addresses counts, and none is a fault while a link is up.
+            let expected = usize::from(found == Found::Unresolved);
+            assert_eq!(failed(&[found, Found::Reached], None, None).len(), expected, "{found:?}");
+            assert_eq!(failed(&[found], Some(&link()), None).len(), expected, "{found:?}");
+        }
+        assert!(failed(&[Found::Reached], None, None).is_empty());
+    }
+
+    #[test]
+    fn a_peer_that_said_it_trusts_no_more_is_believed_when_nothing_listens_there() {
+        let why = Failure::new(Code::NotPaired, "x");
+        for found in [Found::Refused, Found::Silent] {
+            let wrong = failed(&[found], None, Some(&why));
+            assert_eq!(wrong.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["desktop: trusted there"]);
+        }
+    }
+
+    #[test]
+    fn a_peers_date_is_compared_half_a_round_trip_later_and_may_be_nonsense() {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(10);
+        let ahead = |time: &str| clock_ahead(time, at, Duration::from_secs(2));
+        assert_eq!(ahead("1970-01-01T00:00:10.000Z"), Some(1000));
+        assert_eq!(ahead("1970-01-01T00:00:05.000Z"), Some(-4000));
+        for nonsense in ["", "soon", "99999-01-01T00:00:00Z"] {
+            assert_eq!(ahead(nonsense), None, "{nonsense}");
+        }
+    }
+}

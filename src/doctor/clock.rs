@@ -67,7 +67,10 @@ fn judge(now: SystemTime, daemon: Option<&str>, files: &Files, peers: &[PeerChec
 }
 
 fn difference((peer, ahead): &(&str, i64)) -> String {
-    let by = format_duration(Duration::from_secs(duration(*ahead).as_secs()));
+    // A few seconds more or less only hide how far it is.
+    let seconds = duration(*ahead).as_secs();
+    let seconds = if seconds > 3600 { (seconds + 30) / 60 * 60 } else { seconds };
+    let by = format_duration(Duration::from_secs(seconds));
     format!("{peer}'s is {by} {}", if *ahead > 0 { "ahead" } else { "behind" })
 }
 
@@ -77,4 +80,48 @@ fn duration(milliseconds: i64) -> Duration {
 
 fn apart(a: SystemTime, b: SystemTime) -> Duration {
     a.duration_since(b).unwrap_or_else(|later| later.duration())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::check::State;
+
+    fn judged(ahead: &[i64]) -> Check {
+        let files = Files::unreadable(std::path::Path::new("/s"), Failure::new(Code::Io, "x"));
+        let peer = |(n, ahead): (usize, &i64)| PeerChecks {
+            name: format!("p{n}"),
+            checks: Vec::new(),
+            clock_ahead_ms: Some(*ahead),
+        };
+        let peers: Vec<PeerChecks> = ahead.iter().enumerate().map(peer).collect();
+        judge(SystemTime::UNIX_EPOCH, None, &files, &peers)
+    }
+
+    #[test]
+    fn of_several_clocks_the_one_that_is_alone_is_wrong() {
+        const DAY: i64 = 86_400_000;
+        for (ahead, state, on) in [
+            (vec![], State::Ok, None),
+            (vec![5, -5], State::Ok, None),
+            (vec![60_000], State::Note, None),
+            (vec![DAY], State::Failed, None),
+            (vec![-DAY, 0], State::Failed, None),
+            (vec![0, -DAY, 0], State::Failed, Some("p1")),
+            (vec![DAY, DAY, 0], State::Failed, None),
+            (vec![i64::MIN], State::Failed, None),
+        ] {
+            let check = judged(&ahead);
+            assert_eq!((check.state(), check.on.as_deref()), (state, on), "{ahead:?}: {check:?}");
+            assert_eq!(check.fix.is_some(), state == State::Failed);
+        }
+        assert!(judged(&[DAY + 900]).detail.contains("p0's is 1day ahead"));
+    }
+
+    #[test]
+    fn a_daemon_with_another_date_is_told() {
+        let files = Files::unreadable(std::path::Path::new("/s"), Failure::new(Code::Io, "x"));
+        let check = judge(SystemTime::UNIX_EPOCH, Some("1970-01-02T00:00:00.000Z"), &files, &[]);
+        assert!(check.detail.contains("its daemon's says 1970-01-02"), "{check:?}");
+    }
 }

@@ -119,7 +119,8 @@ fn answers(daemon: &Daemon, files: &Files, path: &Path, port_is_taken: bool) -> 
             let who = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
             let message = format!("one{who} has {}, and does not answer", path.display());
             let fix = match pid {
-                Some(pid) => format!("kill -9 {pid}; {START}"),
+                // It lets go of the directory a moment after it was told to end.
+                Some(pid) => format!("kill -9 {pid}; sleep 1; {START}"),
                 None => START.to_owned(),
             };
             Check::failed(name, Failure::new(Code::Timeout, message).hint(fix))

@@ -29,16 +29,24 @@ pub struct Check {
     /// The machine on which the command is to be run, where that is not this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on: Option<String>,
-    /// How it came out.
-    pub state: State,
+    /// Where it neither failed nor simply went well.
+    #[serde(rename = "state", default, skip_serializing_if = "Option::is_none")]
+    besides: Option<Besides>,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<Code>,
 }
 
-/// How a check came out.
+/// What `ok` does not tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+enum Besides {
+    Note,
+    Skipped,
+}
+
+/// How a check came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     /// As it must be.
     Ok,
@@ -53,22 +61,22 @@ pub enum State {
 impl Check {
     /// All is well.
     pub fn ok(name: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self::in_state(State::Ok, name.into(), detail.into())
+        Self::passed(None, name.into(), detail.into())
     }
 
     /// No fault, but worth knowing.
     pub fn note(name: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self::in_state(State::Note, name.into(), detail.into())
+        Self::passed(Some(Besides::Note), name.into(), detail.into())
     }
 
     /// It could not be made.
     pub fn skipped(name: impl Into<String>, because: &str) -> Self {
-        Self::in_state(State::Skipped, name.into(), format!("not checked: {because}"))
+        Self::passed(Some(Besides::Skipped), name.into(), format!("not checked: {because}"))
     }
 
     /// A fault, its hint the command that mends it.
     pub fn failed(name: impl Into<String>, failure: Failure) -> Self {
-        let check = Self::in_state(State::Failed, name.into(), failure.message);
+        let check = Self::passed(None, name.into(), failure.message);
         Self { ok: false, fix: failure.hint, code: Some(failure.code), ..check }
     }
 
@@ -94,7 +102,17 @@ impl Check {
         self
     }
 
-    fn in_state(state: State, name: String, detail: String) -> Self {
-        Self { name, ok: true, detail, fix: None, on: None, state, code: None }
+    /// How it came out.
+    pub fn state(&self) -> State {
+        match self.besides {
+            _ if !self.ok => State::Failed,
+            None => State::Ok,
+            Some(Besides::Note) => State::Note,
+            Some(Besides::Skipped) => State::Skipped,
+        }
+    }
+
+    fn passed(besides: Option<Besides>, name: String, detail: String) -> Self {
+        Self { name, ok: true, detail, fix: None, on: None, besides, code: None }
     }
 }

@@ -37,6 +37,12 @@ impl Host {
         Some(host)
     }
 
+    /// The words before a command line that have it run on this host.
+    pub fn way_in(&self) -> Vec<String> {
+        let pid = self.keeper.id().to_string();
+        ["nsenter", "-t", &pid, "--net", "--mount", "--uts"].map(str::to_owned).to_vec()
+    }
+
     /// Gives it an interface, up, with these addresses.
     #[track_caller]
     pub fn interface(&self, name: &str, addresses: &[&str]) {
@@ -66,8 +72,8 @@ impl Host {
 
     /// The same command on this host; its process is the command's own.
     pub fn on(&self, command: &Command) -> Command {
-        let pid = self.keeper.id().to_string();
-        let mut there = behind(&["nsenter", "-t", &pid, "--net", "--mount", "--uts"], command);
+        let way = self.way_in();
+        let mut there = behind(&way.iter().map(String::as_str).collect::<Vec<_>>(), command);
         for (name, value) in command.get_envs() {
             match value {
                 Some(value) => there.env(name, value),
