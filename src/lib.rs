@@ -10,12 +10,12 @@
 //! | [`cli`] | one file a command; `output.rs` alone prints |
 //! | [`daemon`] | wires the wings together: identity, lock, listeners, links |
 //! | [`session`] | the machine's own sessions: `watch` sees them come and go, `call` asks one |
-//! | [`link`] | peers: `tls`, `admission`, `listener`, `dialer`, `session` (a live link), `pairing` |
+//! | [`link`] | peers: `tls`, `admission`, `listener`, `dialer`, `session` (a live link), `pairing`, `probe` and `way` (what answers at an address) |
 //! | [`control`] | `daemon.sock`: `server` answers, `client` asks |
 //! | [`discover`] | machines around this one: `tailscale`, `lan` |
 //! | [`doctor`], [`service`] | checks with remedies; the daemon as a service of the user's |
 //! | [`relay`] | PURE routing: roster, calls in flight, subscribers, bounded outboxes |
-//! | [`pairing`] | PURE: tickets, the exchange of proofs, the offerer's window |
+//! | [`pairing`] | PURE: codes and tickets, the exchange of proofs, the offerer's window |
 //! | [`trust`] | `policy` (PURE) decides, `store` keeps the pins |
 //! | [`identity`] | the device's key, certificate and fingerprint |
 //! | [`wire`] | PURE: the messages of the three wires and their bounded codecs |
