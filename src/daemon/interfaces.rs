@@ -18,6 +18,13 @@ const TAILSCALE: &str = if cfg!(target_os = "macos") { "utun" } else { "tailscal
 /// Interfaces that stand on each other: a bridge on a bond on a card has three.
 const DEEPEST: u8 = 8;
 
+/// What tells that there is somebody at the other end. Linux says so of a link at once, and up to a
+/// second later that it runs.
+#[cfg(target_os = "linux")]
+const CARRIES: InterfaceFlags = InterfaceFlags::IFF_RUNNING.union(InterfaceFlags::IFF_LOWER_UP);
+#[cfg(not(target_os = "linux"))]
+const CARRIES: InterfaceFlags = InterfaceFlags::IFF_RUNNING;
+
 /// An address that an interface has now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Interface {
@@ -28,8 +35,7 @@ pub(super) struct Interface {
 /// The addresses of all interfaces that are up.
 pub(super) fn all() -> Vec<Interface> {
     let Ok(all) = getifaddrs() else { return Vec::new() };
-    let up = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING;
-    all.filter(|interface| interface.flags.contains(up))
+    all.filter(|interface| interface.flags.contains(InterfaceFlags::IFF_UP) && interface.flags.intersects(CARRIES))
         .filter_map(|interface| {
             let address = interface.address?;
             let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
