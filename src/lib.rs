@@ -8,13 +8,13 @@
 //! | room | what it does |
 //! |---|---|
 //! | [`cli`] | one file a command; `output.rs` alone prints |
-//! | [`daemon`] | wires the wings together: identity, lock, listeners, links |
+//! | [`daemon`] | wires the wings together; its desks: `offers` and `joining` (pairing), `peering`, `machines`, `reach` (the way to a peer and back) |
 //! | [`session`] | the machine's own sessions: `watch` sees them come and go, `call` asks one |
-//! | [`link`] | peers: `tls`, `admission`, `listener`, `dialer`, `session` (a live link), `pairing`, `probe` and `way` (what answers at an address) |
-//! | [`control`] | `daemon.sock`: `server` answers, `client` asks |
+//! | [`link`] | peers: `tls`, `admission`, `listener`, `dialer`, `session` (a live link), `pairing`; what is at an address: `probe`, `way`, `holder`, `obstacles` |
+//! | [`control`] | `daemon.sock`: `server` answers, `client` asks; `original` knows the original's daemon |
 //! | [`discover`] | machines around this one: `tailscale`, `lan` |
 //! | [`doctor`], [`service`] | checks with remedies; the daemon as a service of the user's |
-//! | [`relay`] | PURE routing: roster, calls in flight, subscribers, bounded outboxes |
+//! | [`relay`] | PURE routing: roster, calls in flight, subscribers, bounded outboxes, checks of the way back |
 //! | [`pairing`] | PURE: codes and tickets, the exchange of proofs, the offerer's window |
 //! | [`trust`] | `policy` (PURE) decides, `store` keeps the pins |
 //! | [`identity`] | the device's key, certificate and fingerprint |
