@@ -214,9 +214,11 @@ pub(crate) fn log_to(writer: BoxMakeWriter, format: LogFormat, verbose: bool, co
 fn announce(out: Output, ready: &Ready) -> Result<(), Error> {
     let Ready { fingerprint, socket, listen, missing } = ready;
     if out.json {
-        return out.json(&json!({
-            "event": "ready", "fingerprint": fingerprint, "socket": socket, "listen": listen, "missing": missing,
-        }));
+        let mut line = json!({ "event": "ready", "fingerprint": fingerprint, "socket": socket, "listen": listen });
+        if !missing.is_empty() {
+            line["missing"] = json!(missing);
+        }
+        return out.json(&line);
     }
     out.line(&format!("ready: {fingerprint} at {socket}, for peers at {}", places(ready)))
 }
