@@ -29,10 +29,10 @@ fn show(cx: Context, checks: &[Check]) -> Result<(), Error> {
     let width = checks.iter().map(|check| check.name.chars().count()).max().unwrap_or_default();
     for check in checks {
         let (mark, style) = match check.state {
-            State::Ok => ("ok  ", Style::Good),
-            State::Note => ("note", Style::Bold),
-            State::Skipped => ("skip", Style::Faint),
-            State::Failed => ("FAIL", Style::Bad),
+            _ if !check.ok => ("FAIL", Style::Bad),
+            None => ("ok  ", Style::Good),
+            Some(State::Note) => ("note", Style::Bold),
+            Some(State::Skipped) => ("skip", Style::Faint),
         };
         cx.out.marked(style, mark, &format!("{:width$}  {}", check.name, check.detail))?;
         if let Some(fix) = &check.fix {
@@ -40,12 +40,11 @@ fn show(cx: Context, checks: &[Check]) -> Result<(), Error> {
             cx.out.line(&format!("      fix{place}: {fix}"))?;
         }
     }
-    let count = |state| checks.iter().filter(|check| check.state == state).count();
-    let tell = |state, what: &str| match count(state) {
+    let tell = |state, what: &str| match checks.iter().filter(|check| check.state == Some(state)).count() {
         0 => String::new(),
         some => format!(", {some} {what}"),
     };
-    let failed = match count(State::Failed) {
+    let failed = match checks.iter().filter(|check| !check.ok).count() {
         0 => "all is well".to_owned(),
         1 => "1 failed".to_owned(),
         some => format!("{some} failed"),

@@ -67,7 +67,10 @@ fn judge(now: SystemTime, daemon: Option<&str>, files: &Files, peers: &[PeerChec
 }
 
 fn difference((peer, ahead): &(&str, i64)) -> String {
-    let by = format_duration(Duration::from_secs(duration(*ahead).as_secs()));
+    // The way there and back blurs the seconds, and nobody needs them where it is minutes.
+    let seconds = duration(*ahead).as_secs();
+    let shown = if seconds < 120 { seconds } else { (seconds + 30) / 60 * 60 };
+    let by = format_duration(Duration::from_secs(shown));
     format!("{peer}'s is {by} {}", if *ahead > 0 { "ahead" } else { "behind" })
 }
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use crate::wire::check::{Check, State};
+use crate::wire::check::Check;
 use crate::wire::error::{Code, Failure};
 use machine::Files;
 
@@ -42,7 +42,7 @@ pub async fn examine(path: &Path) -> Vec<Check> {
 /// What is wrong in all, as the failure that the command ends with; `None` when nothing is. A key
 /// that is not the one expected goes before everything else.
 pub fn verdict(checks: &[Check]) -> Option<Failure> {
-    let failed: Vec<&Check> = checks.iter().filter(|check| check.state == State::Failed).collect();
+    let failed: Vec<&Check> = checks.iter().filter(|check| !check.ok).collect();
     if failed.is_empty() {
         return None;
     }

@@ -29,46 +29,43 @@ pub struct Check {
     /// The machine on which the command is to be run, where that is not this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on: Option<String>,
-    /// How it came out.
-    pub state: State,
+    /// What `ok` alone does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<State>,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<Code>,
 }
 
-/// How a check came out.
+/// How a check came out that neither found all well nor failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// As it must be.
-    Ok,
     /// No fault, but worth knowing.
     Note,
     /// Could not be made, because of another that failed.
     Skipped,
-    /// Not as it must be.
-    Failed,
 }
 
 impl Check {
     /// All is well.
     pub fn ok(name: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self::in_state(State::Ok, name.into(), detail.into())
+        Self::in_state(None, name.into(), detail.into())
     }
 
     /// No fault, but worth knowing.
     pub fn note(name: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self::in_state(State::Note, name.into(), detail.into())
+        Self::in_state(Some(State::Note), name.into(), detail.into())
     }
 
     /// It could not be made.
     pub fn skipped(name: impl Into<String>, because: &str) -> Self {
-        Self::in_state(State::Skipped, name.into(), format!("not checked: {because}"))
+        Self::in_state(Some(State::Skipped), name.into(), format!("not checked: {because}"))
     }
 
     /// A fault, its hint the command that mends it.
     pub fn failed(name: impl Into<String>, failure: Failure) -> Self {
-        let check = Self::in_state(State::Failed, name.into(), failure.message);
+        let check = Self::in_state(None, name.into(), failure.message);
         Self { ok: false, fix: failure.hint, code: Some(failure.code), ..check }
     }
 
@@ -94,7 +91,7 @@ impl Check {
         self
     }
 
-    fn in_state(state: State, name: String, detail: String) -> Self {
+    fn in_state(state: Option<State>, name: String, detail: String) -> Self {
         Self { name, ok: true, detail, fix: None, on: None, state, code: None }
     }
 }

@@ -64,10 +64,14 @@ impl Host {
         self.on(Command::new("timeout").args(["20", "bash", "-c", script])).stdin(Stdio::null()).output().unwrap()
     }
 
+    /// What stands before a command that is to run on this host.
+    pub fn inside(&self) -> [String; 6] {
+        ["nsenter", "-t", &self.keeper.id().to_string(), "--net", "--mount", "--uts"].map(String::from)
+    }
+
     /// The same command on this host; its process is the command's own.
     pub fn on(&self, command: &Command) -> Command {
-        let pid = self.keeper.id().to_string();
-        let mut there = behind(&["nsenter", "-t", &pid, "--net", "--mount", "--uts"], command);
+        let mut there = behind(&self.inside().each_ref().map(String::as_str), command);
         for (name, value) in command.get_envs() {
             match value {
                 Some(value) => there.env(name, value),
