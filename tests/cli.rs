@@ -317,6 +317,9 @@ async fn a_call_that_takes_too_long_is_6_and_says_whether_it_was_delivered() {
 fn what_was_tampered_with_under_a_running_daemon_is_7() {
     let pair = TestPair::start();
     let dir = &pair.laptop.dir;
+    // It is stored once: what is put back below is then what the daemon knows.
+    let stored = || std::fs::read_to_string(dir.join("peers.json")).unwrap();
+    eventually("what the peer told is stored", || stored().contains(env!("CARGO_PKG_VERSION")));
     for file in ["device.crt", "device.key", "peers.json"] {
         let path = dir.join(file);
         let sound = run(dir, &["peers", "--verify", "--json"]).ends(0).json();

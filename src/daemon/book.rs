@@ -20,6 +20,7 @@ use crate::identity::Fingerprint;
 use crate::link::Keeper;
 use crate::link::tls::Pins;
 use crate::relay::{LinkFacts, Shared};
+use crate::state_dir::StateDir;
 use crate::trust::store::{Address, AddressSource, Change, NewPeer, add_address};
 use crate::trust::{Peer, Store};
 use crate::wire::control::PeerRef;
@@ -89,6 +90,14 @@ impl Book {
     /// The pins, for a look.
     pub(super) fn store(&self) -> MutexGuard<'_, Store> {
         lock(&self.store)
+    }
+
+    /// A copy of the pins and the file that should hold the same, with no change under way: one is
+    /// written before it is believed.
+    pub(super) fn beside_the_file(&self, dir: &StateDir) -> (Store, Result<Store, Failure>) {
+        let _changing = lock(&self.changing);
+        let believed = self.store().clone();
+        (believed, Store::load(dir.clone()))
     }
 
     /// The pins that the verifier asks.
@@ -317,21 +326,43 @@ mod tests {
     use crate::trust::Grant;
     use crate::wire::PeerName;
 
-    #[tokio::test]
-    async fn what_many_links_tell_is_one_note_and_when_a_peer_was_seen_is_written_seldom() {
-        let (temp, offers, _) = desk();
-        let book = Arc::clone(&offers.book);
-        let peer = Fingerprint::from_bytes([1; 32]);
-        let new = NewPeer {
-            fingerprint: peer,
+    fn new_peer(fingerprint: Fingerprint) -> NewPeer {
+        NewPeer {
+            fingerprint,
             petname: None,
             suggested: PeerName::suggested("p"),
             replaces: None,
             addresses: vec![],
             grant: Grant::Full,
             via: "ticket",
-        };
-        book.pin(new).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn the_file_is_never_taken_for_changed_while_a_note_is_written() {
+        let (temp, offers, _) = desk();
+        let (book, dir) = (Arc::clone(&offers.book), StateDir::open(&temp.path().join("s")).unwrap());
+        let peer = Fingerprint::from_bytes([1; 32]);
+        book.pin(new_peer(peer)).unwrap();
+        let writer = std::thread::spawn(move || {
+            for n in 0..50 {
+                book.note(peer, |note| note.version = Some(n.to_string()));
+                book.take_notes(false);
+            }
+        });
+        while !writer.is_finished() {
+            let (believed, stored) = offers.book.beside_the_file(&dir);
+            assert_eq!(stored.unwrap().peers(), believed.peers());
+        }
+        writer.join().unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_many_links_tell_is_one_note_and_when_a_peer_was_seen_is_written_seldom() {
+        let (temp, offers, _) = desk();
+        let book = Arc::clone(&offers.book);
+        let peer = Fingerprint::from_bytes([1; 32]);
+        book.pin(new_peer(peer)).unwrap();
         let file = temp.path().join("s/peers.json");
         let before = std::fs::read(&file).unwrap();
         for n in 0..1000 {

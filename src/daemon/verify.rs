@@ -21,10 +21,10 @@ impl Office {
                 Err(Failure::new(Code::FingerprintMismatch, message).hint("find out who changed device.key; `pi-remote stop`, then start the daemon again, takes the new one"))
             }
         }));
-        let store = self.book.store();
+        let (store, stored) = self.book.beside_the_file(&self.dir);
         check(
             "peers.json",
-            crate::trust::Store::load(self.dir.clone()).and_then(|stored| {
+            stored.and_then(|stored| {
                 // When a peer was last seen is written seldom.
                 let lasting = |peers: &[Peer]| -> Vec<Peer> {
                     peers.iter().cloned().map(|peer| Peer { last_seen: None, ..peer }).collect()

@@ -70,6 +70,11 @@ impl Host {
         self.on(Command::new("timeout").args(["20", "bash", "-c", script])).stdin(Stdio::null()).output().unwrap()
     }
 
+    /// What stands before a command that is to run on this host.
+    pub fn inside(&self) -> [String; 6] {
+        ["nsenter", "-t", &self.keeper.id().to_string(), "--net", "--mount", "--uts"].map(String::from)
+    }
+
     /// The same command on this host; its process is the command's own.
     pub fn on(&self, command: &Command) -> Command {
         let way = self.way_in();
