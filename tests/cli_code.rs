@@ -448,7 +448,7 @@ mod between_real_daemons {
         let offered = offering.until("unpair desktop\r\n");
         for (screen, other, name) in [(joined, &laptop, "laptop"), (offered, &desktop, "desktop")] {
             assert!(screen.contains(&format!("paired with {name} ({})", other.fingerprint)), "{screen}");
-            for words in [&format!("{name} may here"), "this device may there", "everything: see, read", "up"] {
+            for words in [&format!("{name} may here"), "this device may there", "everything: list, read", "up"] {
                 assert!(screen.contains(words), "{words}: {screen}");
             }
             assert!(!screen.contains("not said yet") && !screen.contains("not up"), "{screen}");

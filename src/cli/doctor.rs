@@ -25,7 +25,8 @@ pub(crate) async fn run(cx: Context) -> Result<(), Error> {
     verdict.map_or(Ok(()), |failure| Err(Error::Reported(failure)))
 }
 
-fn show(cx: Context, checks: &[Check]) -> Result<(), Error> {
+/// A line for each check, with the fix of each that failed, and how many there are.
+pub(crate) fn show(cx: Context, checks: &[Check]) -> Result<(), Error> {
     let width = checks.iter().map(|check| check.name.chars().count()).max().unwrap_or_default();
     for check in checks {
         let (mark, style) = match check.state() {

@@ -4,7 +4,7 @@ use clap::Subcommand;
 use serde_json::{Map, Value, json};
 
 use super::output::{Style, Table, failure_json};
-use super::{Context, Error, members};
+use super::{Context, Error, doctor, members};
 use crate::wire::check::Checks;
 use crate::wire::control::{PeerList, PeerView};
 use crate::wire::session::Verb;
@@ -178,12 +178,6 @@ async fn verify(cx: Context) -> Result<(), Error> {
         cx.out.json(&value)?;
         return if bad > 0 { Err(Error::Reported(failure)) } else { Ok(()) };
     }
-    let mut table = Table::new(&["", "CHECK", "FOUND", "MEND WITH"]);
-    for check in &checks.checks {
-        let verdict = if check.ok { (Style::Good, "ok") } else { (Style::Bad, "BAD") };
-        let fix = check.fix.as_deref().unwrap_or_default();
-        table.row([verdict, (Style::Plain, &check.name), (Style::Plain, &check.detail), (Style::Plain, fix)]);
-    }
-    cx.out.table(&table)?;
+    doctor::show(cx, &checks.checks)?;
     if bad > 0 { Err(failure.into()) } else { Ok(()) }
 }

@@ -10,6 +10,7 @@ pub(crate) async fn run(cx: Context) -> Result<(), Error> {
     cx.show("list_sessions", Map::new(), |out, list: &SessionList| {
         if list.sessions.is_empty() {
             out.note("no sessions: none runs here, and no connected peer shows one");
+            out.note("A Pi session shows once Pi has an extension that opens its control socket; see the README.");
             return Ok(());
         }
         let mut table = Table::new(&["NAME", "ALIASES", "HOST", "ID"]);

@@ -212,8 +212,9 @@ async fn again(cx: &Context, known: &PeerView) -> Result<bool, Error> {
 
 /// Asks once what the other machine may do here; anything but a yes or a no is asked about again.
 async fn ask_grant(cx: &Context, way: &Way) -> Result<(), Error> {
-    cx.out.note("Once paired, the other machine may do everything here that you can do with your sessions: list");
-    cx.out.note("and read them, and send to them, which lets it run code. (Narrower grants come later.)");
+    cx.out.note("Once paired, the other machine may do all that you can do with the sessions on");
+    cx.out.note("this machine: list and read them, and send to them, which lets it run code.");
+    cx.out.note("(Narrower grants come later.)");
     loop {
         let answer = input::question(cx, "Give it that full access? [Y/n]").await?;
         match answer.to_lowercase().as_str() {

@@ -7,7 +7,7 @@ use crate::cli::{Context, Error, hint, peers};
 use crate::wire::Failure;
 use crate::wire::control::{Paired, PeerView};
 
-const EVERYTHING: &str = "everything: see, read and follow all sessions, send to them, abort and clear them";
+const EVERYTHING: &str = "everything: list, read, send, abort, clear";
 
 /// Says that it is done: JSON's last line, or words where `to_stdout` says.
 pub(crate) fn report(cx: &Context, paired: &Paired, to_stdout: bool) -> Result<(), Error> {
