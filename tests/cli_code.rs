@@ -443,6 +443,10 @@ mod between_real_daemons {
         joining.until("[Y/n]");
         joining.write("\n");
         joining.until("shows:");
+        joining.write(&format!("{WRONG}\n"));
+        joining.until("somebody stands in between");
+        // A wrong code is no end: it is asked for again.
+        joining.until("shows:");
         joining.write(&format!("{}\n", code_on(&shown).to_lowercase()));
         let joined = joining.until("unpair laptop\r\n");
         let offered = offering.until("unpair desktop\r\n");

@@ -9,7 +9,7 @@ use crate::cli::{Context, Error, input};
 use crate::control::client::Client;
 use crate::pairing::code::PairingCode;
 use crate::pairing::ticket::{Ticket, looks_like_ticket};
-use crate::wire::Failure;
+use crate::wire::{Code, Failure};
 use crate::wire::control::{PairJoin, PairTerms, Paired};
 
 /// How long a join may take: several addresses, each with its own time to answer.
@@ -17,16 +17,22 @@ const JOIN_DEADLINE: Duration = Duration::from_secs(120);
 const CODE_LIMIT: usize = 1024;
 const TICKET_LIMIT: usize = 8 * 1024;
 
-/// Asks for the code that `host` shows, and pairs with it.
+/// Asks for the code that `host` shows, and pairs with it. A person may try another code, or see to it
+/// that one is shown there.
 pub(super) async fn with_code(cx: &Context, mut client: Client, host: String, terms: PairTerms) -> Result<(), Error> {
-    let code = read_code(cx, &host).await?;
-    if input::is_interactive() {
-        cx.out.note(&format!("connecting to {host} ..."));
-    }
-    let join = PairJoin { code: Some(code.into()), address: Some(host), terms, ticket: None };
-    match ask(&mut client, &join).await {
-        Ok(paired) => report(cx, &paired, true),
-        Err(failure) => Err(failed(cx, failure)),
+    loop {
+        let code = read_code(cx, &host).await?;
+        if input::is_interactive() {
+            cx.out.note(&format!("connecting to {host} ..."));
+        }
+        let join = PairJoin { code: Some(code.into()), address: Some(host.clone()), terms: terms.clone(), ticket: None };
+        match ask(&mut client, &join).await {
+            Ok(paired) => return report(cx, &paired, true),
+            Err(failure) if failure.code == Code::PairingFailed && input::is_interactive() && !cx.out.json => {
+                cx.out.failure(&cx.typed_failure(failure).into());
+            }
+            Err(failure) => return Err(failed(cx, failure)),
+        }
     }
 }
 
