@@ -68,7 +68,7 @@ fn nothing(lan: bool) -> String {
     let places = if lan { "the tailnet or the local network" } else { "the tailnet" };
     let mut text = format!(
         "no other machine was found on {places}. A machine shows on the local network while \
-         `pi-remote pair` runs there; one that is elsewhere is reached by its address: pi-remote pair HOST"
+         `pi-remote pair` there waits; one that is elsewhere is reached by its address: pi-remote pair HOST"
     );
     if lan && cfg!(target_os = "macos") {
         text += "\nmacOS must allow it: System Settings > Privacy & Security > Local Network";

@@ -78,10 +78,10 @@ pub(crate) fn not_trusted_by(peer: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::commands::hostile;
+    use crate::wire::commands::{HOSTILE, assert_one_word};
 
     #[test]
     fn a_name_is_one_word_of_the_command_that_is_to_be_pasted() {
-        hostile::assert_one_word(&not_trusted_by(hostile::NAME).hint.unwrap());
+        assert_one_word(&not_trusted_by(HOSTILE).hint.unwrap());
     }
 }

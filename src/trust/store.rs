@@ -313,7 +313,7 @@ fn name_taken(name: &PeerName) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::commands::hostile;
+    use crate::wire::commands::HOSTILE;
     use std::os::unix::fs::PermissionsExt;
 
     fn store() -> (tempfile::TempDir, Store) {
@@ -346,12 +346,12 @@ mod tests {
     #[test]
     fn a_name_that_would_do_harm_in_a_shell_is_loaded_and_quoted_in_hints() {
         let (_dir, mut store) = store();
-        let named = |byte| NewPeer { petname: Some(hostile::NAME.parse().unwrap()), ..new(byte, "x") };
+        let named = |byte| NewPeer { petname: Some(HOSTILE.parse().unwrap()), ..new(byte, "x") };
         store.pin_now(named(1)).unwrap();
         let mut again = Store::load(store.dir.clone()).unwrap();
-        assert_eq!(again.peers()[0].name.as_str(), hostile::NAME);
+        assert_eq!(again.peers()[0].name.as_str(), HOSTILE);
         let taken = again.pin_now(named(2)).unwrap_err().hint.unwrap();
-        let option = format!("--replace {}", quoted(hostile::NAME));
+        let option = format!("--replace {}", quoted(HOSTILE));
         assert!(taken.contains(&option), "{taken}");
     }
 

@@ -1,6 +1,8 @@
 //! Values in the commands that hints and other texts show, for somebody to paste into a shell.
 
 use super::{DEFAULT_PORT, HostPort};
+#[cfg(test)]
+pub(crate) use hostile::{HOSTILE, assert_one_word};
 
 /// A word, a petname or a path say, as a POSIX shell takes it: one word, and nothing in it is run.
 pub fn quoted(word: &str) -> String {
@@ -61,13 +63,12 @@ fn quoted_length(text: &str) -> Option<usize> {
     ends.then(|| text.len() - rest.len())
 }
 
-/// A name that would do harm in a shell, and what checks that it does none.
 #[cfg(test)]
-pub(crate) mod hostile {
+mod hostile {
     use std::process::Command;
 
-    /// The name.
-    pub(crate) const NAME: &str = "x;id>pwned;$(id>pwned2)`id>pwned3` it's";
+    /// A name that does harm wherever a shell reads it unquoted.
+    pub(crate) const HOSTILE: &str = "x;id>pwned;$(id>pwned2)`id>pwned3` it's";
 
     /// The words that a shell makes of each command of this program in a text: those in backticks, and
     /// what follows a bare `pi-remote` up to the end of its line. Nothing else may be run.
@@ -94,7 +95,7 @@ pub(crate) mod hostile {
     /// Asserts that a text has a command of this program, and that the name is one word of it.
     pub(crate) fn assert_one_word(text: &str) {
         let commands = words(text);
-        assert!(commands.iter().flatten().any(|word| word == NAME), "{text}: {commands:?}");
+        assert!(commands.iter().flatten().any(|word| word == HOSTILE), "{text}: {commands:?}");
     }
 }
 
@@ -104,9 +105,7 @@ mod tests {
 
     #[test]
     fn a_quoted_word_is_one_word_to_a_shell_and_nothing_in_it_is_run() {
-        for word in
-            [hostile::NAME, "", "a b", "it's", "'", "''", "~/x", "*", "a\\", "=x", "x=y", "[fd7a::1]:80", "{a,b}"]
-        {
+        for word in [HOSTILE, "", "a b", "it's", "'", "''", "~/x", "*", "a\\", "=x", "x=y", "[fd7a::1]:80", "{a,b}"] {
             let command = format!("pi-remote unpair {}", quoted(word));
             assert_eq!(hostile::words(&command), [["unpair", word]], "{command}");
         }
@@ -118,7 +117,7 @@ mod tests {
 
     #[test]
     fn a_quoted_word_is_struck_out_and_an_apostrophe_is_not() {
-        for word in [hostile::NAME, "", "'tis", "'", "a`b", "x' `"] {
+        for word in [HOSTILE, "", "'tis", "'", "a`b", "x' `"] {
             let quoted = format!("'{}'", word.replace('\'', r"'\''"));
             let text = format!("if 'tis the peer's: `x {quoted}`, or {quoted}/NAME\n({quoted}) others' it's");
             let gone = "_".repeat(quoted.len());

@@ -252,7 +252,7 @@ mod tests {
 
     use super::*;
     use crate::identity::Fingerprint;
-    use crate::wire::commands::hostile;
+    use crate::wire::commands::{HOSTILE, assert_one_word};
 
     fn failed(address: &str, errno: Errno) -> DialError {
         DialError::Connect { address: address.into(), source: io::Error::from_raw_os_error(errno as i32) }
@@ -270,7 +270,7 @@ mod tests {
             source: TlsError::FingerprintMismatch { expected, seen },
         };
         for error in [DialError::NoAddress, other("192.0.2.1:7433")] {
-            hostile::assert_one_word(&error.into_failure_of(hostile::NAME, None).hint.unwrap());
+            assert_one_word(&error.into_failure_of(HOSTILE, None).hint.unwrap());
         }
         let hint = other("[2001:db8::1]:9").into_failure_of("desk", None).hint.unwrap();
         assert!(hint.contains("`pi-remote pair --replace desk '[2001:db8::1]:9'`"), "{hint}");
