@@ -22,6 +22,7 @@ use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmod, fchmodat, fstatat, mkdi
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use crate::wire::commands::quoted;
 use crate::wire::{Code, Failure, SessionId};
 
 const CONTROL_SOCKET: &str = "daemon.sock";
@@ -459,16 +460,6 @@ pub fn holder(path: &Path) -> Option<u32> {
 
 fn read_pid(text: &[u8]) -> Option<u32> {
     std::str::from_utf8(text).ok()?.trim().parse().ok().filter(|pid| *pid > 0)
-}
-
-/// A word, a path say, as a shell takes it.
-pub fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:@+,".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
 }
 
 /// Whether `path` can name a UNIX socket.

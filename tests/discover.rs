@@ -383,7 +383,7 @@ fn machines_of_the_tailnet_are_shown_with_what_they_do() {
     let offered = row("desktop", "127.77.1.2:7433", true.into(), true, false);
     assert_eq!(discovered(&laptop)["machines"], json!([offered, here(), phone(), printer()]));
     let shown = run(&laptop.dir, &["discover", "--no-lan"]).ends(0);
-    assert!(shown.out.contains("pi-remote pair 127.77.1.2\n"), "{}", shown.out);
+    assert!(shown.out.contains(" pair 127.77.1.2\n"), "{}", shown.out);
     offering.ask(json!({"type": "pair_cancel"}));
 
     pair(&desktop, &laptop);
@@ -404,7 +404,7 @@ fn what_could_not_be_looked_at_is_said_with_the_command_that_mends_it() {
     let shown = run(&asking(&stopped.socket()).dir, &["discover", "--no-lan"]).ends(0);
     assert_eq!(shown.out, "");
     assert!(shown.err.lines().any(|line| line == missing), "{}", shown.err);
-    assert!(shown.err.contains("pi-remote pair HOST"), "{}", shown.err);
+    assert!(shown.err.contains(" pair HOST"), "{}", shown.err);
 }
 
 #[test]
@@ -439,9 +439,19 @@ fn what_machines_say_of_themselves_is_escaped() {
     });
     let shown = run(daemon.dir.path(), &["discover"]).ends(0);
     assert!(!shown.out.contains('\u{1b}') && !shown.out.contains('\u{202e}') && !shown.err.contains('\u{1b}'));
-    assert!(
-        shown.out.ends_with("\n\nTo pair with who is offering, with the code on its screen:\n  pi-remote pair h\n")
-    );
+    let command = format!("pi-remote --dir {} pair h\n", daemon.dir.path().display());
+    let end = format!("\n\nTo pair with who is offering, with the code on its screen:\n  {command}");
+    assert!(shown.out.ends_with(&end), "{}", shown.out);
+}
+
+#[test]
+fn who_offers_is_listed_with_a_command_that_works_as_typed() {
+    let machine = |address: &str| json!({"name": "", "address": address, "via": "lan", "running": true, "offering": true, "paired": false});
+    let machines = ["[fd7a::1]:80", "[fd7a::1]:7433", "$(reboot):7433"].map(machine);
+    let daemon = MadeUpDaemon::start(move |_| json!({"machines": machines, "missing": []}));
+    let shown = run(daemon.dir.path(), &["discover"]).ends(0).out;
+    let here = format!("  pi-remote --dir {} pair", daemon.dir.path().display());
+    assert!(shown.ends_with(&format!(":\n{here} '[fd7a::1]:80'\n{here} fd7a::1\n")), "{shown}");
 }
 
 #[test]

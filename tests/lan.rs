@@ -168,7 +168,7 @@ fn who_offers_is_seen_on_the_local_network_while_the_window_is_open_and_tells_no
     assert_eq!(laptop.discover(), (found("", true, false), vec![]));
     assert!(!desktop.is_quiet(), "what is looked at tells whether it is quiet");
     let shown = run(&laptop.dir, &["discover"]).ends(0);
-    assert!(shown.out.contains("pi-remote pair 10.99.0.2\n"), "{}", shown.out);
+    assert!(shown.out.contains(" pair 10.99.0.2\n"), "{}", shown.out);
     assert_eq!(desktop.discover(), (json!([]), vec![]), "its own announcement is not another machine");
     drop(window);
     eventually("the announcement is withdrawn, and with it thread and socket", || desktop.is_quiet());

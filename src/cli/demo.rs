@@ -18,6 +18,7 @@ use crate::config;
 use crate::control::client::{Client, OWN_DEADLINE};
 use crate::session::fake::FakeSession;
 use crate::state_dir::StateDir;
+use crate::wire::commands::quoted_words;
 use crate::wire::control::{PeerList, SessionList, Status};
 use crate::wire::{Code, Failure, PeerName, SessionId};
 
@@ -164,7 +165,8 @@ impl<'a> Stage<'a> {
             input.write_all(format!("{text}\n").as_bytes()).await.map_err(cannot_run)?;
         }
         drop(input);
-        let output = timeout(STEP_DEADLINE, child.wait_with_output()).await.map_err(|_| too_slow(&quoted(words)))?;
+        let output =
+            timeout(STEP_DEADLINE, child.wait_with_output()).await.map_err(|_| too_slow(&quoted_words(words)))?;
         let output = output.map_err(cannot_run)?;
         let ran = Ran::new(words, output.status, output.stdout, output.stderr);
         self.show(machine, words, how, &ran.stdout, &ran.stderr, output.status.code())?;
@@ -192,7 +194,7 @@ impl<'a> Stage<'a> {
     ) -> Result<(), Error> {
         let out = self.cx.out;
         let behind = if how == How::InTheBackground { " &" } else { "" };
-        let command = format!("pi-remote {}{behind}", quoted(words));
+        let command = format!("pi-remote {}{behind}", quoted_words(words));
         if out.json {
             return out.json(&json!({
                 "machine": machine.name, "command": command, "stdout": stdout, "stderr": stderr, "exitCode": exit,
@@ -276,7 +278,7 @@ struct Ran {
 impl Ran {
     fn new(words: &[&str], status: ExitStatus, stdout: Vec<u8>, stderr: Vec<u8>) -> Self {
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        Self { command: quoted(words), status, stdout: text(stdout), stderr: text(stderr) }
+        Self { command: quoted_words(words), status, stdout: text(stdout), stderr: text(stderr) }
     }
 
     fn must_succeed(&self) -> Result<&Self, Error> {
@@ -330,11 +332,6 @@ async fn until<F: Future<Output = Result<bool, Failure>>>(what: &str, holds: imp
     Ok(())
 }
 
-fn quoted(words: &[&str]) -> String {
-    let word = |word: &&str| if word.contains([' ', '?']) { format!("'{word}'") } else { (*word).to_owned() };
-    words.iter().map(word).collect::<Vec<_>>().join(" ")
-}
-
 fn cannot_run(error: std::io::Error) -> Error {
     Error::caused(Failure::new(Code::Io, "running a step of the demo failed"), error)
 }
@@ -357,7 +354,7 @@ mod tests {
 
     #[test]
     fn commands_are_shown_as_they_would_be_typed() {
-        assert_eq!(quoted(&["send", "desktop/tests", QUESTION]), "send desktop/tests 'how do the tests look?'");
+        assert_eq!(quoted_words(&["send", "desktop/tests", QUESTION]), "send desktop/tests 'how do the tests look?'");
     }
 
     #[test]

@@ -2,10 +2,11 @@
 
 use serde_json::json;
 
-use super::output::{Output, Style, Table};
+use super::output::{Style, Table};
 use super::{Context, Error, daemon, members};
+use crate::wire::HostPort;
+use crate::wire::commands::command_to_join;
 use crate::wire::control::{Machine, Machines};
-use crate::wire::{DEFAULT_PORT, HostPort};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -17,30 +18,33 @@ pub(crate) struct Args {
 pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
     let mut client = daemon::connect_or_start(&cx).await?;
     let found: Machines = client.ask("discover", members(json!({ "lan": !args.no_lan })), super::OWN_DEADLINE).await?;
-    if cx.out.json { cx.out.json(&found) } else { show(cx.out, &found, !args.no_lan) }
+    if cx.out.json { cx.out.json(&found) } else { show(&cx, &found, !args.no_lan) }
 }
 
-fn show(out: Output, found: &Machines, lan: bool) -> Result<(), Error> {
+fn show(cx: &Context, found: &Machines, lan: bool) -> Result<(), Error> {
+    let out = cx.out;
     if !found.machines.is_empty() {
         let mut table = Table::new(&["NAME", "ADDRESS", "WHAT", "VIA"]);
         for machine in &found.machines {
             let (style, what) = what(machine);
             let name = if machine.name.is_empty() { (Style::Faint, "-") } else { (Style::Plain, &*machine.name) };
-            table.row([name, (Style::Plain, &short(&machine.address)), (style, &what), (Style::Plain, &machine.via)]);
+            let address = machine.address.parse::<HostPort>().map_or_else(|_| machine.address.clone(), |at| at.short());
+            table.row([name, (Style::Plain, &address), (style, &what), (Style::Plain, &machine.via)]);
         }
         out.table(&table)?;
     }
-    let mut offering = found.machines.iter().filter(|machine| machine.offering && !machine.paired).peekable();
-    if offering.peek().is_some() {
+    let offering = found.machines.iter().filter(|machine| machine.offering && !machine.paired);
+    let commands: Vec<String> = offering.filter_map(|machine| command_to_join(&machine.address)).collect();
+    if !commands.is_empty() {
         out.line("")?;
         out.line("To pair with who is offering, with the code on its screen:")?;
-        for machine in offering {
-            out.line(&format!("  pi-remote pair {}", short(&machine.address)))?;
+        for command in commands {
+            out.line(&format!("  {}", cx.typed(&command)))?;
         }
     }
     found.missing.iter().for_each(|why| out.note(why));
     if found.machines.is_empty() {
-        out.note(&nothing(lan));
+        out.note(&cx.typed(&nothing(lan)));
     }
     Ok(())
 }
@@ -60,19 +64,11 @@ fn what(machine: &Machine) -> (Style, String) {
     (if machine.offering { Style::Bold } else { running.0 }, words.join(", "))
 }
 
-/// An address as it is typed: without the port that everybody has.
-fn short(address: &str) -> String {
-    match address.parse::<HostPort>() {
-        Ok(address) if address.port() == DEFAULT_PORT => address.host().to_owned(),
-        _ => address.to_owned(),
-    }
-}
-
 fn nothing(lan: bool) -> String {
     let places = if lan { "the tailnet or the local network" } else { "the tailnet" };
     let mut text = format!(
         "no other machine was found on {places}. A machine shows on the local network while \
-         `pi-remote pair` runs there; one that is elsewhere is reached by its address: pi-remote pair HOST"
+         `pi-remote pair` there waits; one that is elsewhere is reached by its address: pi-remote pair HOST"
     );
     if lan && cfg!(target_os = "macos") {
         text += "\nmacOS must allow it: System Settings > Privacy & Security > Local Network";
@@ -97,18 +93,5 @@ mod tests {
         assert_eq!(words(Some(true), false, true), "paired, running");
         assert_eq!(words(Some(false), false, true), "paired, not running");
         assert_eq!(words(None, false, false), "does not answer");
-    }
-
-    #[test]
-    fn an_address_is_shown_as_it_is_typed() {
-        for (address, typed) in [
-            ("100.64.0.2:7433", "100.64.0.2"),
-            ("100.64.0.2:7434", "100.64.0.2:7434"),
-            ("[fd7a::1]:7433", "fd7a::1"),
-            ("[fd7a::1]:80", "[fd7a::1]:80"),
-            ("\u{1b}", "\u{1b}"),
-        ] {
-            assert_eq!(short(address), typed);
-        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-pub(crate) use crate::state_dir::quoted;
+use crate::wire::commands::{quoted, without_quoted};
 
 /// The text with `--dir DIR` in each of this program's commands, `commands` by name, for users who have
 /// named a state directory. Left as it is what is for another machine: a command in backticks with
@@ -11,18 +11,20 @@ pub(crate) fn with_dir(text: &str, dir: &Path, commands: &[String]) -> String {
     const PROGRAM: &str = "pi-remote ";
     let option = format!("--dir {} ", quoted(&dir.display().to_string()));
     let mut typed = String::with_capacity(text.len() + option.len());
+    // A petname may look like a command, or like the end of one.
+    let plain = without_quoted(text);
     let mut rest = text;
-    while let Some(at) = rest.find(PROGRAM) {
-        let (before, from) = rest.split_at(at);
-        let (program, after) = from.split_at(PROGRAM.len());
-        typed.push_str(before);
-        typed.push_str(program);
+    for (at, _) in plain.match_indices(PROGRAM) {
+        let (before, from) = plain.split_at(at);
+        let (_, after) = from.split_at(PROGRAM.len());
+        let (done, left) = rest.split_at(rest.len() - after.len());
+        typed.push_str(done);
+        rest = left;
         let stands_alone = before.chars().next_back().is_none_or(|c| c.is_whitespace() || c == '`');
         let word: String = after.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
         if stands_alone && commands.contains(&word) && !is_elsewhere(before, after) {
             typed.push_str(&option);
         }
-        rest = after;
     }
     typed + rest
 }
@@ -70,5 +72,27 @@ mod tests {
             assert_eq!(typed(shown), shown, "and not twice");
         }
         assert_eq!(with_dir("pi-remote stop", Path::new("/it's"), &commands), r"pi-remote --dir '/it'\''s' stop");
+    }
+
+    #[test]
+    fn a_name_is_neither_a_command_nor_the_end_of_one() {
+        let commands = ["stop", "unpair"].map(str::to_owned);
+        for name in ["x` there", "x` on desk", "a pi-remote stop", "`pi-remote stop`", "out, on the other; it's there"]
+        {
+            let name = quoted(name);
+            for text in [
+                format!("pi-remote unpair {name}"),
+                format!("`pi-remote unpair {name}`, then pair again: `pi-remote stop` there"),
+                format!("others' 'tis the peer's: `pi-remote unpair {name}`"),
+            ] {
+                let expected = text.replacen("pi-remote unpair", "pi-remote --dir /s/d unpair", 1);
+                assert_eq!(with_dir(&text, Path::new("/s/d"), &commands), expected);
+            }
+            let moved = format!("mv {name} ~/ && pi-remote unpair {name}/x");
+            let expected = moved.replace("pi-remote unpair", "pi-remote --dir /s/d unpair");
+            assert_eq!(with_dir(&moved, Path::new("/s/d"), &commands), expected);
+            let there = format!("`pi-remote unpair {name}` there");
+            assert_eq!(with_dir(&there, Path::new("/s/d"), &commands), there);
+        }
     }
 }

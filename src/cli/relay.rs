@@ -12,6 +12,7 @@ use super::output::Output;
 use super::target::{self, Prefix};
 use super::{Context, Error, members, peers};
 use crate::control::client::{Client, OWN_DEADLINE};
+use crate::wire::commands::quoted;
 use crate::wire::control::{PeerList, SessionList};
 use crate::wire::link::WaitUntil;
 use crate::wire::session::default_timeout;
@@ -171,7 +172,7 @@ async fn at_peer_without_sessions(
         return Err(not_found);
     }
     let away = Failure::new(Code::PeerDisconnected, format!("{}; nothing was delivered", peers::away(peer)))
-        .hint(format!("pi-remote peers show {name}"))
+        .hint(format!("pi-remote peers show {}", quoted(name)))
         .delivered(false);
     // A name is no id, and the peer cannot be asked whose name it is: an id that no session has does.
     let id = if SessionId::is_valid(rest) { rest.to_owned() } else { Uuid::nil().to_string() };

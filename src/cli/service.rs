@@ -14,6 +14,7 @@ use crate::control::client::{Client, OWN_DEADLINE};
 use crate::service::mark::{Found, difference};
 use crate::service::{Command, Daemon, Manager, Service, State, Step, passing_place, systemd};
 use crate::state_dir::StateDir;
+use crate::wire::commands::{quoted, quoted_words};
 use crate::wire::control::{Setting, Status};
 use crate::wire::{Code, Failure};
 
@@ -301,7 +302,7 @@ fn same_place(running: &Status, wanted: &Settings, given: &Install) -> Result<()
     for (name, is_given) in [("port", given.port.is_some()), ("listen", !given.listen.is_empty())] {
         let now = value(&running.settings, name);
         if now != value(&wanted, name) && !is_given {
-            flags.extend(now.split(", ").map(|value| format!(" --{name} {value}")));
+            flags.extend(now.split(", ").map(|value| format!(" --{name} {}", quoted(value))));
         }
     }
     if flags.is_empty() {
@@ -360,17 +361,7 @@ fn plan(cx: &Context, service: &Service, text: Option<&str>, commands: &[Command
         cx.out.line("")?;
     }
     cx.out.line("would run:")?;
-    commands.iter().try_for_each(|command| cx.out.line(&format!("  {}", pasteable(&command.words))))
-}
-
-/// The words as a shell takes them.
-fn pasteable(words: &[String]) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-=:,+@".contains(c);
-    let quoted = |word: &String| match word.chars().all(plain) {
-        true => word.clone(),
-        false => format!("'{}'", word.replace('\'', r"'\''")),
-    };
-    words.iter().map(quoted).collect::<Vec<_>>().join(" ")
+    commands.iter().try_for_each(|command| cx.out.line(&format!("  {}", quoted_words(&command.words))))
 }
 
 fn about(state: &State) -> Table {
@@ -406,7 +397,8 @@ fn explain_linger(cx: &Context, service: &Service, state: &State) {
     let known = if state.linger.is_none() { ", unless lingering is on already (it cannot be told here)" } else { "" };
     cx.out.note(&format!(
         "note: it runs while you are logged in, and ends with your last session{known}. To have it run from the \
-         start of the machine on:\n  sudo loginctl enable-linger {user}"
+         start of the machine on:\n  sudo loginctl enable-linger {}",
+        quoted(&user)
     ));
 }
 

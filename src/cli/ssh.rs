@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use super::{Context, Error, pair};
 use crate::control::client::Client;
+use crate::wire::commands::quoted;
 use crate::wire::control::PairTerms;
 use crate::wire::lines::LineDecoder;
 use crate::wire::{Code, Failure};
@@ -46,7 +47,10 @@ pub(crate) async fn pair(
         Ok(ticket) => ticket.map_err(|failure| pair::failed(cx, failure))?,
         Err(_) => {
             let failure = Failure::new(Code::Timeout, format!("no ticket came from {host} within 3 minutes"));
-            return Err(pair::failed(cx, failure.hint(format!("see whether this works: ssh {host} -- true"))));
+            return Err(pair::failed(
+                cx,
+                failure.hint(format!("see whether this works: ssh {} -- true", quoted(host))),
+            ));
         }
     };
     // Dropping the remote half closes its window.
@@ -73,7 +77,7 @@ struct Remote {
 impl Remote {
     fn start(host: &str, program: &str) -> Result<Self, Error> {
         let mut command = Command::new("ssh");
-        command.args([host, "--", &quoted(program), "pair", "--ticket", "--grant", "full", "--json"]);
+        command.args([host, "--", &as_typed_there(program), "pair", "--ticket", "--grant", "full", "--json"]);
         // Passwords are asked for on the terminal itself; ssh's own words pass through.
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).kill_on_drop(true);
         let failed = || Failure::new(Code::Io, "starting ssh failed").hint("is ssh installed and on the PATH?");
@@ -159,7 +163,7 @@ fn ending(host: &str, status: Option<i32>) -> Failure {
         Some(126) => Failure::new(Code::Unreachable, format!("pi-remote on {host} cannot be run"))
             .hint("see its permissions there, or say where it is: --remote-program PATH"),
         Some(255) => Failure::new(Code::Unreachable, format!("ssh did not get to {host}; its own words stand above"))
-            .hint(format!("see whether this works: ssh {host} -- true")),
+            .hint(format!("see whether this works: ssh {} -- true", quoted(host))),
         Some(status) => Failure::new(Code::Io, format!("pi-remote on {host} ended with status {status} and no ticket"))
             .hint("it may be of an older version"),
         None => Failure::new(Code::Io, "ssh was ended by a signal"),
@@ -167,12 +171,12 @@ fn ending(host: &str, status: Option<i32>) -> Failure {
 }
 
 /// The program's path for the other machine's shell; `~` is left for it to expand.
-fn quoted(program: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-' | '~' | '+' | ',');
-    if program.chars().all(plain) && !program.is_empty() && !program.starts_with('-') {
-        return program.to_owned();
+fn as_typed_there(program: &str) -> String {
+    let is_home = |part: &str| part.strip_prefix('~').is_some_and(|user| quoted(user) == user || user.is_empty());
+    match program.split_once('/') {
+        Some((home, path)) if is_home(home) => format!("{home}/{}", quoted(path)),
+        Some(_) | None => quoted(program),
     }
-    format!("'{}'", program.replace('\'', r"'\''"))
 }
 
 #[cfg(test)]
@@ -194,12 +198,14 @@ mod tests {
         for (path, word) in [
             ("pi-remote", "pi-remote"),
             ("~/bin/pi-remote", "~/bin/pi-remote"),
+            ("~me/b n/x", "~me/'b n/x'"),
+            ("~$(x)/y", "'~$(x)/y'"),
             ("/a b/x", "'/a b/x'"),
             ("x;rm -rf /", "'x;rm -rf /'"),
             ("it's", r"'it'\''s'"),
             ("$(x)", "'$(x)'"),
         ] {
-            assert_eq!(quoted(path), word);
+            assert_eq!(as_typed_there(path), word);
         }
     }
 

@@ -3,6 +3,7 @@
 //! What remote sessions are called is what their machine says. So a remote one never wins over a
 //! local one because of its name: then the word is ambiguous.
 
+use crate::wire::commands::quoted;
 use crate::wire::control::SessionView;
 use crate::wire::{Code, Failure};
 
@@ -81,7 +82,11 @@ fn ambiguous(several: &[&SessionView], text: &str) -> Failure {
 
 /// What names this session and no other.
 fn address(session: &SessionView) -> String {
-    if session.is_remote { format!("{}/{}", session.host, session.session_id) } else { session.session_id.clone() }
+    if session.is_remote {
+        quoted(&format!("{}/{}", session.host, session.session_id))
+    } else {
+        session.session_id.clone()
+    }
 }
 
 #[cfg(test)]

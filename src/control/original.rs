@@ -12,7 +12,8 @@ use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
 use super::client::SOCKET;
-use crate::state_dir::{check_socket_path, quoted};
+use crate::state_dir::check_socket_path;
+use crate::wire::commands::quoted;
 use crate::wire::lines::LineDecoder;
 use crate::wire::{Code, Failure};
 

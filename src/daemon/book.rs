@@ -300,7 +300,6 @@ impl Keeper for Notes {
         // Whoever dialled in from there and listens may be reachable there.
         let seen = if dialled { facts.address } else { SocketAddr::new(from, hello.port) };
         let seen_is_far = seen.port() != 0 && !addresses::is_own(seen, &self.ports.all());
-        let version: String = hello.version.chars().take(32).collect();
         self.book.note(peer, |note| {
             for address in told {
                 add_address(&mut note.addresses, Address { address, source: AddressSource::Hello });
@@ -308,7 +307,7 @@ impl Keeper for Notes {
             if seen_is_far {
                 add_address(&mut note.addresses, Address { address: seen.to_string(), source: AddressSource::Seen });
             }
-            note.version = Some(version);
+            note.version = Some(hello.version.clone());
             note.last_seen = Some(now);
         });
     }

@@ -4,10 +4,10 @@ use std::time::{Duration, SystemTime};
 
 use crate::clock::rfc3339;
 use crate::relay::LinkView;
-use crate::state_dir::quoted;
 use crate::trust::Peer;
 use crate::wire::HostPort;
 use crate::wire::check::{Check, Checks};
+use crate::wire::commands::quoted;
 use crate::wire::error::{Code, Failure};
 use crate::wire::link::{Checked, Found, Tried};
 

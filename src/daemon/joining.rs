@@ -15,6 +15,7 @@ use crate::pairing::message::Info;
 use crate::pairing::ticket::Ticket;
 use crate::trust::Peer;
 use crate::trust::store::{Address, AddressSource};
+use crate::wire::commands::command_to_join;
 use crate::wire::control::{OfferKind, PairCheck, PairChecked, PairJoin, Paired};
 use crate::wire::error::{Code, Failure};
 use crate::wire::host_port::split_host_port;
@@ -183,10 +184,7 @@ impl Offers {
                 if !silent {
                     return failure;
                 }
-                let swap = format!(
-                    "or swap roles: run `pi-remote pair` here, and `pi-remote pair {}` there",
-                    self.where_to_join()
-                );
+                let swap = format!("or swap roles: run `pi-remote pair` here, and `{}` there", self.how_to_join());
                 let hint = failure.hint.as_ref().map_or_else(|| swap.clone(), |hint| format!("{hint}\n{swap}"));
                 failure.hint(hint)
             }
@@ -196,13 +194,10 @@ impl Offers {
     }
 
     /// What is typed on another machine to join this one.
-    fn where_to_join(&self) -> String {
+    fn how_to_join(&self) -> String {
         let first = addresses::own(&self.ports.all()).into_iter().next();
         let first = first.unwrap_or_else(|| self.context.relay.lock().own_name().to_owned());
-        match first.parse::<HostPort>() {
-            Ok(address) if address.port() == DEFAULT_PORT => address.host().to_owned(),
-            Ok(_) | Err(_) => first,
-        }
+        command_to_join(&first).unwrap_or_else(|| "pi-remote pair HOST".to_owned())
     }
 }
 

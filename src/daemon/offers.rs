@@ -176,7 +176,7 @@ impl Offers {
         if !self.context.relay.lock().has_client(client) {
             // It went before there was a window that its going could close.
             self.cancel(client);
-            return Err(Failure::new(Code::Interrupted, "The offer was taken back"));
+            return Err(taken_back());
         }
         let addresses = offered(&self.ports).await;
         Ok(Offer { pairing_code: code, ticket, expires_in_seconds: open_for.as_secs(), addresses })

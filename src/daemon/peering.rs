@@ -17,6 +17,7 @@ use crate::link::session;
 use crate::link::tls::{Alpn, Expect};
 use crate::trust::Peer;
 use crate::trust::store::{Address, AddressSource, add_address};
+use crate::wire::commands::quoted;
 use crate::wire::control::Unpaired;
 use crate::wire::error::{Code, Failure};
 use crate::wire::host_port::split_host_port;
@@ -75,7 +76,7 @@ impl Office {
                 .cloned()
         } {
             return Err(Failure::new(Code::InvalidRequest, format!("{unknown} is no address of {peer}"))
-                .hint(format!("`pi-remote peers show {peer}` lists them")));
+                .hint(format!("`pi-remote peers show {}` lists them", quoted(peer))));
         }
         let peer = self.book.update(fingerprint, |peer| {
             peer.addresses.retain(|known| !remove.iter().any(|gone| with_port(gone, DEFAULT_PORT) == known.address));

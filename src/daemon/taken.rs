@@ -15,6 +15,7 @@ use crate::control::original;
 use crate::link::holder::{Holder, Kind, Process, holder};
 use crate::link::tls::TlsIdentity;
 use crate::state_dir::StateDir;
+use crate::wire::commands::quoted;
 use crate::wire::control::Status;
 use crate::wire::{Code, DEFAULT_PORT, Failure};
 
@@ -151,9 +152,7 @@ fn elsewhere(address: SocketAddr, settings: &Settings) -> Option<String> {
     for listen in listen.iter().filter(|_| is_flag) {
         let is_taken = *listen == ListenAddr::Ip(address.ip(), Some(address.port()));
         let listen = if is_taken { ListenAddr::Ip(address.ip(), Some(port)) } else { *listen };
-        // A shell takes the brackets of an IPv6 address for a pattern.
-        let quote = if listen.to_string().starts_with('[') { "'" } else { "" };
-        command += &format!(" --listen {quote}{listen}{quote}");
+        command += &format!(" --listen {}", quoted(&listen.to_string()));
     }
     Some(format!("`{command}` takes another port; other machines then pair with HOST:{port}"))
 }

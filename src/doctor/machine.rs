@@ -12,9 +12,10 @@ use crate::config::{self, Flags, Settings};
 use crate::control::client::SOCKET;
 use crate::identity::DeviceKey;
 use crate::identity::key::{CERTIFICATE_FILE, KEY_FILE};
-use crate::state_dir::{StateDir, check_socket_path, quoted};
+use crate::state_dir::{StateDir, check_socket_path};
 use crate::trust::{Peer, Store};
 use crate::wire::check::Check;
+use crate::wire::commands::quoted;
 use crate::wire::error::{Code, Failure};
 
 const DIRECTORY: &str = "state directory";

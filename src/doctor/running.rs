@@ -17,10 +17,11 @@ use crate::daemon::{holder_of, who};
 use crate::identity::DeviceKey;
 use crate::link::listener::Port;
 use crate::link::tls::TlsIdentity;
-use crate::state_dir::{holder, quoted};
+use crate::state_dir::holder;
 use crate::trust::Peer;
 use crate::wire::HostPort;
 use crate::wire::check::Check;
+use crate::wire::commands::quoted;
 use crate::wire::control::{PeerList, Status};
 use crate::wire::error::{Code, Failure};
 

@@ -13,7 +13,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::Fingerprint;
-use crate::state_dir::{StateDir, quoted};
+use crate::state_dir::StateDir;
+use crate::wire::commands::quoted;
 use crate::wire::{Code, Failure};
 
 /// File of the private key, PKCS#8 v1 in PEM, 0600.

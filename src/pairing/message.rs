@@ -14,7 +14,7 @@ use super::exchange::Reason;
 use super::ticket::MAX_ADDRESSES;
 use crate::wire::HostPort;
 use crate::wire::host_port::split_host_port;
-use crate::wire::link::MAX_NAME;
+use crate::wire::link::{MAX_NAME, MAX_VERSION, cut};
 
 /// Longest line of an exchange, in bytes with its newline.
 pub const MAX_LINE: usize = 4096;
@@ -22,8 +22,6 @@ pub const MAX_LINE: usize = 4096;
 pub const PAIR_FAIL: &[u8] = b"{\"type\":\"pair_fail\"}\n";
 /// The joiner's last line: it has stored the offerer's pin.
 pub(super) const PAIR5: &[u8] = b"{\"type\":\"pair5\"}\n";
-/// Most characters of a version that are kept.
-const MAX_VERSION: usize = 32;
 
 /// What a device says of itself while pairing. Authentic once proven, and still only hints: names
 /// must be escaped before they are shown, and addresses checked before they are dialled.
@@ -67,12 +65,6 @@ impl Info {
         self.addresses.retain(|address| split_host_port(address).is_ok());
         self.addresses.truncate(MAX_ADDRESSES);
         self
-    }
-}
-
-fn cut(text: &mut String, characters: usize) {
-    if let Some((at, _)) = text.char_indices().nth(characters) {
-        text.truncate(at);
     }
 }
 

@@ -1,5 +1,6 @@
 //! Why a link is no more, in words.
 
+use crate::wire::commands::quoted;
 use crate::wire::error::{Code, Failure};
 use crate::wire::link::ByeReason;
 
@@ -66,6 +67,21 @@ impl LinkEnd {
 
 /// What a user reads when a peer refuses this device's key.
 pub(crate) fn not_trusted_by(peer: &str) -> Failure {
-    Failure::new(Code::NotPaired, format!("{peer} does not trust this device any more (it was unpaired there)"))
-        .hint(format!("`pi-remote unpair {peer}`, then pair again: `pi-remote pair` there, and what it prints here"))
+    Failure::new(Code::NotPaired, format!("{peer} does not trust this device any more (it was unpaired there)")).hint(
+        format!(
+            "`pi-remote unpair {}`, then pair again: `pi-remote pair` there, and what it prints here",
+            quoted(peer)
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::commands::{HOSTILE, assert_one_word};
+
+    #[test]
+    fn a_name_is_one_word_of_the_command_that_is_to_be_pasted() {
+        assert_one_word(&not_trusted_by(HOSTILE).hint.unwrap());
+    }
 }

@@ -2,6 +2,7 @@
 
 use super::Peer;
 use super::pending::Call;
+use crate::wire::commands::quoted;
 use crate::wire::error::{Code, Failure};
 use crate::wire::session::CommandHead;
 
@@ -73,7 +74,7 @@ pub(super) fn checked_head(command: &[u8]) -> Result<CommandHead, Failure> {
 /// Why a session of a peer cannot be asked, and what mends it.
 pub(super) fn disconnected(peer: &Peer, target: &str) -> Failure {
     let message = format!("Session {target} is on a disconnected peer");
-    let hint = format!("`pi-remote peers show {}` tells more", peer.name);
+    let hint = format!("`pi-remote peers show {}` tells more", quoted(peer.name.as_str()));
     let Some(why) = &peer.why else {
         return Failure::new(Code::PeerDisconnected, message).delivered(false).hint(hint);
     };

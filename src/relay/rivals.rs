@@ -14,7 +14,7 @@ use super::links::{Link, State};
 use super::roster::Entry;
 use super::{LinkId, Relay};
 use crate::identity::Fingerprint;
-use crate::wire::link::{ByeReason, FEATURE_CHECK, Hello, MAX_VERSION};
+use crate::wire::link::{ByeReason, FEATURE_CHECK, Hello};
 
 /// How long an old link may take to show that it lives.
 const CONTEST_DEADLINE: Duration = Duration::from_secs(1);
@@ -62,7 +62,7 @@ impl Relay {
             self.note_session(id, Entry::new(session.clone(), &name, true));
         }
         if let Some(peer) = self.peers.get_mut(&peer) {
-            peer.version = Some(hello.version.chars().take(MAX_VERSION).collect());
+            peer.version = Some(hello.version.clone());
             peer.may_there = hello.allows.clone();
         }
         self.due(now);

@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
+use crate::wire::commands::{HOSTILE, assert_one_word};
 use crate::wire::control::{self, ReplyTo};
 use crate::wire::frames::{self, FrameDecoder};
 use crate::wire::link::{LinkMessage, Outcome, Rpc, SessionInfo, WaitUntil};
@@ -67,6 +68,14 @@ fn hello_from(instance: u64, contested: bool, sessions: &[&str]) -> LinkMessage 
 
 fn pin(relay: &mut Relay, byte: u8) {
     relay.set_peer(device(byte), format!("peer-{byte}").parse().unwrap(), Grant::Full, false);
+}
+
+#[test]
+fn a_petname_is_one_word_of_the_command_that_tells_more() {
+    let mut relay = relay(1, 1);
+    relay.set_peer(device(2), HOSTILE.parse().unwrap(), Grant::Full, false);
+    let failure = refusals::disconnected(&relay.peers[&device(2)], "s");
+    assert_one_word(&failure.hint.unwrap());
 }
 
 /// A live link to a pinned peer with these sessions.

@@ -9,6 +9,7 @@ use super::policy::Grant;
 use crate::clock::rfc3339;
 use crate::identity::Fingerprint;
 use crate::state_dir::StateDir;
+use crate::wire::commands::quoted;
 use crate::wire::error::{Code, Failure};
 use crate::wire::ids::PeerName;
 use crate::wire::link::MAX_ADDRESSES;
@@ -303,12 +304,16 @@ pub fn add_address(addresses: &mut Vec<Address>, new: Address) {
 
 fn name_taken(name: &PeerName) -> Failure {
     Failure::new(Code::NameTaken, format!("Another peer, or this machine itself, is called {name}"))
-        .hint(format!("choose another with --as; if it is that very machine, leave --as out, or use --replace {name} when it has a new key"))
+        .hint(format!(
+            "choose another with --as; if it is that very machine, leave --as out, or use --replace {} when it has a new key",
+            quoted(name.as_str())
+        ))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::commands::HOSTILE;
     use std::os::unix::fs::PermissionsExt;
 
     fn store() -> (tempfile::TempDir, Store) {
@@ -336,6 +341,18 @@ mod tests {
             grant: Grant::Full,
             via: "ticket",
         }
+    }
+
+    #[test]
+    fn a_name_that_would_do_harm_in_a_shell_is_loaded_and_quoted_in_hints() {
+        let (_dir, mut store) = store();
+        let named = |byte| NewPeer { petname: Some(HOSTILE.parse().unwrap()), ..new(byte, "x") };
+        store.pin_now(named(1)).unwrap();
+        let mut again = Store::load(store.dir.clone()).unwrap();
+        assert_eq!(again.peers()[0].name.as_str(), HOSTILE);
+        let taken = again.pin_now(named(2)).unwrap_err().hint.unwrap();
+        let option = format!("--replace {}", quoted(HOSTILE));
+        assert!(taken.contains(&option), "{taken}");
     }
 
     #[test]

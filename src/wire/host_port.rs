@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use super::DEFAULT_PORT;
+
 /// Longest `host:port`, in bytes; a ticket counts them in one byte.
 pub const MAX_HOST_PORT: usize = 255;
 
@@ -39,6 +41,11 @@ impl HostPort {
     /// The port, never 0.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// As it is typed: without the port that everybody has.
+    pub fn short(&self) -> String {
+        if self.port == DEFAULT_PORT { self.host.clone() } else { self.to_string() }
     }
 
     fn new(host: &str, port: u16) -> Result<Self, NotHostPort> {

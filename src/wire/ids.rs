@@ -66,12 +66,12 @@ impl PeerName {
         &self.0
     }
 
-    /// A valid petname as near to `text` as can be: bad characters become `-`, the length is cut,
-    /// and nothing left gives `peer`. For names that a stranger suggests.
+    /// A valid petname as near to `text` as can be, of letters, digits and `-` `_` `.` alone: all else
+    /// becomes `-`, the length is cut, and nothing left gives `peer`. For names that a stranger suggests.
     pub fn suggested(text: &str) -> Self {
-        let kept: String =
-            text.chars().take(Self::MAX).map(|c| if Self::allows(c) && !c.is_whitespace() { c } else { '-' }).collect();
-        let kept = kept.trim_matches('-');
+        let plain = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
+        let kept: String = text.chars().take(Self::MAX).map(|c| if plain(c) { c } else { '-' }).collect();
+        let kept = kept.trim_matches(['-', '.']);
         kept.parse().unwrap_or_else(|_| Self("peer".into()))
     }
 
@@ -163,7 +163,22 @@ mod tests {
             let name = PeerName::suggested(text);
             assert!(name.as_str().parse::<PeerName>().is_ok(), "{text:?} gave {name}");
         }
-        assert_eq!(PeerName::suggested("desk top").as_str(), "desk-top");
+    }
+
+    #[test]
+    fn of_a_name_that_a_stranger_chose_letters_and_digits_stay() {
+        for (text, name) in [
+            ("desk top", "desk-top"),
+            ("Büro_2.lan", "Büro_2.lan"),
+            ("東京", "東京"),
+            ("x;id>pwned;$(id)", "x-id-pwned---id"),
+            ("`a`|b&'c'\"d\"<e>(f)*?![g]{h}~#=%^+,", "a--b--c--d--e--f-----g--h"),
+            ("-rf", "rf"),
+            ("..", "peer"),
+            (";;", "peer"),
+        ] {
+            assert_eq!(PeerName::suggested(text).as_str(), name, "{text}");
+        }
     }
 
     #[test]

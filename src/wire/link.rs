@@ -83,6 +83,15 @@ pub struct Hello {
     pub sessions: Vec<SessionInfo>,
 }
 
+impl Hello {
+    /// Reads a peer's greeting, cutting its version to what is kept of it.
+    fn read(text: &str) -> serde_json::Result<Self> {
+        let mut hello: Self = serde_json::from_str(text)?;
+        cut(&mut hello.version, MAX_VERSION);
+        Ok(hello)
+    }
+}
+
 fn default_message_limit() -> u64 {
     DEFAULT_MESSAGE_LIMIT as u64
 }
@@ -239,7 +248,8 @@ impl Checked {
     }
 }
 
-fn cut(text: &mut String, characters: usize) {
+/// Cuts a text to so many characters.
+pub(crate) fn cut(text: &mut String, characters: usize) {
     if let Some((end, _)) = text.char_indices().nth(characters) {
         text.truncate(end);
     }
@@ -408,7 +418,7 @@ impl LinkMessage {
             value.ok_or(BadMessage::Missing { kind, member })
         }
         Ok(match &*wire.kind {
-            "hello" => Self::Hello(serde_json::from_str(text)?),
+            "hello" => Self::Hello(Hello::read(text)?),
             "heartbeat" => match (wire.ping, wire.pong) {
                 (Some(number), _) => Self::Ping(number),
                 (None, Some(number)) => Self::Pong(number),

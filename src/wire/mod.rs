@@ -1,6 +1,7 @@
 //! PURE: what is said on the three wires, and the bounded codecs that carry it.
 
 pub mod check;
+pub mod commands;
 pub mod control;
 pub mod error;
 pub mod frames;

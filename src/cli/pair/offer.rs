@@ -11,9 +11,10 @@ use tokio::time::{sleep, timeout};
 
 use super::{failed, report, request};
 use crate::cli::output::{self, Style, escape};
-use crate::cli::{Context, Error, hint, input, members};
+use crate::cli::{Context, Error, input, members};
 use crate::control::client::{Client, OWN_DEADLINE};
 use crate::link::obstacles::firewall_hint;
+use crate::wire::commands::command_to_join;
 use crate::wire::control::{AttemptFailed, Machine, Machines, Offer, OfferKind, PairFailed, PairOffer, Paired, Status};
 use crate::wire::host_port::HostPort;
 use crate::wire::{Code, DEFAULT_PORT, Failure};
@@ -43,14 +44,6 @@ pub(super) async fn run(cx: &Context, mut client: Client, wanted: &PairOffer) ->
             return Err(Error::Reported(failure));
         }
     }
-}
-
-/// What to type on another machine to pair with who offers at `address` (`host:port`): as short as
-/// it can be, and one word to a shell. `None` for what is no address.
-fn command_to_join(address: &str) -> Option<String> {
-    let address: HostPort = address.parse().ok()?;
-    let short = if address.port() == DEFAULT_PORT { address.host().to_owned() } else { address.to_string() };
-    Some(format!("pi-remote pair {}", hint::quoted(&short)))
 }
 
 async fn show(cx: &Context, client: &mut Client, offer: &Offer) -> Result<(), Error> {
@@ -284,22 +277,6 @@ impl Attempts {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_command_for_the_other_machine_is_as_short_as_can_be_and_one_word_to_a_shell() {
-        for (address, command) in [
-            ("192.168.1.20:7433", "pi-remote pair 192.168.1.20"),
-            ("192.168.1.20:7434", "pi-remote pair 192.168.1.20:7434"),
-            ("desk.local:7433", "pi-remote pair desk.local"),
-            ("[2001:db8::1]:7433", "pi-remote pair 2001:db8::1"),
-            ("[2001:db8::1]:7434", "pi-remote pair '[2001:db8::1]:7434'"),
-        ] {
-            assert_eq!(command_to_join(address).as_deref(), Some(command));
-        }
-        for bad in ["", "$(reboot):7433", "a b:7433", "-x:1", "192.168.1.20"] {
-            assert_eq!(command_to_join(bad), None, "{bad}");
-        }
-    }
 
     #[test]
     fn who_waits_in_silence_hears_which_port_must_be_open() {

@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 
 use crate::cli::output::{self, Style, Table, failure_json};
-use crate::cli::{Context, Error, hint, peers};
+use crate::cli::{Context, Error, peers};
 use crate::wire::Failure;
+use crate::wire::commands::quoted;
 use crate::wire::control::{Paired, PeerView};
 
 const EVERYTHING: &str = "everything: list, read, send, abort, clear";
@@ -83,7 +84,7 @@ fn both_directions(cx: &Context, peer: &PeerView) -> Table {
 }
 
 fn next_steps(cx: &Context, peer: &PeerView) {
-    let name = hint::quoted(&peer.name);
+    let name = quoted(&peer.name);
     let steps = if peer.connected {
         [
             ("all sessions, there and here", "pi-remote sessions".to_owned()),

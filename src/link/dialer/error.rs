@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::link::obstacles::{is_wsl, open_port_there};
 use crate::link::tls::{RefusedBy, TlsError};
+use crate::wire::commands::quoted;
 use crate::wire::error::{Code, Failure};
 use crate::wire::host_port::is_tailnet;
 use crate::wire::{DEFAULT_PORT, HostPort};
@@ -56,7 +57,7 @@ impl DialError {
     fn explain(&self, peer: Option<&str>, version: Option<&str>) -> Failure {
         let (message, hint) = match self {
             Self::NoAddress => {
-                let peer = peer.unwrap_or("PEER");
+                let peer = quoted(peer.unwrap_or("PEER"));
                 (self.to_string(), format!("`pi-remote peers address {peer} --add HOST:PORT` gives one"))
             }
             Self::Resolve { host, temporary } => unresolved(host, *temporary),
@@ -159,7 +160,8 @@ fn of_tls(address: &str, source: &TlsError, peer: Option<&str>, version: Option<
         match (peer, version) {
             (Some(peer), Some(version)) if version != own => {
                 format!(
-                    "pi-remote here is {own}, {peer} had {version} when it was last seen: bring both to one version"
+                    "pi-remote here is {own}, {peer} had {} when it was last seen: bring both to one version",
+                    quoted(version)
                 )
             }
             _ => {
@@ -186,7 +188,9 @@ fn of_tls(address: &str, source: &TlsError, peer: Option<&str>, version: Option<
             let message = format!("THE DEVICE AT {address} IS NOT {who}: its key should be {expected}, but is {seen}");
             let replace = match peer {
                 Some(peer) => format!(
-                    ". Only if {peer} really has a new key: `pi-remote pair --replace {peer} {address}`, once it offers"
+                    ". Only if {peer} really has a new key: `pi-remote pair --replace {} {}`, once it offers",
+                    quoted(peer),
+                    quoted(address)
                 ),
                 None => ", or another machine has this address now".to_owned(),
             };
@@ -247,6 +251,8 @@ mod tests {
     use nix::errno::Errno;
 
     use super::*;
+    use crate::identity::Fingerprint;
+    use crate::wire::commands::{HOSTILE, assert_one_word};
 
     fn failed(address: &str, errno: Errno) -> DialError {
         DialError::Connect { address: address.into(), source: io::Error::from_raw_os_error(errno as i32) }
@@ -254,6 +260,20 @@ mod tests {
 
     fn hint(error: DialError) -> String {
         error.into_failure().hint.unwrap()
+    }
+
+    #[test]
+    fn a_name_is_one_word_of_each_command_that_is_to_be_pasted() {
+        let (expected, seen) = (Fingerprint::from_bytes([1; 32]), Fingerprint::from_bytes([2; 32]));
+        let other = |address: &str| DialError::Tls {
+            address: address.into(),
+            source: TlsError::FingerprintMismatch { expected, seen },
+        };
+        for error in [DialError::NoAddress, other("192.0.2.1:7433")] {
+            assert_one_word(&error.into_failure_of(HOSTILE, None).hint.unwrap());
+        }
+        let hint = other("[2001:db8::1]:9").into_failure_of("desk", None).hint.unwrap();
+        assert!(hint.contains("`pi-remote pair --replace desk '[2001:db8::1]:9'`"), "{hint}");
     }
 
     #[test]
