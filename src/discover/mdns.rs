@@ -77,9 +77,9 @@ pub(super) fn asks_for(message: &[u8], label: &[u8]) -> bool {
     let Some((reader, [questions, ..])) = Reader::start(message, |flags| flags & RESPONSE == 0) else { return false };
     let ours = [name(&[]), name(&[label]), host(label)];
     let mut reader = reader;
-    (0..questions.min(MAX_ENTRIES)).map_while(|_| reader.question()).any(|(name, kind)| {
-        [A, PTR, TXT, AAAA, SRV, ANY].contains(&kind) && ours.contains(&name)
-    })
+    (0..questions.min(MAX_ENTRIES))
+        .map_while(|_| reader.question())
+        .any(|(name, kind)| [A, PTR, TXT, AAAA, SRV, ANY].contains(&kind) && ours.contains(&name))
 }
 
 /// The instances of the service that a message tells of, each with all that there is to know.
@@ -140,7 +140,8 @@ fn host(label: &[u8]) -> Vec<u8> {
 }
 
 fn wire_name<'a>(labels: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
-    let mut name: Vec<u8> = labels.flat_map(|label| std::iter::once(length(label)).chain(label.iter().copied())).collect();
+    let mut name: Vec<u8> =
+        labels.flat_map(|label| std::iter::once(length(label)).chain(label.iter().copied())).collect();
     name.push(0);
     name
 }
