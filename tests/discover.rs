@@ -309,7 +309,8 @@ fn a_program_that_says_nothing_without_end_or_too_much_is_named_and_ended() {
         let begun = Instant::now();
         let listed = tested.list();
         assert_eq!(listed["code"], code, "{script}: {listed}");
-        assert!(begun.elapsed() < Duration::from_secs(10), "{script}");
+        // It has three seconds; the rest is for a machine that does much else.
+        assert!(begun.elapsed() < Duration::from_secs(30), "{script}");
         let pid = std::fs::read_to_string(tested.bin.join("pid")).unwrap().trim().parse().unwrap();
         eventually("the program is gone", || !is_alive(pid));
     }
@@ -356,7 +357,8 @@ fn asking(api: &Path) -> TestDaemon {
 fn discovered(daemon: &TestDaemon) -> Value {
     let begun = Instant::now();
     let found = run(&daemon.dir, &["--json", "discover", "--no-lan"]).ends(0).json();
-    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+    // A look takes four seconds at most; the rest is for a machine that does much else.
+    assert!(begun.elapsed() < Duration::from_secs(18), "{:?}", begun.elapsed());
     found
 }
 

@@ -1,6 +1,6 @@
 //! Machines around this one: on the tailnet and on the local network, and what they do.
 
-use std::net::SocketAddr;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +13,11 @@ use super::office::Office;
 use crate::discover::{lan, tailscale};
 use crate::identity::Fingerprint;
 use crate::link::probe::{Probe, probe};
+use crate::link::tls::TlsIdentity;
+use crate::link::way::try_ways;
 use crate::wire::control::{Machine, Machines};
 use crate::wire::error::{Code, Failure};
+use crate::wire::link::Found as AtAddress;
 use crate::wire::{DEFAULT_PORT, HostPort};
 
 /// How long looking may take in all.
@@ -23,6 +26,9 @@ const LOOKING: Duration = Duration::from_secs(4);
 const LISTENING: Duration = Duration::from_millis(1800);
 /// Most machines of the tailnet that are looked at.
 const MAX_MACHINES: usize = 64;
+/// Most addresses that are probed of one announcement, and of all: strangers choose them.
+const PROBES_OF_ONE: usize = 2;
+const PROBES_ON_LAN: usize = 32;
 /// Most probes at a time.
 const PROBES: usize = 16;
 
@@ -89,7 +95,7 @@ struct Found {
     addresses: Vec<String>,
     /// How many of them are worth a probe.
     probes: usize,
-    /// Whether it says that a window is open.
+    /// Whether it says that a window is open: a reason to ask, and no more.
     offering: bool,
     /// The answer that tells most.
     answer: Option<Answer>,
@@ -101,6 +107,8 @@ struct Answer {
     at: usize,
     address: String,
     probe: Probe,
+    /// The key that it has proven.
+    proven: Option<Fingerprint>,
 }
 
 impl Answer {
@@ -111,7 +119,8 @@ impl Answer {
             Probe::Running { .. } | Probe::Own => 2,
             Probe::Offering { .. } => 3,
         };
-        (tells(self.probe), other.at) > (tells(other.probe), self.at)
+        let rank = |answer: &Self| (tells(answer.probe), answer.proven.is_some());
+        (rank(self), other.at) > (rank(other), self.at)
     }
 }
 
@@ -167,33 +176,66 @@ impl Search<'_> {
     }
 
     async fn on_lan(&self) -> Result<Looked, Failure> {
-        let announced = lan::browse(&announcing::local_addresses(), LISTENING).await?;
-        let missing = (announced.len() == lan::MAX_MACHINES)
+        let mut announced = lan::browse(&announcing::local_addresses(), LISTENING).await?;
+        announced.sort_by_key(|machine| !machine.offering);
+        let mut missing = (announced.len() == lan::MAX_MACHINES)
             .then(|| format!("{} machines answered, there may be more", announced.len()));
-        let found = announced.into_iter().map(|machine| Found {
-            name: String::new(),
-            via: "lan",
-            probes: machine.addresses.len(),
-            addresses: machine.addresses.iter().map(SocketAddr::to_string).collect(),
-            offering: machine.offering,
-            answer: None,
-        });
-        Ok(Looked { found: self.probed(found.collect()).await, missing })
+        let mut asked = HashSet::new();
+        let mut found = Vec::new();
+        for machine in announced {
+            let mut addresses = machine.addresses;
+            addresses.truncate(PROBES_OF_ONE);
+            addresses.retain(|address| !asked.contains(address));
+            let left = PROBES_ON_LAN - asked.len();
+            if addresses.len() > left {
+                addresses.truncate(left);
+                missing.get_or_insert_with(|| format!("more than {PROBES_ON_LAN} addresses are announced there"));
+            }
+            // The rest of several announcements of one address, or of too many.
+            if addresses.is_empty() {
+                continue;
+            }
+            asked.extend(addresses.iter().copied());
+            found.push(Found {
+                name: String::new(),
+                via: "lan",
+                probes: addresses.len(),
+                addresses: addresses.iter().map(ToString::to_string).collect(),
+                offering: machine.offering,
+                answer: None,
+            });
+        }
+        Ok(Looked { found: self.probed(found).await, missing })
     }
 
-    /// Has those probed that are not linked, as far as there is time.
+    /// Has those probed that are not linked, or that say that they offer, as far as there is time.
     async fn probed(&self, mut all: Vec<Found>) -> Vec<Found> {
         let mut probing = JoinSet::new();
         for (n, found) in all.iter().enumerate() {
-            if self.at(&found.addresses).is_some_and(|peer| peer.linked) {
+            if !found.offering && self.at(found).is_some_and(|peer| peer.linked) {
                 continue;
             }
             for (at, address) in found.addresses.iter().take(found.probes).cloned().enumerate() {
                 let (places, tls) = (Arc::clone(&self.places), self.office.context.tls.clone());
+                let pinned: Vec<Fingerprint> = self.peers.iter().map(|peer| peer.fingerprint).collect();
                 probing.spawn(async move {
                     let _place = places.acquire().await;
                     let probe = probe(&tls, &address).await;
-                    (n, Answer { at, address, probe })
+                    let proven = match probe {
+                        Probe::Offering { fingerprint } => Some(fingerprint),
+                        // Anybody can show a peer's certificate: it is in every handshake.
+                        Probe::Running { fingerprint } if pinned.contains(&fingerprint) => {
+                            proves(&tls, fingerprint, &address).await.then_some(fingerprint)
+                        }
+                        Probe::Running { .. }
+                        | Probe::Own
+                        | Probe::Original
+                        | Probe::Other
+                        | Probe::Refused
+                        | Probe::Silent { .. }
+                        | Probe::Unresolved => None,
+                    };
+                    (n, Answer { at, address, probe, proven })
                 });
             }
         }
@@ -211,22 +253,23 @@ impl Search<'_> {
     /// Adds a machine to what clients see, or what it tells to the same machine's entry; `seen` has
     /// the keys of all entries, in their order.
     fn add(&self, found: Found, machines: &mut Vec<Machine>, seen: &mut Vec<Option<Fingerprint>>) {
-        let (address, answer) = match found.answer {
-            Some(Answer { address, probe, .. }) => (address, Some(probe)),
-            None => (found.addresses.first().cloned().unwrap_or_default(), None),
+        // Who shows another key than a peer's, or does not prove it, is not that peer.
+        let by_place = match &found.answer {
+            Some(answer) if matches!(answer.probe, Probe::Offering { .. } | Probe::Running { .. }) => None,
+            Some(_) | None => self.at(&found),
         };
-        let key = match answer {
-            Some(Probe::Own) => return,
-            Some(Probe::Offering { fingerprint } | Probe::Running { fingerprint }) => Some(fingerprint),
-            Some(Probe::Original | Probe::Other | Probe::Refused | Probe::Silent { .. } | Probe::Unresolved) | None => {
-                None
-            }
+        let (address, answer, proven) = match found.answer {
+            Some(Answer { address, probe, proven, .. }) => (address, Some(probe), proven),
+            None => (found.addresses.first().cloned().unwrap_or_default(), None, None),
         };
-        let peer = match key {
+        if answer == Some(Probe::Own) {
+            return;
+        }
+        let peer = match proven {
             Some(key) => self.peers.iter().find(|peer| peer.fingerprint == key),
-            None => self.at(&found.addresses),
+            None => by_place,
         };
-        let key = key.or(peer.map(|peer| peer.fingerprint));
+        let key = proven.or(peer.map(|peer| peer.fingerprint));
         let machine = Machine {
             name: peer.map_or(found.name, |peer| peer.name.clone()),
             address,
@@ -239,12 +282,8 @@ impl Search<'_> {
                 None if found.probes == 0 => Some(false),
                 None => None,
             },
-            // What answers knows better than what was announced.
-            offering: match answer {
-                Some(Probe::Offering { .. }) => true,
-                Some(Probe::Silent { .. } | Probe::Unresolved) | None => found.offering,
-                Some(Probe::Running { .. } | Probe::Own | Probe::Original | Probe::Other | Probe::Refused) => false,
-            },
+            // An announcement alone leads nobody to pair.
+            offering: matches!(answer, Some(Probe::Offering { .. })),
             paired: peer.is_some(),
         };
         let is_same = |(at, other): (&Machine, &Option<Fingerprint>)| {
@@ -263,9 +302,30 @@ impl Search<'_> {
         }
     }
 
-    fn at(&self, addresses: &[String]) -> Option<&KnownPeer> {
-        self.peers.iter().find(|peer| peer.addresses.iter().any(|known| addresses.contains(known)))
+    /// The peer that is known to be at one of these addresses. On the local network they are anybody's,
+    /// so there it must be linked.
+    fn at(&self, found: &Found) -> Option<&KnownPeer> {
+        let is_here = |peer: &&KnownPeer| peer.addresses.iter().any(|known| found.addresses.contains(known));
+        self.peers.iter().filter(|peer| peer.linked || found.via != "lan").find(is_here)
     }
+}
+
+/// Whether who answers at an address has this key, found out without leaving a link.
+async fn proves(tls: &TlsIdentity, key: Fingerprint, address: &str) -> bool {
+    let tried = try_ways(tls, key, &[address.to_owned()]).await;
+    tried.iter().any(|tried| match tried.found {
+        // Each comes after the handshake, in which the key is proven.
+        AtAddress::Reached | AtAddress::Removed | AtAddress::NotTrusted => true,
+        AtAddress::NoTls
+        | AtAddress::OtherDevice
+        | AtAddress::Own
+        | AtAddress::Incompatible
+        | AtAddress::Plaintext
+        | AtAddress::Refused
+        | AtAddress::Silent
+        | AtAddress::Unresolved
+        | AtAddress::Other => false,
+    })
 }
 
 fn too_many(there: usize, looked_at: usize) -> Option<String> {

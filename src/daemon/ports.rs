@@ -26,6 +26,22 @@ struct State {
     missing: BTreeMap<String, String>,
 }
 
+impl State {
+    /// Both say whether that was new.
+    fn unbind(&mut self, address: SocketAddr) -> bool {
+        let before = self.bound.len();
+        self.bound.retain(|bound| *bound != address);
+        self.bound.len() != before
+    }
+
+    fn miss(&mut self, what: &str, why: Option<&str>) -> bool {
+        match why {
+            Some(why) => self.missing.insert(what.to_owned(), why.to_owned()).as_deref() != Some(why),
+            None => self.missing.remove(what).is_some(),
+        }
+    }
+}
+
 impl Ports {
     #[cfg(test)]
     pub(super) fn new(bound: Vec<SocketAddr>) -> Self {
@@ -76,26 +92,23 @@ impl Ports {
 
     /// Says that an address is bound no more, and does not have to be.
     pub(super) fn release(&self, address: SocketAddr) {
-        self.miss(&address.to_string(), None);
         self.state.send_if_modified(|state| {
-            let before = state.bound.len();
-            state.bound.retain(|bound| *bound != address);
-            state.bound.len() != before
+            let missed = state.missing.remove(&address.to_string()).is_some();
+            state.unbind(address) || missed
         });
     }
 
     /// Says that an address is not bound although it should be, and why.
     pub(super) fn lose(&self, address: SocketAddr, why: &str) {
-        self.release(address);
-        self.miss(&address.to_string(), Some(why));
+        self.state.send_if_modified(|state| {
+            let new = state.miss(&address.to_string(), Some(why));
+            state.unbind(address) || new
+        });
     }
 
     /// Says why nothing is bound for what was asked for, or that it is no longer so.
     pub(super) fn miss(&self, what: &str, why: Option<&str>) {
-        self.state.send_if_modified(|state| match why {
-            Some(why) => state.missing.insert(what.to_owned(), why.to_owned()).as_deref() != Some(why),
-            None => state.missing.remove(what).is_some(),
-        });
+        self.state.send_if_modified(|state| state.miss(what, why));
     }
 
     /// Forgets what is missing at addresses that are not wanted any more.
@@ -159,6 +172,14 @@ mod tests {
         assert!(poll_once(change.as_mut()).is_pending());
         ports.miss("tailscale", Some("x"));
         assert!(poll_once(change.as_mut()).is_ready());
+
+        let lost = "10.0.0.2:7".parse().unwrap();
+        let mut lose = std::pin::pin!(ports.change());
+        ports.lose(lost, "another program has it");
+        assert!(poll_once(lose.as_mut()).is_ready());
+        let mut again = std::pin::pin!(ports.change());
+        ports.lose(lost, "another program has it");
+        assert!(poll_once(again.as_mut()).is_pending(), "as before");
     }
 
     fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> std::task::Poll<F::Output> {
