@@ -9,7 +9,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::mem::{offset_of, size_of};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -51,11 +51,12 @@ struct Inner {
 #[derive(Debug)]
 pub struct InstanceLock {
     inner: Arc<Inner>,
-    _file: File,
+    file: File,
 }
 
 impl Drop for InstanceLock {
     fn drop(&mut self) {
+        let _ = self.file.set_len(0);
         self.inner.locked.store(false, Ordering::Release);
     }
 }
@@ -129,10 +130,11 @@ impl StateDir {
         self.join(NAMES)
     }
 
-    /// Becomes the one daemon of this directory.
+    /// Becomes the one daemon of this directory, and says so with its pid in the locked file: what
+    /// `daemon.pid` says may be left by one that was killed, and then be the pid of anything.
     ///
     /// # Errors
-    /// Another process has the lock; its pid is named where `daemon.pid` tells it.
+    /// Another process has the lock, which is named by its pid; the pid cannot be written.
     pub fn lock(&self) -> Result<InstanceLock, Failure> {
         let path = self.join(LOCK_FILE);
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
@@ -140,12 +142,14 @@ impl StateDir {
         let file = file.map_err(|e| cannot_open(&path, e))?;
         match file.try_lock() {
             Ok(()) => {
+                let own = format!("{}\n", std::process::id());
+                let said = file.set_len(0).and_then(|()| file.write_all_at(own.as_bytes(), 0));
+                said.map_err(|e| failed("write", &path, &e))?;
                 self.0.locked.store(true, Ordering::Release);
-                Ok(InstanceLock { inner: Arc::clone(&self.0), _file: file })
+                Ok(InstanceLock { inner: Arc::clone(&self.0), file })
             }
             Err(TryLockError::WouldBlock) => {
-                let pid = self.read(PID_FILE, 32).ok().flatten().and_then(|text| read_pid(&text));
-                let who = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+                let who = read_pid(&file).map(|pid| format!(" (pid {pid})")).unwrap_or_default();
                 let message = format!("a daemon{who} is running already in {}", self.0.path.display());
                 Err(Failure::new(Code::Io, message).hint("`pi-remote stop` stops it"))
             }
@@ -153,7 +157,8 @@ impl StateDir {
         }
     }
 
-    /// Writes this process's id into `daemon.pid`, for `lock` to name and for the original's clients.
+    /// Writes this process's id into `daemon.pid`, for the original's clients alone. Not before the
+    /// control socket is bound: until then the file may be the original's daemon's.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -443,23 +448,23 @@ pub fn write_public(path: &Path, contents: &[u8]) -> Result<(), Failure> {
     write().map_err(|e| failed("write", path, &e))
 }
 
-/// The process that is the one daemon of the state directory at `path`, where that is known: it says so
-/// itself, lives and holds the lock. Nothing is created or changed.
+/// The process that is the one daemon of the state directory at `path`: it holds the lock, and has
+/// written its pid there. Nothing is created or changed.
 pub fn holder(path: &Path) -> Option<u32> {
-    let open = |name: &str| {
-        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
-        nix::fcntl::open(&path.join(name), flags, Mode::empty()).map(File::from).ok()
-    };
-    let mut text = Vec::new();
-    open(PID_FILE)?.take(32).read_to_end(&mut text).ok()?;
-    let pid = read_pid(&text)?;
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+    let file = nix::fcntl::open(&path.join(LOCK_FILE), flags, Mode::empty()).map(File::from).ok()?;
+    let pid = read_pid(&file)?;
     // Asked first, because the look at the lock would be in the way of a daemon that starts.
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(pid).ok()?), None).ok()?;
-    matches!(open(LOCK_FILE)?.try_lock_shared(), Err(TryLockError::WouldBlock)).then_some(pid)
+    let is_held = matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock));
+    // Read again, since whoever has just taken the lock replaces what a killed one left.
+    (is_held && read_pid(&file) == Some(pid)).then_some(pid)
 }
 
-fn read_pid(text: &[u8]) -> Option<u32> {
-    std::str::from_utf8(text).ok()?.trim().parse().ok().filter(|pid| *pid > 0)
+fn read_pid(file: &File) -> Option<u32> {
+    let mut text = [0; 32];
+    let length = file.read_at(&mut text, 0).ok()?;
+    std::str::from_utf8(text.get(..length)?).ok()?.trim().parse().ok().filter(|pid| *pid > 0)
 }
 
 /// Whether `path` can name a UNIX socket.

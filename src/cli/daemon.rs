@@ -103,7 +103,7 @@ async fn begin(cx: &Context, args: &Args) -> Result<(StateDir, Settings), Error>
     let (dir, settings) = start(cx, args)?;
     drop(dir.lock()?);
     match original::look(dir.path()).await {
-        Some(_) => Err(original::in_the_way(dir.path()).await.into()),
+        Some(seen) => Err(original::in_the_way(dir.path(), Some(seen)).into()),
         None => Ok((dir, settings)),
     }
 }

@@ -205,7 +205,9 @@ impl Client {
                     return outcome(&line, parsed).map_err(|failure| older(kind, failure));
                 }
                 // Every answer of this daemon names its request; one that does not is the original's.
-                Some("response") if parsed.id.is_none() => return Err(original::in_the_way(&self.dir).await),
+                Some("response") if parsed.id.is_none() => {
+                    return Err(original::in_the_way(&self.dir, original::look(&self.dir).await));
+                }
                 _ => {}
             }
         }

@@ -39,9 +39,10 @@ pub async fn look(dir: &Path) -> Option<Original> {
     timeout(LOOKING, ask(dir, "status")).await.ok()?.map(|(seen, _)| seen)
 }
 
-/// What every command says when the original's daemon is what answers in the state directory `dir`.
-pub async fn in_the_way(dir: &Path) -> Failure {
-    let pid = look(dir).await.and_then(|seen| seen.pid).map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+/// What every command says when the original's daemon, `seen` by a look, is what answers in the state
+/// directory `dir`.
+pub fn in_the_way(dir: &Path, seen: Option<Original>) -> Failure {
+    let pid = seen.and_then(|seen| seen.pid).map(|pid| format!(" (pid {pid})")).unwrap_or_default();
     let path = dir.join(SOCKET);
     let message = format!(
         "the original remote-control daemon{pid} answers at {}: pi-remote's own cannot run beside it",

@@ -49,21 +49,27 @@ impl Listening {
     pub(super) async fn reserve(settings: &Settings, tls: &TlsIdentity, dir: &StateDir) -> Result<Self, Failure> {
         let socket = settings.tailscale_socket.value.clone();
         let ports = Ports::with(Names::new(socket.clone()));
-        let mut fixed = Vec::new();
-        let mut addresses = fixed_addresses(settings);
-        // Those that stand for many first: the others are listened on with them.
-        addresses.sort_by_key(|address| (!address.ip().is_unspecified(), address.is_ipv4()));
-        for address in addresses {
-            reserve(address, &mut fixed, &ports, settings, tls, dir).await?;
-        }
+        let fixed = match reserve_fixed(settings) {
+            Ok(fixed) => fixed,
+            Err((address, error)) => return Err(not_bound(address, &error, settings, tls, dir).await),
+        };
+        fixed.iter().for_each(|port| ports.take(port.address()));
         let mut tailnet = None;
         if settings.listen.value.contains(&ListenAddr::Tailscale) {
             let mut followed = Tailnet::new(socket, settings.port.value);
             let mut found = Vec::new();
             for ip in followed.look().await {
-                if covering(&fixed, followed.at(ip)).is_none() {
-                    reserve(followed.at(ip), &mut found, &ports, settings, tls, dir).await?;
-                    followed.settle(&found);
+                let address = followed.at(ip);
+                if is_covered(&fixed, address) || is_covered(&found, address) {
+                    continue;
+                }
+                match Port::reserve(address) {
+                    Ok(port) => {
+                        ports.take(port.address());
+                        found.push(port);
+                        followed.settle(&found);
+                    }
+                    Err(error) => return Err(not_bound(address, &error, settings, tls, dir).await),
                 }
             }
             tailnet = Some((followed, found));
@@ -151,7 +157,9 @@ pub(super) fn in_words(error: &io::Error) -> String {
     }
 }
 
-fn fixed_addresses(settings: &Settings) -> Vec<SocketAddr> {
+/// The addresses that these settings ask for and that stay, those that stand for many first. None are
+/// the tailnet's.
+pub fn fixed_addresses(settings: &Settings) -> Vec<SocketAddr> {
     let port = settings.port.value;
     let address = |listen: &ListenAddr| match listen {
         ListenAddr::All => Some((Ipv6Addr::UNSPECIFIED, port).into()),
@@ -159,40 +167,40 @@ fn fixed_addresses(settings: &Settings) -> Vec<SocketAddr> {
         ListenAddr::Ip(ip, own) => Some((*ip, own.unwrap_or(port)).into()),
         ListenAddr::Tailscale => None,
     };
-    settings.listen.value.iter().filter_map(address).collect()
+    let mut addresses: Vec<SocketAddr> = settings.listen.value.iter().filter_map(address).collect();
+    addresses.sort_by_key(|address| (!address.ip().is_unspecified(), address.is_ipv4()));
+    addresses
 }
 
-async fn reserve(
-    address: SocketAddr,
-    reserved: &mut Vec<Port>,
-    ports: &Ports,
-    settings: &Settings,
-    tls: &TlsIdentity,
-    dir: &StateDir,
-) -> Result<(), Failure> {
-    if covering(reserved, address).is_some() {
-        return Ok(());
+/// Reserves the [`fixed_addresses`], none that is listened on with another.
+///
+/// # Errors
+/// The first that cannot be had, and why.
+pub fn reserve_fixed(settings: &Settings) -> Result<Vec<Port>, (SocketAddr, io::Error)> {
+    let mut reserved = Vec::new();
+    for address in fixed_addresses(settings) {
+        if !is_covered(&reserved, address) {
+            reserved.push(reserve(address).map_err(|error| (address, error))?);
+        }
     }
-    let mut bound = Port::reserve(address);
+    Ok(reserved)
+}
+
+/// Reserves an address, in place of all of IPv6 all of IPv4 where there is nothing else.
+pub(super) fn reserve(address: SocketAddr) -> io::Result<Port> {
+    let bound = Port::reserve(address);
     if bound.as_ref().is_err_and(|error| error.kind() != ErrorKind::AddrInUse)
         && address.ip() == Ipv6Addr::UNSPECIFIED
         && !has_ipv6()
     {
         tracing::debug!("no IPv6");
-        bound = Port::reserve((Ipv4Addr::UNSPECIFIED, address.port()).into());
+        return Port::reserve((Ipv4Addr::UNSPECIFIED, address.port()).into());
     }
-    match bound {
-        Ok(port) => {
-            ports.take(port.address());
-            reserved.push(port);
-            Ok(())
-        }
-        Err(error) => Err(not_bound(address, &error, settings, tls, dir).await),
-    }
+    bound
 }
 
-fn covering(reserved: &[Port], address: SocketAddr) -> Option<&Port> {
-    reserved.iter().find(|port| covers(port.address(), address))
+fn is_covered(reserved: &[Port], address: SocketAddr) -> bool {
+    reserved.iter().any(|port| covers(port.address(), address))
 }
 
 /// Whether who listens at one address listens at another with it.

@@ -49,10 +49,11 @@ use crate::wire::Failure;
 use crate::wire::link::{FEATURE_CHECK, Hello};
 use book::{Book, Notes};
 use listening::Listening;
+pub use listening::{fixed_addresses, reserve_fixed};
 use offers::Offers;
 use office::Office;
 use ports::Ports;
-pub use taken::{holder_of, who};
+pub use taken::{elsewhere, holder_of, who};
 
 /// How long links and clients may take to end when the daemon does.
 const STOPPING: Duration = Duration::from_millis(1500);
@@ -317,11 +318,10 @@ fn me(key: &DeviceKey, settings: &Settings, ports: &Ports) -> Result<Me, Failure
 
 /// Why this daemon cannot start: the original's is in the way, if that is who answers in its directory.
 async fn blame_original(dir: &StateDir, failure: Failure) -> Failure {
-    if original::look(dir.path()).await.is_none() {
-        return failure;
+    match original::look(dir.path()).await {
+        Some(seen) => Failure { code: failure.code, ..original::in_the_way(dir.path(), Some(seen)) },
+        None => failure,
     }
-    let blamed = original::in_the_way(dir.path()).await;
-    Failure { code: failure.code, ..blamed }
 }
 
 fn control_listener(dir: &StateDir) -> Result<UnixListener, Failure> {

@@ -1,7 +1,7 @@
 //! Why a port cannot be had, who has it, and the command that mends it.
 
 use std::io::{Error, ErrorKind};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use serde_json::Map;
 use tokio::time::timeout;
 
 use super::interfaces;
+use super::listening::reserve;
 use crate::config::{ListenAddr, Settings, Source};
 use crate::control::client::{self, Client};
 use crate::control::original;
@@ -70,7 +71,12 @@ pub(super) async fn not_bound(
         ways.push("`pi-remote stop` stops it".to_owned());
     } else {
         ways.extend(way_to_end(&holder, address.port()));
-        ways.extend(elsewhere(address, settings));
+        let other = elsewhere(address, settings);
+        ways.extend(
+            other.map(|(start, port)| {
+                format!("`{start}` takes another port; other machines then pair with HOST:{port}")
+            }),
+        );
     }
     if holder.kind == Kind::Original {
         ways.push(original::how_it_stays_away());
@@ -138,23 +144,25 @@ fn way_to_end(holder: &Holder, port: u16) -> Option<String> {
     }
 }
 
-/// How this daemon is started on another port, and everywhere else as it was asked to.
-fn elsewhere(address: SocketAddr, settings: &Settings) -> Option<String> {
-    let port = free_port(address)?;
+/// The command that starts the daemon of these settings on another port than that of `address`, which is
+/// taken, and everywhere else as they say; and that port.
+pub fn elsewhere(address: SocketAddr, settings: &Settings) -> Option<(String, u16)> {
+    let free = free_port(address)?;
+    let (listen, port) = (&settings.listen, &settings.port);
+    let taken = ListenAddr::Ip(address.ip(), Some(address.port()));
+    // With a port of its own it is not moved by `--port`.
+    let has_own_port = listen.value.contains(&taken);
     let mut command = "pi-remote daemon --background".to_owned();
-    let (listen, is_flag) = (&settings.listen.value, settings.listen.source == Source::Flag);
-    let has_own_port = listen.contains(&ListenAddr::Ip(address.ip(), Some(address.port())));
     if !has_own_port {
-        command += &format!(" --port {port}");
-    } else if !is_flag {
-        return None;
+        command += &format!(" --port {free}");
+    } else if port.source == Source::Flag {
+        command += &format!(" --port {}", port.value);
     }
-    for listen in listen.iter().filter(|_| is_flag) {
-        let is_taken = *listen == ListenAddr::Ip(address.ip(), Some(address.port()));
-        let listen = if is_taken { ListenAddr::Ip(address.ip(), Some(port)) } else { *listen };
+    for listen in listen.value.iter().filter(|_| has_own_port || listen.source == Source::Flag) {
+        let listen = if *listen == taken { ListenAddr::Ip(address.ip(), Some(free)) } else { *listen };
         command += &format!(" --listen {}", quoted(&listen.to_string()));
     }
-    Some(format!("`{command}` takes another port; other machines then pair with HOST:{port}"))
+    Some((command, free))
 }
 
 /// The command that shows who listens on a port.
@@ -170,5 +178,5 @@ fn shows(holder: &Holder, port: u16) -> String {
 /// A port above one that is taken which can be had now.
 fn free_port(address: SocketAddr) -> Option<u16> {
     let above = address.port().checked_add(1)?;
-    (above..=above.saturating_add(NEXT_PORTS)).find(|port| TcpListener::bind((address.ip(), *port)).is_ok())
+    (above..=above.saturating_add(NEXT_PORTS)).find(|port| reserve(SocketAddr::new(address.ip(), *port)).is_ok())
 }

@@ -1,7 +1,7 @@
 //! The daemon: whether it answers, which it is, and where it listens.
 
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,12 +10,10 @@ use tokio::time::timeout;
 
 use super::keeping::by_service;
 use super::machine::Files;
-use crate::config::{ListenAddr, Settings};
 use crate::control::client::Client;
 use crate::control::original::{self, Original};
-use crate::daemon::{holder_of, who};
+use crate::daemon::{elsewhere, fixed_addresses, holder_of, reserve_fixed, who};
 use crate::identity::DeviceKey;
-use crate::link::listener::Port;
 use crate::link::tls::TlsIdentity;
 use crate::state_dir::holder;
 use crate::trust::Peer;
@@ -29,8 +27,8 @@ const START: &str = "pi-remote daemon --background";
 const RESTART: &str = "pi-remote stop && pi-remote daemon --background";
 /// How long the daemon may take to say how it is.
 const ANSWERING: Duration = Duration::from_secs(2);
-/// How far from a port that is taken another one is looked for.
-const NEXT_PORTS: usize = 100;
+/// How long it may take to find out who has a port.
+const FINDING: Duration = Duration::from_secs(6);
 
 /// What holds the control socket.
 pub(super) enum Daemon {
@@ -63,7 +61,7 @@ impl Daemon {
     }
 }
 
-/// Asks the daemon of the directory at `path` how it is.
+/// Asks the daemon of the directory at `path` how it is; takes 2 s at most.
 pub(super) async fn look(path: &Path) -> Daemon {
     let asking = async {
         let mut client = Client::connect(path).await?;
@@ -71,16 +69,18 @@ pub(super) async fn look(path: &Path) -> Daemon {
         let peers = client.ask("peers", Map::new(), ANSWERING).await?;
         Ok::<_, Failure>(Box::new(Running { status, peers, path: path.to_path_buf() }))
     };
-    let answered = timeout(ANSWERING, asking).await;
+    let (answered, original) = tokio::join!(timeout(ANSWERING, asking), original::look(path));
     let failure = match answered.unwrap_or_else(|_| Err(Failure::new(Code::Timeout, "no answer"))) {
         Ok(running) => return Daemon::Running(running),
-        Err(failure) if failure.code == Code::Timeout => return Daemon::Hung(holder(path)),
         Err(failure) => failure,
     };
-    if let Some(original) = original::look(path).await {
-        let said = original::in_the_way(path).await;
+    if let Some(original) = original {
+        let said = original::in_the_way(path, Some(original));
         let message = format!("{}; {}", said.message, original::how_it_stays_away().replace('\n', "; "));
         return Daemon::Original(original, Failure { message, ..said }.hint(RESTART));
+    }
+    if failure.code == Code::Timeout {
+        return Daemon::Hung(holder(path));
     }
     match holder(path) {
         Some(pid) => Daemon::Hung(Some(pid)),
@@ -89,7 +89,7 @@ pub(super) async fn look(path: &Path) -> Daemon {
     }
 }
 
-/// The checks `port`, `daemon` and `listen`.
+/// The checks `port`, `daemon` and `listen`; takes 6 s at most.
 pub(super) async fn checks(daemon: &Daemon, files: &Files, path: &Path) -> Vec<Check> {
     let port = port(daemon, files).await;
     let is_taken = !port.ok;
@@ -155,42 +155,32 @@ async fn port(daemon: &Daemon, files: &Files) -> Check {
     {
         return Check::skipped(name, "the original's daemon has it");
     }
-    for address in wanted(settings) {
-        let Err(error) = Port::reserve(address) else { continue };
-        let message = format!("cannot listen at {address}: {}", in_the_way(address, &error).await);
-        let failure = Failure::new(Code::Io, message);
-        return Check::failed(name, Failure { hint: elsewhere(address), ..failure });
+    let reserved = match reserve_fixed(settings) {
+        Ok(reserved) => reserved,
+        Err((address, error)) => {
+            let message = format!("cannot listen at {address}: {}", in_the_way(address, &error).await);
+            let hint = elsewhere(address, settings).map(|(start, _)| start);
+            return Check::failed(name, Failure { hint, ..Failure::new(Code::Io, message) });
+        }
+    };
+    let mut free: Vec<u16> = reserved.iter().map(|port| port.address().port()).collect();
+    free.dedup();
+    match free.as_slice() {
+        [] => Check::ok(name, format!("{}, at the tailnet's addresses as they come", settings.port.value)),
+        [port] => Check::ok(name, format!("{port} is free")),
+        all => Check::ok(name, format!("{} are free", all.iter().map(u16::to_string).collect::<Vec<_>>().join(", "))),
     }
-    Check::ok(name, format!("{} is free", settings.port.value))
 }
 
 /// Who keeps an address from this daemon, or what the system says.
 async fn in_the_way(address: SocketAddr, error: &io::Error) -> String {
     // It is asked what it is as by a stranger.
     let stranger = DeviceKey::generate().and_then(|key| TlsIdentity::new(&key));
-    match stranger {
-        Ok(tls) if error.kind() == ErrorKind::AddrInUse => who(&holder_of(address, &tls).await, address.port()),
-        Ok(_) | Err(_) => error.to_string(),
-    }
-}
-
-/// The command that starts the daemon at the next port that is free.
-fn elsewhere(address: SocketAddr) -> Option<String> {
-    let mut above = (address.port()..=u16::MAX).skip(1).take(NEXT_PORTS);
-    let free = above.find(|port| Port::reserve(SocketAddr::new(address.ip(), *port)).is_ok())?;
-    Some(format!("{START} --port {free}"))
-}
-
-/// Where a daemon with these settings would listen, as far as it is known without one.
-fn wanted(settings: &Settings) -> Vec<SocketAddr> {
-    let port = settings.port.value;
-    let address = |listen: &ListenAddr| match listen {
-        ListenAddr::All => Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)),
-        ListenAddr::Loopback => Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)),
-        ListenAddr::Tailscale => None,
-        ListenAddr::Ip(ip, own) => Some(SocketAddr::new(*ip, own.unwrap_or(port))),
+    let found = match stranger {
+        Ok(tls) if error.kind() == ErrorKind::AddrInUse => timeout(FINDING, holder_of(address, &tls)).await.ok(),
+        Ok(_) | Err(_) => None,
     };
-    settings.listen.value.iter().filter_map(address).filter(|address| address.port() != 0).collect()
+    found.map_or_else(|| error.to_string(), |holder| who(&holder, address.port()))
 }
 
 /// Whether paired machines can reach this one at all: not where it listens to itself alone.
@@ -209,7 +199,7 @@ fn reachable(daemon: &Daemon, files: &Files) -> Check {
             let Some(setting) = settings.describe().into_iter().find(|setting| setting.name == "listen") else {
                 return Check::skipped(name, "the settings cannot be read");
             };
-            (wanted(settings).iter().map(SocketAddr::ip).collect(), setting.value, setting.source)
+            (fixed_addresses(settings).iter().map(SocketAddr::ip).collect(), setting.value, setting.source)
         }
         (None, None) => return Check::skipped(name, "the settings cannot be read"),
     };
