@@ -1,7 +1,10 @@
 //! Joining the pairing window of another machine, by the code or the ticket that it shows.
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use tokio::task::spawn_blocking;
 
 use super::addresses;
 use super::offers::{Offers, Terms, address, view, wait_linked};
@@ -17,7 +20,6 @@ use crate::trust::Peer;
 use crate::trust::store::{Address, AddressSource};
 use crate::wire::control::{OfferKind, PairCheck, PairChecked, PairJoin, Paired};
 use crate::wire::error::{Code, Failure};
-use crate::wire::host_port::split_host_port;
 use crate::wire::link::MAX_ADDRESSES;
 use crate::wire::{DEFAULT_PORT, HostPort};
 
@@ -119,9 +121,15 @@ impl Offers {
         };
         let store = |offerer: Fingerprint, info: &Info, reached: &str| {
             let already = self.book.store().get(offerer).is_some();
-            let peer = self.book.pin(terms.peer(offerer, &info.name, known(reached), kind)).map_err(half_paired)?;
-            self.dialer.kick(offerer);
-            Ok((peer, already))
+            let new = terms.peer(offerer, &info.name, known(reached), kind);
+            let (book, dialer) = (Arc::clone(&self.book), self.dialer.clone());
+            // Waits for the disk, and goes on also when the client has gone meanwhile.
+            let stored = spawn_blocking(move || {
+                let peer = book.pin(new).map_err(half_paired)?;
+                dialer.kick(offerer);
+                Ok((peer, already))
+            });
+            async move { stored.await.unwrap_or_else(|error| Err(Failure::new(Code::Internal, error.to_string()))) }
         };
         let own = self.info();
         let (peer, already) = join(&self.context, given, addresses, own_spki, &own, store).await?;
@@ -138,28 +146,30 @@ impl Offers {
             Failure::new(Code::InvalidRequest, format!("{typed} is no address"))
                 .hint("a name or an IP address, and :PORT behind it if the other screen shows one")
         };
-        let (host, port) = split_host_port(typed).map_err(|_| no_address())?;
         let whole = HostPort::with_default(typed, DEFAULT_PORT).map_err(|_| no_address())?;
         let ports = self.ports.all();
-        let is_ours = |ip: IpAddr| match port {
-            Some(port) => addresses::is_own(SocketAddr::new(ip, port), &ports),
-            None => ports.iter().any(|own| addresses::is_own(SocketAddr::new(ip, own.port()), &ports)),
+        // No other name says where it leads: two machines may well have the same one.
+        let ips = match whole.host().trim_end_matches('.') {
+            local if local.eq_ignore_ascii_case("localhost") => {
+                vec![IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)]
+            }
+            host => host.parse().into_iter().collect(),
         };
-        let is_our_name = self.is_own_name(host) && port.is_none_or(|port| ports.iter().any(|own| own.port() == port));
-        if is_our_name || host.parse().is_ok_and(is_ours) {
+        if ips.into_iter().any(|ip| addresses::is_own(SocketAddr::new(ip, whole.port()), &ports)) {
             return Err(own_machine(typed));
         }
         Ok(whole)
     }
 
-    fn is_own_name(&self, host: &str) -> bool {
-        let host = host.trim_end_matches('.');
+    /// Whether this may be this machine: it is called like that, and listens on that port.
+    fn is_namesake(&self, address: &HostPort) -> bool {
+        let host = address.host().trim_end_matches('.');
         let short = host.strip_suffix(".local").unwrap_or(host);
         let system = nix::unistd::gethostname().ok();
         let system = system.as_ref().and_then(|name| name.to_str());
-        host.eq_ignore_ascii_case("localhost")
-            || short.eq_ignore_ascii_case(self.context.relay.lock().own_name())
-            || system.is_some_and(|system| short.eq_ignore_ascii_case(system))
+        let is_own_name = short.eq_ignore_ascii_case(self.context.relay.lock().own_name())
+            || system.is_some_and(|system| short.eq_ignore_ascii_case(system));
+        is_own_name && self.ports.all().iter().any(|own| own.port() == address.port())
     }
 
     fn code_failed(&self, error: JoinError, host: &HostPort) -> Failure {
@@ -167,7 +177,9 @@ impl Offers {
             JoinError::Dial(DialError::Tls { source: TlsError::OwnKey, .. }) => own_machine(&host.to_string()),
             JoinError::Dial(DialError::Tls { source: TlsError::PeerRefusedUs(RefusedBy::Protocol), .. }) => {
                 let what = "is up, but not pairing now (if it is, its version of pi-remote is another one)";
-                Failure::new(Code::PairingFailed, format!("{host} {what}"))
+                // Without a window this machine shows no key by which it would know itself.
+                let namesake = if self.is_namesake(host) { ", or it is this very machine" } else { "" };
+                Failure::new(Code::PairingFailed, format!("{host} {what}{namesake}"))
                     .hint("run `pi-remote pair` there first, then join with the code that it shows")
             }
             JoinError::Dial(DialError::Connect { source, .. }) if source.kind() == ErrorKind::ConnectionRefused => {
