@@ -173,18 +173,18 @@ impl Offers {
     }
 
     fn code_failed(&self, error: JoinError, host: &HostPort) -> Failure {
+        // Without a window this machine shows no key by which it would know itself.
+        let namesake = if self.is_namesake(host) { ", or it is this very machine" } else { "" };
         match error {
             JoinError::Dial(DialError::Tls { source: TlsError::OwnKey, .. }) => own_machine(&host.to_string()),
             JoinError::Dial(DialError::Tls { source: TlsError::PeerRefusedUs(RefusedBy::Protocol), .. }) => {
                 let what = "is up, but not pairing now (if it is, its version of pi-remote is another one)";
-                // Without a window this machine shows no key by which it would know itself.
-                let namesake = if self.is_namesake(host) { ", or it is this very machine" } else { "" };
                 Failure::new(Code::PairingFailed, format!("{host} {what}{namesake}"))
                     .hint("run `pi-remote pair` there first, then join with the code that it shows")
             }
             JoinError::Dial(DialError::Connect { source, .. }) if source.kind() == ErrorKind::ConnectionRefused => {
                 let what = "is up, but nothing listens there (connection refused)";
-                Failure::new(Code::Unreachable, format!("{host} {what}"))
+                Failure::new(Code::Unreachable, format!("{host} {what}{namesake}"))
                     .hint("run `pi-remote pair` there first: it starts the daemon and shows a code and where to join")
                     .delivered(false)
             }
