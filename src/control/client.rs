@@ -147,12 +147,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::ask`].
-    pub async fn ask_raw(
-        &mut self,
-        kind: &str,
-        members: impl Serialize,
-        deadline: Duration,
-    ) -> Result<Bytes, Failure> {
+    pub async fn ask_raw(&mut self, kind: &str, members: impl Serialize, deadline: Duration) -> Result<Bytes, Failure> {
         let id = self.send(kind, members, deadline).await?;
         let until = Instant::now() + deadline;
         timeout_at(until, self.answer(kind, &id)).await.map_err(|_| self.hangs(deadline))?
@@ -333,6 +328,8 @@ fn connect_failure(dir: &Path, error: &io::Error) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::control::{PairJoin, PairTerms};
+    use crate::wire::request::Request;
     use serde_json::{Map, Value};
     use tokio::io::{AsyncBufReadExt, BufReader};
     use tokio::net::UnixListener;
@@ -358,6 +355,20 @@ mod tests {
         });
         let client = Client::connect(temp.path()).await.unwrap();
         (temp, client, server)
+    }
+
+    #[test]
+    fn the_longest_request_with_a_secret_fits_its_room() {
+        let long = || "x".repeat(256);
+        let terms = PairTerms { grant: long(), petname: Some(long()), replace: Some(long()) };
+        // A ticket with eight of the longest addresses has fewer characters.
+        let ticket = "x".repeat(3000);
+        let members = PairJoin { ticket: Some(ticket.into()), code: None, address: Some(long()), terms };
+        let mut line = Vec::with_capacity(SECRET_REQUEST);
+        serde_json::to_writer(&mut line, &Question { kind: "pair_join", id: "1", members: &members }).unwrap();
+        assert_eq!(line.capacity(), SECRET_REQUEST);
+        let read = Request::read(&line.into()).1.unwrap();
+        assert_eq!(read, Request::PairJoin(members), "the members stand beside type and id");
     }
 
     #[tokio::test]

@@ -317,6 +317,27 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn only_an_address_that_is_its_own_is_this_machine_and_a_name_of_its_own_may_be() {
+        // Called `here`, at 127.0.0.1:7433.
+        let (_temp, offers, _) = desk();
+        for own in ["localhost", "LOCALHOST.", "127.0.0.1", "[::1]", "127.0.0.1:7433", "localhost:7433"] {
+            let failure = offers.other_machine(own).unwrap_err();
+            assert!(failure.message.contains("this very machine"), "{own}: {failure}");
+        }
+        for other in ["here", "here.local:7433", "localhost:7434", "127.0.0.1:7434", "192.0.2.1", "there"] {
+            offers.other_machine(other).unwrap();
+        }
+        let closed = |host: &str| {
+            let source = TlsError::PeerRefusedUs(RefusedBy::Protocol);
+            let error = DialError::Tls { address: "192.0.2.1:7433".into(), source };
+            offers.code_failed(JoinError::Dial(error), &offers.other_machine(host).unwrap()).message
+        };
+        for (host, may_be) in [("here", true), ("Here.local", true), ("here:7434", false), ("there", false)] {
+            assert_eq!(closed(host).contains("or it is this very machine"), may_be, "{host}");
+        }
+    }
+
     #[test]
     fn what_may_be_somebody_in_between_is_said_to_be() {
         let host = "desktop:7433".parse().unwrap();

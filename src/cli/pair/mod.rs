@@ -14,7 +14,6 @@ mod secrets;
 
 use std::time::Duration;
 
-
 pub(crate) use join::by_ticket;
 pub(crate) use report::{failed, failure_of_line, outcome_of_line, report};
 pub(crate) use secrets::looks_like_secret;
