@@ -74,10 +74,8 @@ fn each_way_to_miss_the_other_machine_has_its_words() {
     // Up, and reserved alone: nothing is paired with it.
     let lonely = TestDaemon::start("lonely");
     says(to(&at(&lonely)), "unreachable", "is up, but nothing listens there", "run `pi-remote pair` there");
-    let own = at(&two.laptop);
     let own_port = two.laptop.port().unwrap();
-    for own in [own, "localhost".into(), format!("localhost:{own_port}"), format!("LAPTOP:{own_port}"), "laptop".into()]
-    {
+    for own in [at(&two.laptop), format!("localhost:{own_port}"), format!("LocalHost.:{own_port}")] {
         says(to(&own), "invalid_request", "this very machine", "the other one");
     }
     // Its own key behind another address.
@@ -118,10 +116,15 @@ fn what_is_asked_before_a_code_is_typed_is_answered_without_a_packet() {
         (json!({"replace": "nobody"}), "peer_not_found"),
         (json!({"grant": "everything"}), "invalid_request"),
         (json!({"address": at(&two.laptop)}), "invalid_request"),
-        (json!({"address": "localhost"}), "invalid_request"),
+        (json!({"address": format!("localhost:{}", two.laptop.port().unwrap())}), "invalid_request"),
         (json!({"address": "a b"}), "invalid_request"),
     ] {
         assert_eq!(check(terms.clone())["code"], code, "{terms}");
     }
     assert_eq!(check(json!({"as": "desktop", "replace": "desktop"}))["success"], true);
+    // Where another daemon may listen: at the default port, which is not this one's, and at a name that
+    // it may share.
+    for other in ["localhost", "127.0.0.1", "[::1]", "laptop", &format!("laptop:{}", two.laptop.port().unwrap())] {
+        assert_eq!(check(json!({"address": other}))["success"], true, "{other}");
+    }
 }

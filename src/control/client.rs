@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout, timeout_at};
+use zeroize::Zeroizing;
 
 use super::original;
 use crate::state_dir::{check_socket_path, holder};
@@ -29,6 +29,8 @@ pub const OWN_DEADLINE: Duration = Duration::from_secs(30);
 /// An answer may hold a session's line and an event, each at the highest limit that can be set.
 const LINE_LIMIT: usize = 130 * 1024 * 1024;
 const MAX_WAITING_EVENTS: usize = 1024;
+/// Room for every request that carries a secret, in bytes: growing would leave a copy behind.
+const SECRET_REQUEST: usize = 8192;
 /// What brings the daemon to the version of this program.
 const RESTART: &str =
     "pi-remote and its daemon may be of two versions: `pi-remote stop`, then `pi-remote daemon --background`";
@@ -64,6 +66,16 @@ impl Event {
     pub fn data<T: DeserializeOwned>(&self) -> Result<T, Failure> {
         shape(&format!("the event `{}`", self.name), &self.data)
     }
+}
+
+/// A line to the daemon.
+#[derive(Serialize)]
+struct Question<'a, Members> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    id: &'a str,
+    #[serde(flatten)]
+    members: Members,
 }
 
 /// Everything that can stand in a line from the daemon.
@@ -118,14 +130,14 @@ impl Client {
         })
     }
 
-    /// Asks and waits at most `deadline` for the answer's data, in one of the shapes of `wire::control`.
+    /// Asks with the members of a struct or map, and waits at most `deadline` for the answer's data, in one of the shapes of `wire::control`.
     ///
     /// # Errors
     /// What the daemon answered; [`Code::Timeout`]; [`Code::DaemonNotRunning`] when it went away.
     pub async fn ask<T: DeserializeOwned>(
         &mut self,
         kind: &str,
-        members: Map<String, Value>,
+        members: impl Serialize,
         deadline: Duration,
     ) -> Result<T, Failure> {
         shape(&format!("the answer to `{kind}`"), &self.ask_raw(kind, members, deadline).await?)
@@ -135,12 +147,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::ask`].
-    pub async fn ask_raw(
-        &mut self,
-        kind: &str,
-        members: Map<String, Value>,
-        deadline: Duration,
-    ) -> Result<Bytes, Failure> {
+    pub async fn ask_raw(&mut self, kind: &str, members: impl Serialize, deadline: Duration) -> Result<Bytes, Failure> {
         let id = self.send(kind, members, deadline).await?;
         let until = Instant::now() + deadline;
         timeout_at(until, self.answer(kind, &id)).await.map_err(|_| self.hangs(deadline))?
@@ -167,16 +174,15 @@ impl Client {
         while let Ok(Some(_)) = self.line().await {}
     }
 
-    async fn send(&mut self, kind: &str, members: Map<String, Value>, deadline: Duration) -> Result<String, Failure> {
+    async fn send(&mut self, kind: &str, members: impl Serialize, deadline: Duration) -> Result<String, Failure> {
         let id = self.next_id.to_string();
         self.next_id += 1;
-        let mut request = members;
-        request.insert("type".into(), kind.into());
-        request.insert("id".into(), id.as_str().into());
-        let mut line = Value::Object(request).to_string();
-        line.push('\n');
+        let mut line = Zeroizing::new(Vec::with_capacity(SECRET_REQUEST));
+        serde_json::to_writer(&mut *line, &Question { kind, id: &id, members })
+            .map_err(|e| Failure::new(Code::Internal, format!("the request `{kind}` cannot be written: {e}")))?;
+        line.push(b'\n');
         tracing::debug!(kind, id, bytes = line.len(), "asking the daemon");
-        let written = timeout(deadline, self.stream.write_all(line.as_bytes())).await;
+        let written = timeout(deadline, self.stream.write_all(&line)).await;
         match written.map_err(|_| self.hangs(deadline))? {
             Ok(()) => Ok(id),
             // A daemon that refuses a line that is too long says so and closes, while we still write.
@@ -324,6 +330,9 @@ fn connect_failure(dir: &Path, error: &io::Error) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::control::{PairJoin, PairTerms};
+    use crate::wire::request::Request;
+    use serde_json::{Map, Value};
     use tokio::io::{AsyncBufReadExt, BufReader};
     use tokio::net::UnixListener;
 
@@ -348,6 +357,20 @@ mod tests {
         });
         let client = Client::connect(temp.path()).await.unwrap();
         (temp, client, server)
+    }
+
+    #[test]
+    fn the_longest_request_with_a_secret_fits_its_room() {
+        let long = || "x".repeat(256);
+        let terms = PairTerms { grant: long(), petname: Some(long()), replace: Some(long()) };
+        // A ticket with eight of the longest addresses has fewer characters.
+        let ticket = "x".repeat(3000);
+        let members = PairJoin { ticket: Some(ticket.into()), code: None, address: Some(long()), terms };
+        let mut line = Vec::with_capacity(SECRET_REQUEST);
+        serde_json::to_writer(&mut line, &Question { kind: "pair_join", id: "1", members: &members }).unwrap();
+        assert_eq!(line.capacity(), SECRET_REQUEST);
+        let read = Request::read(&line.into()).1.unwrap();
+        assert_eq!(read, Request::PairJoin(members), "the members stand beside type and id");
     }
 
     #[tokio::test]

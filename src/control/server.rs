@@ -16,6 +16,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use zeroize::Zeroizing;
 
 use crate::clock::Clock;
 use crate::relay::{ClientId, Shared};
@@ -273,8 +274,10 @@ fn dispatch(line: &Bytes, client: ClientId, context: &Context, requests: &mut Jo
             let mut handling = Arc::clone(&context.admin).handle(client, reply.clone(), request);
             let context = context.clone();
             let answer = move |answer: Result<Vec<u8>, Failure>| {
+                // It may hold a code or a ticket.
+                let answer = answer.map(Zeroizing::new);
                 let mut relay = context.relay.lock();
-                relay.answer(client, &reply, answer.as_deref());
+                relay.answer(client, &reply, answer.as_ref().map(|data| data.as_slice()));
                 relay.request_ended(client);
             };
             // Begun here, so that what needs no waiting is done in order, and also for a client that

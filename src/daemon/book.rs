@@ -87,6 +87,12 @@ impl Book {
         }
     }
 
+    /// Keeps pins from changing, as a slow disk does.
+    #[cfg(test)]
+    pub(super) fn hold_up(&self) -> impl Drop + '_ {
+        lock(&self.changing)
+    }
+
     /// The pins, for a look.
     pub(super) fn store(&self) -> MutexGuard<'_, Store> {
         lock(&self.store)

@@ -1,7 +1,10 @@
 //! Joining the pairing window of another machine, by the code or the ticket that it shows.
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use tokio::task::spawn_blocking;
 
 use super::addresses;
 use super::offers::{Offers, Terms, address, view, wait_linked};
@@ -18,7 +21,6 @@ use crate::trust::store::{Address, AddressSource};
 use crate::wire::commands::command_to_join;
 use crate::wire::control::{OfferKind, PairCheck, PairChecked, PairJoin, Paired};
 use crate::wire::error::{Code, Failure};
-use crate::wire::host_port::split_host_port;
 use crate::wire::link::MAX_ADDRESSES;
 use crate::wire::{DEFAULT_PORT, HostPort};
 
@@ -120,9 +122,15 @@ impl Offers {
         };
         let store = |offerer: Fingerprint, info: &Info, reached: &str| {
             let already = self.book.store().get(offerer).is_some();
-            let peer = self.book.pin(terms.peer(offerer, &info.name, known(reached), kind)).map_err(half_paired)?;
-            self.dialer.kick(offerer);
-            Ok((peer, already))
+            let new = terms.peer(offerer, &info.name, known(reached), kind);
+            let (book, dialer) = (Arc::clone(&self.book), self.dialer.clone());
+            // Waits for the disk, and goes on also when the client has gone meanwhile.
+            let stored = spawn_blocking(move || {
+                let peer = book.pin(new).map_err(half_paired)?;
+                dialer.kick(offerer);
+                Ok((peer, already))
+            });
+            async move { stored.await.unwrap_or_else(|error| Err(Failure::new(Code::Internal, error.to_string()))) }
         };
         let own = self.info();
         let (peer, already) = join(&self.context, given, addresses, own_spki, &own, store).await?;
@@ -139,41 +147,45 @@ impl Offers {
             Failure::new(Code::InvalidRequest, format!("{typed} is no address"))
                 .hint("a name or an IP address, and :PORT behind it if the other screen shows one")
         };
-        let (host, port) = split_host_port(typed).map_err(|_| no_address())?;
         let whole = HostPort::with_default(typed, DEFAULT_PORT).map_err(|_| no_address())?;
         let ports = self.ports.all();
-        let is_ours = |ip: IpAddr| match port {
-            Some(port) => addresses::is_own(SocketAddr::new(ip, port), &ports),
-            None => ports.iter().any(|own| addresses::is_own(SocketAddr::new(ip, own.port()), &ports)),
+        // No other name says where it leads: two machines may well have the same one.
+        let ips = match whole.host().trim_end_matches('.') {
+            local if local.eq_ignore_ascii_case("localhost") => {
+                vec![IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)]
+            }
+            host => host.parse().into_iter().collect(),
         };
-        let is_our_name = self.is_own_name(host) && port.is_none_or(|port| ports.iter().any(|own| own.port() == port));
-        if is_our_name || host.parse().is_ok_and(is_ours) {
+        if ips.into_iter().any(|ip| addresses::is_own(SocketAddr::new(ip, whole.port()), &ports)) {
             return Err(own_machine(typed));
         }
         Ok(whole)
     }
 
-    fn is_own_name(&self, host: &str) -> bool {
-        let host = host.trim_end_matches('.');
+    /// Whether this may be this machine: it is called like that, and listens on that port.
+    fn is_namesake(&self, address: &HostPort) -> bool {
+        let host = address.host().trim_end_matches('.');
         let short = host.strip_suffix(".local").unwrap_or(host);
         let system = nix::unistd::gethostname().ok();
         let system = system.as_ref().and_then(|name| name.to_str());
-        host.eq_ignore_ascii_case("localhost")
-            || short.eq_ignore_ascii_case(self.context.relay.lock().own_name())
-            || system.is_some_and(|system| short.eq_ignore_ascii_case(system))
+        let is_own_name = short.eq_ignore_ascii_case(self.context.relay.lock().own_name())
+            || system.is_some_and(|system| short.eq_ignore_ascii_case(system));
+        is_own_name && self.ports.all().iter().any(|own| own.port() == address.port())
     }
 
     fn code_failed(&self, error: JoinError, host: &HostPort) -> Failure {
+        // Without a window this machine shows no key by which it would know itself.
+        let namesake = if self.is_namesake(host) { ", or it is this very machine" } else { "" };
         match error {
             JoinError::Dial(DialError::Tls { source: TlsError::OwnKey, .. }) => own_machine(&host.to_string()),
             JoinError::Dial(DialError::Tls { source: TlsError::PeerRefusedUs(RefusedBy::Protocol), .. }) => {
                 let what = "is up, but not pairing now (if it is, its version of pi-remote is another one)";
-                Failure::new(Code::PairingFailed, format!("{host} {what}"))
+                Failure::new(Code::PairingFailed, format!("{host} {what}{namesake}"))
                     .hint("run `pi-remote pair` there first, then join with the code that it shows")
             }
             JoinError::Dial(DialError::Connect { source, .. }) if source.kind() == ErrorKind::ConnectionRefused => {
                 let what = "is up, but nothing listens there (connection refused)";
-                Failure::new(Code::Unreachable, format!("{host} {what}"))
+                Failure::new(Code::Unreachable, format!("{host} {what}{namesake}"))
                     .hint("run `pi-remote pair` there first: it starts the daemon and shows a code and where to join")
                     .delivered(false)
             }
@@ -297,6 +309,27 @@ mod tests {
         ] {
             let failure = failed(error);
             assert!(!failure.hint.unwrap().contains("swap"), "{}", failure.message);
+        }
+    }
+
+    #[tokio::test]
+    async fn only_an_address_that_is_its_own_is_this_machine_and_a_name_of_its_own_may_be() {
+        // Called `here`, at 127.0.0.1:7433.
+        let (_temp, offers, _) = desk();
+        for own in ["localhost", "LOCALHOST.", "127.0.0.1", "[::1]", "127.0.0.1:7433", "localhost:7433"] {
+            let failure = offers.other_machine(own).unwrap_err();
+            assert!(failure.message.contains("this very machine"), "{own}: {failure}");
+        }
+        for other in ["here", "here.local:7433", "localhost:7434", "127.0.0.1:7434", "192.0.2.1", "there"] {
+            offers.other_machine(other).unwrap();
+        }
+        let closed = |host: &str| {
+            let source = TlsError::PeerRefusedUs(RefusedBy::Protocol);
+            let error = DialError::Tls { address: "192.0.2.1:7433".into(), source };
+            offers.code_failed(JoinError::Dial(error), &offers.other_machine(host).unwrap()).message
+        };
+        for (host, may_be) in [("here", true), ("Here.local", true), ("here:7434", false), ("there", false)] {
+            assert_eq!(closed(host).contains("or it is this very machine"), may_be, "{host}");
         }
     }
 

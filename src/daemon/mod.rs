@@ -151,7 +151,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         context: context.clone(),
         gate,
         admission: admission.clone(),
-        desk: offers.clone(),
+        desk: Arc::new(Arc::clone(&offers)),
         own_spki: Arc::clone(&own_spki),
         listening,
         lost: {

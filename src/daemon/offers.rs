@@ -1,8 +1,12 @@
 //! The one pairing window that may be open at this daemon. Joining another's is [`super::joining`].
 
+mod desk;
+mod words;
+
 use std::collections::HashMap;
 use std::future::poll_fn;
-use std::net::{IpAddr, SocketAddr};
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,39 +20,41 @@ use super::book::Book;
 use super::offered::offered;
 use super::ports::Ports;
 use super::{addresses, views};
-use crate::identity::{Fingerprint, SeededRng, random};
+use crate::identity::{Fingerprint, random};
 use crate::link::Context;
 use crate::link::dialer::Dialer;
-use crate::link::pairing::{Begun, Desk};
 use crate::pairing::PairingCode;
-use crate::pairing::exchange::{Offerer, Parties, Reason};
 use crate::pairing::message::Info;
 use crate::pairing::ticket::{Secret, Ticket};
-use crate::pairing::window::{
-    ATTEMPTS, AttemptId, DEFAULT_OPEN, EXCHANGE_TIME, Ending, FailedAttempt, Offer as Offering, Window,
-};
+use crate::pairing::window::{AttemptId, DEFAULT_OPEN, Ending, FailedAttempt, Offer as Offering, Window};
 use crate::relay::{ClientId, Shared};
 use crate::tasks::Tasks;
 use crate::trust::store::{Address, AddressSource, NewPeer};
 use crate::trust::{Grant, Peer};
 use crate::wire::PeerName;
 use crate::wire::control::{
-    AttemptFailed, Offer, OfferKind, PairFailed, PairOffer, PairTerms, Paired, PeerView, ReplyTo, request_event_line,
+    AttemptFailed, Offer, OfferKind, PairFailed, PairOffer, PairTerms, PeerView, ReplyTo, request_event_line,
 };
 use crate::wire::error::{Code, Failure};
-use crate::wire::link::{MAX_ADDRESSES, to_json};
+use crate::wire::link::to_json;
+use words::{burned, expired, in_words, invalid, taken_back};
 
 /// How long after pairing the link is waited for, so that the answer can show it.
 const LINKING: Duration = Duration::from_secs(3);
 /// Longest pause between two looks at the window: it goes by a clock that counts suspended time,
 /// which timers do not.
 const LONGEST_LOOK: Duration = Duration::from_secs(5);
-/// Most addresses named when a code is burned.
-const NAMED: usize = 4;
+/// Failed exchanges that are told one by one. A code has fewer attempts; a ticket's have no count.
+const TOLD_EACH: u64 = 100;
+/// How often the others are told of: who reads along is to see the ticket, and that somebody guesses.
+const TOLD_EVERY: Duration = Duration::from_secs(1);
 
 /// Pairing's desk.
 pub(super) struct Offers {
     slot: Mutex<Slot>,
+    /// When the open window ends by itself, in nanoseconds of the clock; 0 where none is open. Every
+    /// handshake asks this, and must not wait for the slot.
+    open_until: AtomicU64,
     pub(super) book: Arc<Book>,
     pub(super) context: Context,
     pub(super) dialer: Dialer,
@@ -67,6 +73,8 @@ struct Slot {
     /// How many windows there have been: each has a number, so that what was begun for one never
     /// meets another.
     windows: u64,
+    /// Joiners that have won and whose pins are being stored: until then the ports stay open for them.
+    pinning: usize,
     /// Exchanges whose pin is stored, until it is known whether the joiner confirms.
     won: HashMap<AttemptId, oneshot::Sender<bool>>,
 }
@@ -80,6 +88,8 @@ struct Open {
     terms: Terms,
     /// Failed exchanges that the client was told of.
     told: u64,
+    /// When it was last told.
+    told_at: Duration,
     _keeper: Timer,
 }
 
@@ -114,6 +124,7 @@ impl Offers {
     ) -> Self {
         Self {
             slot: Mutex::default(),
+            open_until: AtomicU64::new(0),
             book,
             context,
             dialer,
@@ -130,15 +141,15 @@ impl Offers {
         self.announced.subscribe()
     }
 
-    fn window_closed(&self) {
-        self.book.window_is(false);
-        self.announced.send_replace(false);
+    /// Whether a window is open. Waits for nothing.
+    pub(super) fn is_open(&self) -> bool {
+        nanoseconds(self.context.clock.now()) < self.open_until.load(Ordering::Acquire)
     }
 
-    /// Whether a window is open.
-    pub(super) fn is_open(&self) -> bool {
-        let now = self.context.clock.now();
-        self.lock().open.as_ref().is_some_and(|open| open.window.is_open(now))
+    /// The ports listen for a window, and for those that have won one and are not pinned yet.
+    fn window_closed(&self, slot: &Slot) {
+        self.announced.send_replace(false);
+        self.book.window_is(slot.pinning > 0);
     }
 
     /// Opens a window; what becomes of it is told to `client`.
@@ -214,7 +225,7 @@ impl Offers {
         let offers = Arc::clone(self);
         let keeper = self.tasks.spawn(async move { offers.keep_window(number).await });
         let id = reply.id.clone();
-        slot.open = Some(Open { window, kind, client, id, terms, told: 0, _keeper: Timer(keeper) });
+        slot.open = Some(Open { window, kind, client, id, terms, told: 0, told_at: now, _keeper: Timer(keeper) });
         self.book.window_is(true);
         self.announced.send_replace(!no_lan);
         Ok(number)
@@ -239,14 +250,8 @@ impl Offers {
     fn attend(&self, slot: &mut Slot, now: Duration) {
         let Some(open) = slot.open.as_mut() else { return };
         open.window.settle(now);
-        for failed in open.untold() {
-            let attempts_left = open.window.attempts_left();
-            let data = AttemptFailed {
-                address: failed.from.to_string(),
-                reason: in_words(failed.why, open.kind),
-                attempts_left,
-            };
-            self.tell(open.client, open.id.as_ref(), "pair_attempt_failed", &to_json(&data));
+        for failed in open.untold(now) {
+            self.tell(open.client, open.id.as_ref(), "pair_attempt_failed", &to_json(&failed));
         }
         let why = match open.window.ending(now) {
             Some(Ending::Expired) => expired(open.kind),
@@ -273,7 +278,7 @@ impl Offers {
     /// window any more.
     fn close_if(&self, slot: &mut Slot, which: impl FnOnce(&mut Open) -> bool, why: &Failure) -> bool {
         let Some(open) = slot.open.take_if(which) else { return false };
-        self.window_closed();
+        self.window_closed(slot);
         self.tell_failed(&open, why);
         true
     }
@@ -326,20 +331,65 @@ impl Offers {
         tell(&self.context.relay, client, id, event, data);
     }
 
-    /// Held before the pins and the relay are, never after.
-    fn lock(&self) -> MutexGuard<'_, Slot> {
-        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Held before the pins and the relay are, never after, and for no longer than it takes to look:
+    /// neither over a write nor over a computation.
+    fn lock(&self) -> Held<'_> {
+        let slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+        Held { slot, open_until: &self.open_until }
     }
 }
 
+/// The slot, held; who lets go of it leaves behind until when a window is open.
+struct Held<'a> {
+    slot: MutexGuard<'a, Slot>,
+    open_until: &'a AtomicU64,
+}
+
+impl Deref for Held<'_> {
+    type Target = Slot;
+
+    fn deref(&self) -> &Slot {
+        &self.slot
+    }
+}
+
+impl DerefMut for Held<'_> {
+    fn deref_mut(&mut self) -> &mut Slot {
+        &mut self.slot
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let until = self.slot.open.as_ref().and_then(|open| open.window.ends_at()).map_or(0, nanoseconds);
+        self.open_until.store(until, Ordering::Release);
+    }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 impl Open {
-    /// The exchanges that have failed since this was last asked.
-    fn untold(&mut self) -> Vec<FailedAttempt> {
-        let failures = self.window.failures();
-        let new = usize::try_from(failures - self.told).unwrap_or(usize::MAX);
-        self.told = failures;
+    /// What is to be told of the exchanges that have failed since it was last: each of the first, then
+    /// now and then the last with the number of the others.
+    fn untold(&mut self, now: Duration) -> Vec<AttemptFailed> {
+        let new = self.window.failures() - self.told;
+        let each = self.window.failures() <= TOLD_EACH;
+        if new == 0 || (!each && now < self.told_at.saturating_add(TOLD_EVERY)) {
+            return Vec::new();
+        }
+        self.told += new;
+        self.told_at = now;
+        let told = if each { usize::try_from(new).unwrap_or(usize::MAX) } else { 1 };
         let remembered = self.window.failed().count();
-        self.window.failed().skip(remembered.saturating_sub(new)).copied().collect()
+        let failed = self.window.failed().skip(remembered.saturating_sub(told));
+        let tell = |failed: &FailedAttempt| AttemptFailed {
+            address: failed.from.to_string(),
+            reason: in_words(failed.why, self.kind, if each { 0 } else { new - 1 }),
+            attempts_left: self.window.attempts_left(),
+        };
+        failed.map(tell).collect()
     }
 }
 
@@ -365,143 +415,6 @@ impl Terms {
             },
         }
     }
-}
-
-/// The daemon keeps its desk behind this, so that tasks can hold on to it.
-impl Desk for Offers {
-    fn begin(&self, from: SocketAddr, hello: Duration, parties: &Parties<'_>, first: &[u8]) -> Option<Begun> {
-        let now = self.context.clock.now();
-        let mut slot = self.lock();
-        let open = slot.open.as_mut()?;
-        let (offerer, answer) = match open.window.offer(now)? {
-            Offering::Code(code) => {
-                let rng = SeededRng::new().inspect_err(|failure| tracing::error!(%failure, "cannot pair")).ok()?;
-                let (offerer, answer) = Offerer::by_code(code, parties, first, rng).ok()?;
-                (offerer, Some(answer))
-            }
-            Offering::Ticket(secret) => (Offerer::by_ticket(secret, parties).ok()?, None),
-        };
-        let attempt = open.window.begin(from.ip(), hello, now);
-        // Those that have stalled meanwhile are seen here first.
-        self.attend(&mut slot, now);
-        Some(Begun { attempt: attempt.ok()?, offerer, answer })
-    }
-
-    fn proven(&self, attempt: AttemptId, joiner: Fingerprint, info: &Info, from: SocketAddr) -> Result<Info, Failure> {
-        let now = self.context.clock.now();
-        let mut slot = self.lock();
-        let won = slot.open.take_if(|open| open.window.succeed(attempt, now).is_ok());
-        let open = won.ok_or_else(|| Failure::new(Code::PairingExpired, "The window is closed"))?;
-        let mut known = addresses::of_peer(&info.host_ports(), from.ip());
-        if info.port != 0 {
-            let seen = SocketAddr::new(from.ip(), info.port).to_string();
-            known.retain(|address| *address != seen);
-            known.insert(0, seen);
-        }
-        known.truncate(MAX_ADDRESSES);
-        let known = known.iter().map(|a| address(a, AddressSource::Hello)).collect();
-        let already = self.book.store().get(joiner).is_some();
-        let pinned = self.book.pin(open.terms.peer(joiner, &info.name, known, open.kind));
-        self.window_closed();
-        let peer = pinned.inspect_err(|failure| self.tell_failed(&open, failure))?;
-        self.dialer.kick(joiner);
-        let (confirm, confirmed) = oneshot::channel();
-        slot.won.retain(|_, confirm| !confirm.is_closed());
-        slot.won.insert(attempt, confirm);
-        let (book, relay) = (Arc::clone(&self.book), self.context.relay.clone());
-        self.tasks.spawn(async move {
-            // Not confirmed either when the exchange was broken off and nobody says so.
-            let confirmed = timeout(EXCHANGE_TIME, confirmed).await.is_ok_and(|told| told == Ok(true));
-            wait_linked(&relay, joiner).await;
-            let paired = Paired { peer: view(&book, &relay, &peer), confirmed, already };
-            tell(&relay, open.client, open.id.as_ref(), "paired", &to_json(&paired));
-        });
-        Ok(self.info())
-    }
-
-    fn done(&self, attempt: AttemptId, confirmed: bool) {
-        if let Some(confirm) = self.lock().won.remove(&attempt) {
-            // Nobody waits for it any more when it comes too late.
-            let _ = confirm.send(confirmed);
-        }
-    }
-
-    fn failed(&self, attempt: AttemptId, why: Reason) {
-        let now = self.context.clock.now();
-        let mut slot = self.lock();
-        if let Some(open) = slot.open.as_mut() {
-            open.window.fail(attempt, why, now);
-            self.attend(&mut slot, now);
-        }
-    }
-}
-
-/// Why an exchange failed, for the offerer. Whatever was a try at the secret, or may have been, says
-/// what else it may have been.
-fn in_words(why: Reason, kind: OfferKind) -> String {
-    let secret = match kind {
-        OfferKind::Code => "code",
-        OfferKind::Ticket => "ticket",
-    };
-    match why {
-        Reason::WrongProof => format!("a wrong {secret}, or somebody stands in between"),
-        Reason::Refused => "it broke off: it may have met somebody in between".to_owned(),
-        Reason::Disconnected | Reason::Stalled => {
-            format!("{why}: it was given up, or somebody is guessing or stands in between")
-        }
-        Reason::WrongOfferer
-        | Reason::WrongKind
-        | Reason::BadElement
-        | Reason::WrongVersion
-        | Reason::OutOfOrder
-        | Reason::Malformed
-        | Reason::TooLong
-        | Reason::Closed
-        | Reason::Internal => why.to_string(),
-    }
-}
-
-/// How a code is offered again, or a ticket.
-fn again(kind: OfferKind) -> &'static str {
-    match kind {
-        OfferKind::Code => "`pi-remote pair` offers again, with a new code",
-        OfferKind::Ticket => "`pi-remote pair --ticket` offers again, with a new ticket",
-    }
-}
-
-fn invalid(error: impl std::fmt::Display) -> Failure {
-    Failure::new(Code::InvalidRequest, error.to_string())
-}
-
-fn taken_back() -> Failure {
-    Failure::new(Code::Interrupted, "The offer was taken back")
-}
-
-fn expired(kind: OfferKind) -> Failure {
-    Failure::new(Code::PairingExpired, "Nobody paired before the window closed").hint(again(kind))
-}
-
-/// All attempts at a code have failed. Names who tried, the last first.
-fn burned(window: &Window) -> Failure {
-    let mut tried: Vec<IpAddr> = window.failed().map(|failed| failed.from).collect();
-    tried.reverse();
-    let mut named = Vec::new();
-    for from in tried {
-        if !named.contains(&from) {
-            named.push(from);
-        }
-    }
-    let more = if named.len() > NAMED { ", ..." } else { "" };
-    let named: Vec<String> = named.iter().take(NAMED).map(IpAddr::to_string).collect();
-    let message = format!(
-        "The code is burned: {ATTEMPTS} attempts at it failed (from {}{more}). Nothing was paired. \
-         If no machine of yours was there, somebody is guessing or stands in between",
-        named.join(", ")
-    );
-    Failure::new(Code::PairingBurned, message).hint(
-        "`pi-remote pair` makes a new code; where somebody keeps guessing, \
-         `pi-remote pair --ticket` cannot be guessed and is not burned",
-    )
 }
 
 /// Waits a moment for the first link to a new peer; without one by then, the answer says so.

@@ -1,6 +1,8 @@
 //! Drives a pairing exchange over an authenticated connection whose peer is not pinned yet.
 
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,6 +25,8 @@ use crate::wire::lines::LineDecoder;
 
 /// How long the end of an exchange may take to reach the other side.
 const ENDING: Duration = Duration::from_secs(1);
+/// How long the offerer, which has stored the joiner's pin, waits to hear that its own is stored.
+pub const RECEIPT: Duration = EXCHANGE_TIME;
 
 /// The offerer's desk: its window and its pins.
 pub trait Desk: Send + Sync {
@@ -34,7 +38,13 @@ pub trait Desk: Send + Sync {
     ///
     /// # Errors
     /// When another was first or the pin cannot be stored; nothing is stored then.
-    fn proven(&self, attempt: AttemptId, joiner: Fingerprint, info: &Info, from: SocketAddr) -> Result<Info, Failure>;
+    fn proven<'a>(
+        &'a self,
+        attempt: AttemptId,
+        joiner: Fingerprint,
+        info: &Info,
+        from: SocketAddr,
+    ) -> Pin<Box<dyn Future<Output = Result<Info, Failure>> + Send + 'a>>;
     /// The exchange is over, and whether the joiner has said that it stored this device's pin.
     fn done(&self, attempt: AttemptId, confirmed: bool);
     /// An exchange has failed.
@@ -109,25 +119,32 @@ async fn prove(
     desk: &dyn Desk,
 ) -> bool {
     let Begun { attempt, offerer, answer } = begun;
-    let mut stored = false;
-    let exchange = async {
+    let proof = async {
         let proof = match answer {
             Some(answer) => lines.ask(&answer).await?,
             None => first,
         };
-        let proven = offerer.receive(&proof).map_err(|rejected| rejected.reason)?;
-        let own = desk.proven(attempt, joiner, proven.info(), arrival.from).map_err(|_| Reason::Closed)?;
-        stored = true;
-        let (awaiting, line) = proven.confirm(&own);
-        awaiting.receive(&lines.ask(&line).await?).map_err(|rejected| rejected.reason)
+        offerer.receive(&proof).map_err(|rejected| rejected.reason)
     };
-    let outcome = timeout_at(arrival.deadline, exchange).await.unwrap_or(Err(Reason::Stalled));
-    match outcome {
-        outcome if stored => desk.done(attempt, outcome.is_ok()),
-        Err(why) => desk.failed(attempt, why),
-        Ok(()) => {}
+    // The joiner's time ends with its proof; storing takes what the disk takes.
+    let stored = match timeout_at(arrival.deadline, proof).await.unwrap_or(Err(Reason::Stalled)) {
+        Ok(proven) => {
+            let own = desk.proven(attempt, joiner, proven.info(), arrival.from).await;
+            own.map(|own| proven.confirm(&own)).map_err(|_| Reason::Closed)
+        }
+        Err(why) => Err(why),
+    };
+    match stored {
+        Ok((awaiting, line)) => {
+            let receipt = timeout(RECEIPT, lines.ask(&line)).await.unwrap_or(Err(Reason::Stalled));
+            desk.done(attempt, receipt.is_ok_and(|line| awaiting.receive(&line).is_ok()));
+            true
+        }
+        Err(why) => {
+            desk.failed(attempt, why);
+            false
+        }
     }
-    stored
 }
 
 /// What the joiner's user was given.
@@ -160,17 +177,17 @@ pub enum JoinError {
 
 /// The joiner's side. The first of `addresses` at which TLS stands is the only one that hears a
 /// word: a code makes one exchange. `store` pins the offerer, once it has proven itself, at the
-/// address where it answered; what it gives is the result.
+/// address where it answered; what it gives is the result, however long it takes.
 ///
 /// # Errors
 /// [`JoinError`]; nothing was stored unless `store` did so itself.
-pub async fn join<T>(
+pub async fn join<T, Stored: Future<Output = Result<T, Failure>>>(
     context: &Context,
     given: Given<'_>,
     addresses: &[String],
     own_spki: &[u8],
     own: &Info,
-    store: impl FnOnce(Fingerprint, &Info, &str) -> Result<T, Failure>,
+    store: impl FnOnce(Fingerprint, &Info, &str) -> Stored,
 ) -> Result<T, JoinError> {
     let expect = match given {
         Given::Code(_) => Expect::AnyoneElse,
@@ -184,20 +201,22 @@ pub async fn join<T>(
     let binding = connection.channel_binding()?;
     let parties = Parties { channel_binding: &binding, offerer_spki: &offerer_spki, joiner_spki: own_spki };
     let mut lines = Lines::new(connection.stream);
-    let broken = |reason| JoinError::Exchange { address: address.clone(), reason };
-    let exchange = async {
-        let proven = convince(&mut lines, given, &parties, own, rng).await.map_err(broken)?;
-        let stored = store(offerer, proven.info(), &address)?;
-        // The offerer has stored its pin; that this line is lost changes nothing here.
-        lines.send(&proven.confirm()).await;
-        Ok(stored)
-    };
     // Ends later than the offerer's, which counts from the ClientHello: an offerer that has stored a
-    // pin in time is heard out.
-    let outcome = timeout(EXCHANGE_TIME, exchange).await.unwrap_or_else(|_| Err(broken(Reason::Stalled)));
-    let failed = matches!(&outcome, Err(JoinError::Exchange { reason, .. }) if *reason != Reason::Refused);
-    lines.end(failed.then_some(PAIR_FAIL)).await;
-    outcome
+    // pin in time is heard out. What comes after the proof is no more a reason to say that it failed.
+    let convincing = timeout(EXCHANGE_TIME, convince(&mut lines, given, &parties, own, rng));
+    match convincing.await.unwrap_or(Err(Reason::Stalled)) {
+        Ok(proven) => {
+            let stored = store(offerer, proven.info(), &address).await;
+            // The offerer has stored its pin; that this line is lost changes nothing here.
+            let last = stored.is_ok().then(|| proven.confirm());
+            lines.end(last.as_deref()).await;
+            Ok(stored?)
+        }
+        Err(reason) => {
+            lines.end((reason != Reason::Refused).then_some(PAIR_FAIL)).await;
+            Err(JoinError::Exchange { address, reason })
+        }
+    }
 }
 
 /// Proves this device to the offerer, and has the offerer prove itself.

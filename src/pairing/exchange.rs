@@ -215,12 +215,22 @@ impl Offerer {
         }
     }
 
-    /// Begins at a window whose ticket has this secret.
+    /// Begins at a window whose ticket has this secret, with the joiner's first line, which it is to
+    /// [receive](Self::receive) next.
     ///
     /// # Errors
-    /// [`Reason::Internal`] alone.
-    pub fn by_ticket(secret: &Secret, parties: &Parties<'_>) -> Result<Self, Rejected> {
-        Ok(Self { confirmation: Confirmation::by_ticket(secret, parties)?, kind: OfferKind::Ticket })
+    /// Anything but the first line of an exchange, by ticket or by code; it is no attempt.
+    pub fn by_ticket(secret: &Secret, parties: &Parties<'_>, first_line: &[u8]) -> Result<Self, Rejected> {
+        match Message::read(first_line).map_err(Rejected::new)? {
+            // Who tries a code here is told of: it may be the user.
+            Message::Pair1(_) | Message::Pair3(_) => {
+                Ok(Self { confirmation: Confirmation::by_ticket(secret, parties)?, kind: OfferKind::Ticket })
+            }
+            Message::Fail => Err(Rejected::silently(Reason::Refused)),
+            Message::Pair2(_) | Message::Pair4(_) | Message::Pair5 | Message::Other => {
+                Err(Rejected::new(Reason::OutOfOrder))
+            }
+        }
     }
 
     /// Takes the joiner's proof.

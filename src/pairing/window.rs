@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::code::PairingCode;
@@ -28,7 +29,7 @@ pub const REMEMBERED: usize = 32;
 #[derive(Debug)]
 pub struct Window {
     number: u64,
-    offer: Option<Offer>,
+    offer: Option<Arc<Offer>>,
     deadline: Duration,
     ending: Option<Ending>,
     next_id: u64,
@@ -131,7 +132,7 @@ impl Window {
         };
         Ok(Self {
             number,
-            offer: Some(offer),
+            offer: Some(Arc::new(offer)),
             deadline: now.saturating_add(open_for),
             ending: None,
             next_id: 0,
@@ -159,17 +160,28 @@ impl Window {
 
     /// How it ended; `None` while it is open.
     pub fn ending(&self, now: Duration) -> Option<Ending> {
-        let burned = || {
-            let last = self.attempts.values().map(|attempt| attempt.deadline).max()?;
-            let failed = last <= now && last < self.deadline;
-            (self.attempts_left == Some(0) && failed).then_some(Ending::Burned)
+        let by_itself = || {
+            let end = self.last_stall().map_or((self.deadline, Ending::Expired), |at| (at, Ending::Burned));
+            (now >= end.0).then_some(end.1)
         };
-        self.ending.or_else(burned).or((now >= self.deadline).then_some(Ending::Expired))
+        self.ending.or_else(by_itself)
     }
 
-    /// What it offers, for as long as it is open.
-    pub fn offer(&self, now: Duration) -> Option<&Offer> {
-        self.offer.as_ref().filter(|_| self.is_open(now))
+    /// When it ends if nothing else happens; `None` once it has ended.
+    pub fn ends_at(&self) -> Option<Duration> {
+        self.ending.is_none().then(|| self.last_stall().unwrap_or(self.deadline))
+    }
+
+    /// When the last exchange under way stalls, if that burns the code before its time is over.
+    fn last_stall(&self) -> Option<Duration> {
+        let last = self.attempts.values().map(|attempt| attempt.deadline).max()?;
+        (self.attempts_left == Some(0) && last < self.deadline).then_some(last)
+    }
+
+    /// What it offers, for as long as it is open. To be let go of soon: it is zeroised with the last
+    /// who has it.
+    pub fn offer(&self, now: Duration) -> Option<Arc<Offer>> {
+        self.offer.clone().filter(|_| self.is_open(now))
     }
 
     /// How many attempts at the code are left; `None` for a ticket, which has no count.
@@ -184,6 +196,23 @@ impl Window {
     /// # Errors
     /// [`Refusal`]; nothing is recorded or spent.
     pub fn begin(&mut self, from: IpAddr, hello: Duration, now: Duration) -> Result<AttemptId, Refusal> {
+        let attempt = self.place(from, hello, now)?;
+        self.attempts_left = self.attempts_left.map(|left| left.saturating_sub(1));
+        let id = AttemptId { window: self.number, exchange: self.next_id };
+        self.next_id += 1;
+        self.attempts.insert(id, attempt);
+        Ok(id)
+    }
+
+    /// Whether [`Window::begin`] would give a place, so that nothing is computed for who gets none.
+    ///
+    /// # Errors
+    /// [`Refusal`]; nothing is recorded or spent in any case.
+    pub fn has_place(&mut self, from: IpAddr, hello: Duration, now: Duration) -> Result<(), Refusal> {
+        self.place(from, hello, now).map(drop)
+    }
+
+    fn place(&mut self, from: IpAddr, hello: Duration, now: Duration) -> Result<Attempt, Refusal> {
         self.settle(now);
         if !self.is_open(now) {
             return Err(Refusal::Closed);
@@ -199,13 +228,10 @@ impl Window {
         if self.attempts.len() >= PLACES {
             return Err(Refusal::Full);
         }
-        if let Some(left) = &mut self.attempts_left {
-            *left = left.checked_sub(1).ok_or(Refusal::Spent)?;
+        if self.attempts_left == Some(0) {
+            return Err(Refusal::Spent);
         }
-        let id = AttemptId { window: self.number, exchange: self.next_id };
-        self.next_id += 1;
-        self.attempts.insert(id, Attempt { from, deadline });
-        Ok(id)
+        Ok(Attempt { from, deadline })
     }
 
     /// Whether an exchange can still win, or has: [`Window::succeed`] asks the same of one that has not.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use super::{failed, report, request};
+use super::{failed, report};
 use crate::cli::{Context, Error, input};
 use crate::control::client::Client;
 use crate::pairing::code::PairingCode;
@@ -64,7 +64,7 @@ pub(crate) async fn by_ticket(
 }
 
 async fn ask(client: &mut Client, join: &PairJoin) -> Result<Paired, Failure> {
-    client.ask("pair_join", request(join)?, JOIN_DEADLINE).await
+    client.ask("pair_join", join, JOIN_DEADLINE).await
 }
 
 /// A code without a slip in it: asked for again on a terminal, since nothing has been sent yet. What

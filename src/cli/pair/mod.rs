@@ -14,18 +14,15 @@ mod secrets;
 
 use std::time::Duration;
 
-use serde::Serialize;
-use serde_json::{Map, Value};
-
 pub(crate) use join::by_ticket;
 pub(crate) use report::{failed, failure_of_line, outcome_of_line, report};
 pub(crate) use secrets::looks_like_secret;
 
-use super::{Context, Error, daemon, input, members, ssh};
+use super::{Context, Error, daemon, input, ssh};
 use crate::control::client::OWN_DEADLINE;
 use crate::wire::control::{OfferKind, PairCheck, PairChecked, PairOffer, PairTerms, PeerView};
 use crate::wire::host_port::HostPort;
-use crate::wire::{Code, DEFAULT_PORT, Failure, PeerName};
+use crate::wire::{DEFAULT_PORT, PeerName};
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
@@ -95,7 +92,7 @@ pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
     let address = if let Way::Join(host) = &way { Some(host.clone()) } else { None };
     let check = PairCheck { address, terms: terms.clone() };
     let checked: PairChecked =
-        client.ask("pair_check", request(&check)?, OWN_DEADLINE).await.map_err(|failure| failed(&cx, failure))?;
+        client.ask("pair_check", &check, OWN_DEADLINE).await.map_err(|failure| failed(&cx, failure))?;
     if let Some(known) = checked.known
         && !again(&cx, &known).await?
     {
@@ -233,11 +230,6 @@ async fn ask_grant(cx: &Context, way: &Way) -> Result<(), Error> {
     }
 }
 
-/// The members of a request.
-fn request(shape: &impl Serialize) -> Result<Map<String, Value>, Failure> {
-    serde_json::to_value(shape).map(members).map_err(|e| Failure::new(Code::Internal, e.to_string()))
-}
-
 fn window(text: &str) -> Result<Duration, String> {
     let window = humantime::parse_duration(text).map_err(|e| e.to_string())?;
     if window.as_secs() == 0 || window > MAX_WINDOW {
@@ -249,6 +241,7 @@ fn window(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::{Code, Failure};
     use clap::Parser;
 
     #[derive(Debug, Parser)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Map, json};
 use tokio::time::{sleep, timeout};
 
-use super::{failed, report, request};
+use super::{failed, report};
 use crate::cli::output::{self, Style, escape};
 use crate::cli::{Context, Error, input, members};
 use crate::control::client::{Client, OWN_DEADLINE};
@@ -30,7 +30,7 @@ const MAX_MACHINES: usize = 8;
 /// Offers until somebody has paired; on a terminal a code that was burned can be had anew.
 pub(super) async fn run(cx: &Context, mut client: Client, wanted: &PairOffer) -> Result<(), Error> {
     loop {
-        let offer: Offer = client.ask("pair_offer", request(wanted)?, OWN_DEADLINE).await?;
+        let offer: Offer = client.ask("pair_offer", wanted, OWN_DEADLINE).await?;
         show(cx, &mut client, &offer).await?;
         let failure = match wait(cx, &mut client, wanted, &offer).await? {
             Ok(paired) => return report(cx, &paired, cx.out.is_terminal()),

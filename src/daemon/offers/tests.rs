@@ -1,3 +1,5 @@
+use std::net::SocketAddr;
+use std::task::Poll;
 use std::time::SystemTime;
 
 use tokio::time::Instant;
@@ -5,9 +7,13 @@ use tokio::time::Instant;
 use super::*;
 use crate::clock::Clock;
 use crate::daemon::book::Notes;
-use crate::identity::DeviceKey;
+use crate::identity::{DeviceKey, SeededRng};
+use crate::link::pairing::{Begun, Desk};
 use crate::link::tls::{Pins, TlsIdentity};
 use crate::pairing::Joiner;
+use crate::pairing::exchange::{Parties, Reason};
+use crate::pairing::message::Info;
+use crate::pairing::window::EXCHANGE_TIME;
 use crate::relay::{Limits, Me, Relay};
 use crate::state_dir::StateDir;
 use crate::trust::Store;
@@ -47,9 +53,13 @@ pub(in crate::daemon) fn desk() -> (tempfile::TempDir, Arc<Offers>, Clock) {
 }
 
 async fn open(offers: &Arc<Offers>, seconds: u64) -> ClientId {
+    open_for(offers, OfferKind::Code, seconds).await
+}
+
+async fn open_for(offers: &Arc<Offers>, kind: OfferKind, seconds: u64) -> ClientId {
     let client = offers.context.relay.lock().open_client();
     let terms = PairTerms { grant: "full".into(), ..PairTerms::default() };
-    let request = PairOffer { window_seconds: Some(seconds), terms, ..PairOffer::default() };
+    let request = PairOffer { kind, window_seconds: Some(seconds), terms, ..PairOffer::default() };
     offers.offer(client, &ReplyTo::default(), &request).await.unwrap();
     client
 }
@@ -84,8 +94,95 @@ async fn no_window_opens_for_a_client_that_has_gone() {
     assert!(!offers.is_open());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_disk_holds_up_neither_handshakes_nor_the_window_and_there_is_one_winner() {
+    let (_temp, offers, _) = desk();
+    let client = open(&offers, 60).await;
+    let (first, second) = (begin(&offers, [192, 0, 2, 1]).unwrap(), begin(&offers, [192, 0, 2, 2]).unwrap());
+    let prove = |begun: Begun, byte: u8| {
+        let offers = Arc::clone(&offers);
+        let from = SocketAddr::from(([192, 0, 2, byte], 1));
+        let joiner = Fingerprint::from_bytes([byte; 32]);
+        tokio::spawn(async move { offers.proven(begun.attempt, joiner, &Info::default(), from).await })
+    };
+    let slow = offers.book.hold_up();
+    let winner = prove(first, 1);
+    // In time, though the winner's pin is not written yet; each asks for the slot.
+    let meanwhile = async {
+        poll_fn(|cx| {
+            cx.waker().wake_by_ref();
+            if offers.is_open() { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
+        assert!(prove(second, 2).await.unwrap().is_err(), "another has won");
+        assert!(begin(&offers, [192, 0, 2, 3]).is_none() && !offers.cancel(client));
+        // The next window keeps its ports when the winner of the last one is stored.
+        open(&offers, 60).await
+    };
+    let next = timeout(Duration::from_secs(10), meanwhile).await.expect("nothing waits for the disk");
+    assert!(offers.book.store().peers().is_empty() && !winner.is_finished(), "no answer before the pin");
+    drop(slow);
+    winner.await.unwrap().unwrap();
+    let pinned: Vec<_> = offers.book.fingerprints();
+    assert_eq!(pinned, [Fingerprint::from_bytes([1; 32])]);
+    assert!(offers.is_open() && offers.cancel(next));
+}
+
+#[tokio::test]
+async fn whether_a_window_is_open_is_known_while_the_slot_is_held() {
+    let (_temp, offers, clock) = desk();
+    let client = open(&offers, 60).await;
+    let held = offers.lock();
+    let (asked, answer) = std::sync::mpsc::channel();
+    let (asking, moving) = (Arc::clone(&offers), clock.clone());
+    std::thread::spawn(move || {
+        let before = asking.is_open();
+        moving.advance(Duration::from_secs(60) - Duration::from_nanos(1));
+        let at_last = asking.is_open();
+        moving.advance(Duration::from_nanos(1));
+        asked.send((before, at_last, asking.is_open()))
+    });
+    assert_eq!(answer.recv_timeout(Duration::from_secs(10)), Ok((true, true, false)));
+    drop(held);
+    assert!(offers.cancel(client));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_no_first_line_is_no_attempt_at_a_ticket_and_a_flood_of_attempts_is_told_in_numbers() {
+    let (_temp, offers, clock) = desk();
+    let client = open_for(&offers, OfferKind::Ticket, 600).await;
+    let say = |line: &[u8]| {
+        let parties = Parties { channel_binding: &[0; 32], offerer_spki: b"o", joiner_spki: b"j" };
+        offers.begin(SocketAddr::from(([192, 0, 2, 7], 1)), clock.now(), &parties, line)
+    };
+    for malformed in [b"nonsense\n".as_slice(), b"{\"type\":\"pair3\"}\n", b"{\"type\":\"pair5\"}\n", b"\xff\n"] {
+        assert!(say(malformed).is_none());
+    }
+    let guess = || {
+        let begun = begin(&offers, [192, 0, 2, 8]).unwrap();
+        offers.failed(begun.attempt, Reason::WrongProof);
+    };
+    for _ in 0..TOLD_EACH {
+        guess();
+        let told = line(&offers, client).await;
+        assert!(told.contains("192.0.2.8") && !told.contains("more failed"), "{told}");
+    }
+    clock.advance(TOLD_EVERY);
+    for _ in 0..50 {
+        guess();
+    }
+    let told = line(&offers, client).await;
+    assert!(told.contains("pair_attempt_failed") && !told.contains("more failed"), "{told}");
+    clock.advance(TOLD_EVERY);
+    guess();
+    let told = line(&offers, client).await;
+    assert!(told.contains("(48 more failed"), "{told}");
+    assert!(offers.cancel(client));
+    assert!(line(&offers, client).await.contains("pair_failed"), "and nothing else was told");
+}
+
 /// An exchange by another code that gets as far as its place at the window.
-fn begin(offers: &Offers, from: [u8; 4]) -> Option<Begun> {
+fn begin(offers: &Arc<Offers>, from: [u8; 4]) -> Option<Begun> {
     let parties = Parties { channel_binding: &[0; 32], offerer_spki: b"o", joiner_spki: b"j" };
     let code = PairingCode::from_random(&[7; 5]);
     let (_, pair1) = Joiner::by_code(&code, &parties, SeededRng::new().unwrap()).unwrap();
@@ -125,7 +222,7 @@ async fn a_stall_is_told_once_with_its_address_and_frees_its_place() {
     clock.advance(EXCHANGE_TIME);
     begin(&offers, [192, 0, 2, 10]).unwrap();
     let told = line(&offers, client).await;
-    assert!(told.contains("192.0.2.9") && told.contains(r#""attemptsLeft":17"#), "seen by the next: {told}");
+    assert!(told.contains("192.0.2.9") && told.contains(r#""attemptsLeft":18"#), "seen by the next: {told}");
 }
 
 #[tokio::test(start_paused = true)]

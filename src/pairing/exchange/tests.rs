@@ -96,7 +96,7 @@ fn an_exchange_by_ticket_gives_the_published_values_byte_for_byte() {
     vector_parties(|parties| {
         let ticket = Ticket::new(Fingerprint::of_spki(parties.offerer_spki), secret(), vec![]).unwrap();
         let (joiner, pair3) = Joiner::by_ticket(&ticket, &parties, &laptop()).unwrap();
-        let offerer = Offerer::by_ticket(&secret(), &parties).unwrap();
+        let offerer = Offerer::by_ticket(&secret(), &parties, &pair3).unwrap();
         assert_published(&offerer.confirmation, "ticket_");
         assert_published(&joiner.confirmation, "ticket_");
         assert_confirmed(joiner, offerer, &pair3, "ticket_");
@@ -152,7 +152,8 @@ impl View {
     }
 
     fn offerer(&self) -> Offerer {
-        self.parties(|parties| Offerer::by_ticket(&secret(self.secret), &parties)).unwrap()
+        let (_, first_line) = self.joiner(&laptop());
+        self.parties(|parties| Offerer::by_ticket(&secret(self.secret), &parties, &first_line)).unwrap()
     }
 
     fn code(&self) -> PairingCode {

@@ -51,6 +51,38 @@ fn a_window_is_open_from_a_second_to_an_hour() {
 }
 
 #[test]
+fn asking_for_a_place_takes_none_and_spends_nothing() {
+    let mut window = code_window(s(0));
+    for _ in 0..=ATTEMPTS {
+        assert_eq!(window.has_place(ip(1), s(0), s(0)), Ok(()));
+    }
+    assert_eq!((window.attempts_left(), window.attempts.len()), (Some(ATTEMPTS), 0));
+    for n in 0..ATTEMPTS {
+        let id = window.begin(ip(1), s(0), s(0)).unwrap();
+        assert_eq!(window.has_place(ip(1), s(0), s(0)), Err(Refusal::SameAddress), "{n}");
+        if n + 1 < ATTEMPTS {
+            window.fail(id, Reason::WrongProof, s(0)).unwrap();
+        }
+    }
+    assert_eq!(window.has_place(ip(2), s(0), s(0)), Err(Refusal::Spent));
+    assert_eq!(window.has_place(ip(2), s(0), s(600)), Err(Refusal::Closed));
+}
+
+#[test]
+fn when_it_ends_by_itself_is_when_it_is_open_no_more() {
+    let mut window = code_window(s(0));
+    assert_eq!(window.ends_at(), Some(s(600)));
+    for _ in 1..ATTEMPTS {
+        guess_wrong(&mut window, 1, s(1));
+    }
+    window.begin(ip(1), s(2), s(2)).unwrap();
+    assert_eq!(window.ends_at(), Some(s(2) + EXCHANGE_TIME), "the last one stalls");
+    assert!(window.is_open(s(12) - Duration::from_nanos(1)) && !window.is_open(s(12)));
+    window.settle(s(12));
+    assert_eq!(window.ends_at(), None);
+}
+
+#[test]
 fn four_at_once_and_one_from_each_address() {
     let mut window = window(s(0));
     let first = window.begin(ip(1), s(0), s(1)).unwrap();
