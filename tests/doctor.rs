@@ -414,7 +414,7 @@ fn a_disk_that_is_full() {
     let dir = laptop.dir.display().to_string();
     let config = std::fs::read_to_string(laptop.dir.join("config.json")).unwrap();
     // A file system of its own for the directory, which no other process sees.
-    let script = format!("mount -t tmpfs -o size=1m,mode=0700 tmpfs '{dir}' && echo ready > /dev/null && sleep 600");
+    let script = format!("mount -t tmpfs -o size=1m,mode=0700 tmpfs '{dir}' && echo ready > /dev/null && exec sleep 120");
     let keeper = Keeper::start(Command::new("unshare").args(["-m", "sh", "-c", &script]));
     let inside = ["nsenter", "-t", &keeper.0.id().to_string(), "-m", "--"].map(str::to_owned);
     laptop.before = inside.to_vec();
