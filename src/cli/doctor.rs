@@ -12,7 +12,6 @@ pub(crate) async fn run(cx: Context) -> Result<(), Error> {
     let mut checks = doctor::examine(&path).await;
     let verdict = doctor::verdict(&checks);
     for check in &mut checks {
-        check.detail = cx.typed(&check.detail);
         if let (Some(fix), None) = (&check.fix, &check.on) {
             check.fix = Some(cx.typed(fix));
         }

@@ -56,12 +56,26 @@ struct Unsaved(bool);
 #[derive(Debug, Default)]
 struct Note {
     addresses: Vec<Address>,
+    /// A hello was heard: of the addresses that were only told, those of the newest hello count.
+    told: bool,
     version: Option<String>,
     last_seen: Option<String>,
 }
 
 impl Note {
+    fn told(&mut self, addresses: Vec<String>) {
+        self.told = true;
+        self.addresses.retain(|known| known.source != AddressSource::Hello);
+        for address in addresses {
+            add_address(&mut self.addresses, Address { address, source: AddressSource::Hello });
+        }
+    }
+
     fn apply(self, peer: &mut Peer) {
+        if self.told {
+            let still = |known: &Address| self.addresses.iter().any(|told| told.address == known.address);
+            peer.addresses.retain(|known| known.source != AddressSource::Hello || still(known));
+        }
         for address in self.addresses {
             add_address(&mut peer.addresses, address);
         }
@@ -307,9 +321,7 @@ impl Keeper for Notes {
         let seen = if dialled { facts.address } else { SocketAddr::new(from, hello.port) };
         let seen_is_far = seen.port() != 0 && !addresses::is_own(seen, &self.ports.all());
         self.book.note(peer, |note| {
-            for address in told {
-                add_address(&mut note.addresses, Address { address, source: AddressSource::Hello });
-            }
+            note.told(told);
             if seen_is_far {
                 add_address(&mut note.addresses, Address { address: seen.to_string(), source: AddressSource::Seen });
             }
@@ -330,6 +342,33 @@ mod tests {
     use crate::daemon::offers::tests::desk;
     use crate::trust::Grant;
     use crate::wire::PeerName;
+
+    #[test]
+    fn what_a_peer_only_told_is_replaced_by_what_it_tells_next_and_the_rest_stays() {
+        use AddressSource::{Hello, Seen, User};
+        let address = |n: u8, source| Address { address: format!("192.0.2.{n}:7433"), source };
+        let mut peer = Peer {
+            name: "p".parse().unwrap(),
+            fingerprint: Fingerprint::from_bytes([1; 32]),
+            addresses: vec![address(1, User), address(2, Seen), address(3, Hello), address(4, Hello)],
+            grant: Grant::Full,
+            paired_at: String::new(),
+            paired_via: "code".into(),
+            last_seen: None,
+            version: None,
+            removed: false,
+        };
+        let told = |ns: &[u8]| ns.iter().map(|n| format!("192.0.2.{n}:7433")).collect::<Vec<_>>();
+        let mut note = Note::default();
+        note.told(told(&[7, 8]));
+        note.told(told(&[4, 5]));
+        note.apply(&mut peer);
+        let expected = [address(1, User), address(2, Seen), address(4, Hello), address(5, Hello)];
+        assert_eq!(peer.addresses, expected);
+        // A note of something else takes nothing away.
+        Note::default().apply(&mut peer);
+        assert_eq!(peer.addresses, expected);
+    }
 
     fn new_peer(fingerprint: Fingerprint) -> NewPeer {
         NewPeer {

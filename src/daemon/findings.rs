@@ -3,13 +3,14 @@
 use std::time::{Duration, SystemTime};
 
 use crate::clock::rfc3339;
+use crate::link::way::{Found, Tried};
 use crate::relay::LinkView;
 use crate::trust::Peer;
 use crate::wire::HostPort;
 use crate::wire::check::{Check, Checks};
 use crate::wire::commands::quoted;
 use crate::wire::error::{Code, Failure};
-use crate::wire::link::{Checked, Found, Tried};
+use crate::wire::link::{Checked, FoundThere, TriedThere};
 
 /// The steps of the way to a peer.
 const THERE: [&str; 4] = ["resolve", "connect", "TLS", "trusted there"];
@@ -75,7 +76,7 @@ impl<'a> Findings<'a> {
             | Found::Incompatible
             | Found::Plaintext
             | Found::NoTls => Check::ok(name, format!("something answers at {}", best.address)),
-            Found::Refused | Found::Silent | Found::Own | Found::Unresolved | Found::Other => {
+            Found::Refused | Found::Silent | Found::Own | Found::Unresolved => {
                 if let Some(link) = self.link {
                     return Check::note(name, format!("{}; {}", self.all_words(), lives(link)));
                 }
@@ -109,8 +110,7 @@ impl<'a> Findings<'a> {
             | Found::Incompatible
             | Found::Plaintext
             | Found::NoTls
-            | Found::Unresolved
-            | Found::Other => {
+            | Found::Unresolved => {
                 let port = best.address.parse::<HostPort>().map_or(crate::wire::DEFAULT_PORT, |at| at.port());
                 let what = format!(
                     "{host} is off, elsewhere, or behind a firewall that must let TCP port {port} in \
@@ -130,7 +130,7 @@ impl<'a> Findings<'a> {
             Found::Reached | Found::Removed | Found::NotTrusted => {
                 return Check::ok(name, format!("{} answers with the key that is pinned", best.address));
             }
-            Found::Refused | Found::Silent | Found::Unresolved | Found::Own | Found::Other => {
+            Found::Refused | Found::Silent | Found::Unresolved | Found::Own => {
                 return self.by_the_link(name, "nothing answers");
             }
             Found::OtherDevice | Found::Incompatible | Found::Plaintext | Found::NoTls if self.link.is_some() => {
@@ -230,11 +230,15 @@ pub(super) fn way_back(peer: &Peer, asked: bool, answer: Option<&Checked>) -> Ch
         let why = if asked { "did not answer in time" } else { "runs a version that cannot check it" };
         return Check::skipped(name, &format!("{host} {why}"));
     };
-    if let Some(good) = answer.results.iter().find(|tried| tried.found == Found::Reached) {
+    if let Some(good) = answer.results.iter().find(|tried| tried.found == FoundThere::Reached) {
         return Check::ok(name, format!("{host} reaches this machine at {}", good.address));
     }
-    let tried = answer.results.iter().map(words).collect::<Vec<_>>().join("; ");
-    let tried = if tried.is_empty() { "it knows no address of this machine".to_owned() } else { tried };
+    let tried = answer.results.iter().map(words_of_peer).collect::<Vec<_>>().join("; ");
+    let tried = if tried.is_empty() {
+        "it knows no address of this machine that it would try for it".to_owned()
+    } else {
+        tried
+    };
     Check::note(name, format!("{host} cannot dial this machine, so links come up only from here; from there: {tried}"))
 }
 
@@ -271,6 +275,18 @@ fn name(peer: &Peer, step: &str) -> String {
 
 fn words(tried: &Tried) -> String {
     format!("{}: {}", tried.address, tried.detail)
+}
+
+/// What a peer found, in this program's words.
+fn words_of_peer(tried: &TriedThere) -> String {
+    let found = match tried.found {
+        FoundThere::Reached => "it gets through",
+        FoundThere::Removed => "the link was cut here (remove_peer)",
+        FoundThere::NotTrusted => "this machine does not trust it",
+        FoundThere::NotReached => "it does not reach this machine there",
+        FoundThere::Other => "it found something that this version does not know",
+    };
+    format!("{}: {found}", tried.address)
 }
 
 fn lives(link: &LinkView) -> String {
@@ -326,7 +342,6 @@ mod tests {
             (Found::Silent, "connect"),
             (Found::Refused, "connect"),
             (Found::Own, "connect"),
-            (Found::Other, "connect"),
             (Found::NoTls, "TLS"),
             (Found::Plaintext, "TLS"),
             (Found::Incompatible, "TLS"),

@@ -14,10 +14,9 @@ use crate::discover::{lan, tailscale};
 use crate::identity::Fingerprint;
 use crate::link::probe::{Probe, probe};
 use crate::link::tls::TlsIdentity;
-use crate::link::way::try_ways;
+use crate::link::way::{Found as AtAddress, try_ways};
 use crate::wire::control::{Machine, Machines};
 use crate::wire::error::{Code, Failure};
-use crate::wire::link::Found as AtAddress;
 use crate::wire::{DEFAULT_PORT, HostPort};
 
 /// How long looking may take in all.
@@ -323,8 +322,7 @@ async fn proves(tls: &TlsIdentity, key: Fingerprint, address: &str) -> bool {
         | AtAddress::Plaintext
         | AtAddress::Refused
         | AtAddress::Silent
-        | AtAddress::Unresolved
-        | AtAddress::Other => false,
+        | AtAddress::Unresolved => false,
     })
 }
 

@@ -1,6 +1,8 @@
 //! The way to a peer and back, checked step by step.
 
+use std::cmp::Reverse;
 use std::future::poll_fn;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,12 +11,13 @@ use tokio::time::{sleep, timeout};
 use super::findings::{self, Findings};
 use super::office::Office;
 use crate::clock::rfc3339;
-use crate::link::way::try_ways;
+use crate::link::way::{Found, Tried, try_ways};
 use crate::relay::CheckWork;
 use crate::trust::Peer;
+use crate::trust::store::{Address, AddressSource};
 use crate::wire::check::Checks;
 use crate::wire::error::Failure;
-use crate::wire::link::{Checked, Found};
+use crate::wire::link::Checked;
 
 /// How long a link may take to come up once the way to the peer was found open.
 const LINKING: Duration = Duration::from_millis(1500);
@@ -87,8 +90,9 @@ impl Office {
         Checks { checks, clock_ahead_ms }
     }
 
-    /// Tries the ways to peers that ask for that, one at a time for each, at the addresses that are
-    /// known of the one that asks and nowhere else, where its own key must answer.
+    /// Tries the ways to peers that ask for that, one at a time for each: where the one that asks is
+    /// on the link already and where this machine's user has placed it, but not where it only says
+    /// that it is; and tells it nothing of what is there besides itself.
     pub(super) async fn answer_checks(self: Arc<Self>) {
         let relay = &self.context.relay;
         loop {
@@ -104,10 +108,25 @@ impl Office {
     }
 
     async fn checked(&self, work: CheckWork) -> Checked {
-        let mut addresses = self.context.keeper.addresses(work.peer);
-        addresses.truncate(TRIED_FOR_PEER);
-        let results = try_ways(&self.context.tls, work.peer, &addresses).await;
+        let from = self.context.relay.lock().link_of(work.peer).map(|link| link.facts.address.ip());
+        let known = self.book.store().get(work.peer).map(|peer| peer.addresses.clone()).unwrap_or_default();
+        let addresses = tried_for_peer(known, from);
+        let tried = try_ways(&self.context.tls, work.peer, &addresses).await;
+        let results = tried.into_iter().map(Tried::for_peer).collect();
         let time = rfc3339(self.context.clock.wall());
         Checked { id: work.id, time, version: env!("CARGO_PKG_VERSION").to_owned(), results }
     }
+}
+
+/// Where a peer that is on a link from an IP address is tried when it asks for that, the likeliest first.
+fn tried_for_peer(mut known: Vec<Address>, from: Option<IpAddr>) -> Vec<String> {
+    known.retain(|known| match known.source {
+        AddressSource::User | AddressSource::Ticket => true,
+        AddressSource::Hello | AddressSource::Seen => {
+            let ip = known.address.parse().map(|at: SocketAddr| at.ip().to_canonical()).ok();
+            ip.is_some() && ip == from.map(|from| from.to_canonical())
+        }
+    });
+    known.sort_by_key(|known| Reverse(known.source));
+    known.into_iter().take(TRIED_FOR_PEER).map(|known| known.address).collect()
 }

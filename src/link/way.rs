@@ -16,7 +16,7 @@ use super::dialer::resolve;
 use super::tls::{Alpn, Expect, RefusedBy, TlsError, TlsIdentity, refused_by_peer};
 use crate::identity::Fingerprint;
 use crate::wire::frames::{FrameDecoder, Limits, encode};
-use crate::wire::link::{ByeReason, Found, LinkMessage, Tried};
+use crate::wire::link::{ByeReason, FoundThere, LinkMessage, TriedThere};
 
 /// How long the way to an address may take, from its name to the peer's word.
 pub const TRYING: Duration = Duration::from_secs(3);
@@ -24,6 +24,64 @@ pub const TRYING: Duration = Duration::from_secs(3);
 const MAX_RESOLVED: usize = 4;
 /// Most that is read of what the peer says before it closes, in bytes.
 const MAX_ANSWER: usize = 64 * 1024;
+
+/// What was found at one address of a peer, for this device's own user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tried {
+    /// The address, `host:port`.
+    pub address: String,
+    /// How far it went.
+    pub found: Found,
+    /// The same in words.
+    pub detail: String,
+}
+
+/// How far the way to a peer went at one address, the furthest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Found {
+    /// The peer answers and lets this device in.
+    Reached,
+    /// The peer would let it in, but its user has cut the link.
+    Removed,
+    /// The peer does not trust this device.
+    NotTrusted,
+    /// Another device than the peer answers.
+    OtherDevice,
+    /// TLS of another kind, or pi-remote of a version that has nothing in common with this one.
+    Incompatible,
+    /// The original's daemon, in plaintext.
+    Plaintext,
+    /// Something listens that speaks no TLS, or hangs up.
+    NoTls,
+    /// The machine is up, and nothing listens there.
+    Refused,
+    /// Nothing came in time, or there is no way there.
+    Silent,
+    /// The name does not resolve.
+    Unresolved,
+    /// It leads back to this device.
+    Own,
+}
+
+impl Tried {
+    /// What the peer may know of it: more than that it was not met only where its own key answered.
+    pub fn for_peer(self) -> TriedThere {
+        let found = match self.found {
+            Found::Reached => FoundThere::Reached,
+            Found::Removed => FoundThere::Removed,
+            Found::NotTrusted => FoundThere::NotTrusted,
+            Found::OtherDevice
+            | Found::Incompatible
+            | Found::Plaintext
+            | Found::NoTls
+            | Found::Refused
+            | Found::Silent
+            | Found::Unresolved
+            | Found::Own => FoundThere::NotReached,
+        };
+        TriedThere { address: self.address, found }
+    }
+}
 
 /// Tries all of a peer's addresses at once; what was found at each, in their order.
 pub async fn try_ways(tls: &TlsIdentity, peer: Fingerprint, addresses: &[String]) -> Vec<Tried> {

@@ -7,10 +7,10 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
-use super::DEFAULT_MESSAGE_LIMIT;
 use super::error::{Code, Failure};
 use super::ids::SessionId;
 use super::session::Verb;
+use super::{DEFAULT_MESSAGE_LIMIT, HostPort};
 
 /// Most addresses that are kept of what a peer tells about itself.
 pub const MAX_ADDRESSES: usize = 8;
@@ -24,8 +24,6 @@ const MAX_VERBS: usize = 64;
 pub const MAX_NAME: usize = 64;
 /// Most characters of a version that are kept.
 pub const MAX_VERSION: usize = 32;
-/// Most characters that are kept of each text in a [`Checked`].
-const MAX_DETAIL: usize = 256;
 /// The feature of a device that answers `check`.
 pub const FEATURE_CHECK: &str = "check";
 
@@ -185,65 +183,47 @@ pub struct Checked {
     /// Version of its program.
     #[serde(default)]
     pub version: String,
-    /// What it found at each address that it knows.
+    /// What it found at the addresses that it tried: those whose IP address the link has, and those
+    /// that its own user or a ticket gave.
     #[serde(default)]
-    pub results: Vec<Tried>,
+    pub results: Vec<TriedThere>,
 }
 
-/// What was found at one address of a peer.
+/// What a device tells the one that asked of one of the addresses that it tried: nothing but how
+/// that one's own key answered, so that nobody has a network looked at from elsewhere, and no words.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tried {
+pub struct TriedThere {
     /// The address, `host:port`.
     pub address: String,
-    /// How far it went.
-    pub found: Found,
-    /// The same in words.
-    #[serde(default)]
-    pub detail: String,
+    /// Whether the one that asked was met there.
+    pub found: FoundThere,
 }
 
-/// How far the way to a peer went at one address, the furthest first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+/// How the way back ended at one address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Found {
-    /// The peer answers and lets it in.
+pub enum FoundThere {
+    /// The one that asked answers there and lets the one that tried in.
     Reached,
-    /// The peer would let it in, but its user has cut the link.
+    /// It would, but its user has cut the link.
     Removed,
-    /// The peer does not trust the one that tried.
+    /// It answers, and does not trust the one that tried.
     NotTrusted,
-    /// Another device than the peer answers.
-    OtherDevice,
-    /// TLS of another kind, or pi-remote of a version that has nothing in common with this one.
-    Incompatible,
-    /// The original's daemon, in plaintext.
-    Plaintext,
-    /// Something listens that speaks no TLS, or hangs up.
-    NoTls,
-    /// The machine is up, and nothing listens there.
-    Refused,
-    /// Nothing came in time, or there is no way there.
-    Silent,
-    /// The name does not resolve.
-    Unresolved,
-    /// It leads back to the device that tried it.
-    Own,
+    /// Whatever else there is, or nothing.
+    NotReached,
     /// Something that this version does not know.
     #[serde(other)]
     Other,
 }
 
 impl Checked {
-    /// Reads a peer's answer, cutting it to what is shown of it.
+    /// Reads a peer's answer, cutting it to what is shown of it; what is no address is left out.
     fn read(text: &str) -> serde_json::Result<Self> {
         let mut checked: Self = serde_json::from_str(text)?;
+        checked.results.retain(|tried| tried.address.parse::<HostPort>().is_ok());
         checked.results.truncate(MAX_ADDRESSES);
         cut(&mut checked.version, MAX_VERSION);
         cut(&mut checked.time, MAX_NAME);
-        for tried in &mut checked.results {
-            cut(&mut tried.address, MAX_DETAIL);
-            cut(&mut tried.detail, MAX_DETAIL);
-        }
         Ok(checked)
     }
 }
@@ -305,6 +285,7 @@ pub enum LinkMessage {
     /// The caller has gone; the call's answer is not wanted.
     Cancel(u64),
     /// Asks the receiver to try its own ways to the sender, and to answer with `Checked` and this number.
+    /// The receiver chooses where: nothing that the sender tells has it connect to another machine.
     Check(u64),
     /// Answers `Check`.
     Checked(Checked),

@@ -9,8 +9,8 @@ use crate::cli::{Context, Error, input};
 use crate::control::client::Client;
 use crate::pairing::code::PairingCode;
 use crate::pairing::ticket::{Ticket, looks_like_ticket};
-use crate::wire::{Code, Failure};
 use crate::wire::control::{PairJoin, PairTerms, Paired};
+use crate::wire::{Code, Failure};
 
 /// How long a join may take: several addresses, each with its own time to answer.
 const JOIN_DEADLINE: Duration = Duration::from_secs(120);
@@ -25,7 +25,8 @@ pub(super) async fn with_code(cx: &Context, mut client: Client, host: String, te
         if input::is_interactive() {
             cx.out.note(&format!("connecting to {host} ..."));
         }
-        let join = PairJoin { code: Some(code.into()), address: Some(host.clone()), terms: terms.clone(), ticket: None };
+        let join =
+            PairJoin { code: Some(code.into()), address: Some(host.clone()), terms: terms.clone(), ticket: None };
         match ask(&mut client, &join).await {
             Ok(paired) => return report(cx, &paired, true),
             Err(failure) if failure.code == Code::PairingFailed && input::is_interactive() && !cx.out.json => {
