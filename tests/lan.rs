@@ -395,9 +395,9 @@ fn another_programs_mdns_understands_ours_and_is_understood() {
     let events = mdns.browse(service).unwrap();
     let (window, _) = desktop.offer(false);
     let until = Instant::now() + Duration::from_secs(20);
-    let resolved = std::iter::from_fn(|| events.recv_deadline(until).ok()).find_map(|event| match event {
-        ServiceEvent::ServiceResolved(service) => Some(service),
-        _ => None,
+    let resolved = std::iter::from_fn(|| events.recv_deadline(until).ok()).find_map(|event| {
+        let ServiceEvent::ServiceResolved(service) = event else { return None };
+        Some(service)
     });
     let resolved = resolved.expect("our announcement is understood");
     assert_eq!((resolved.port, resolved.get_property_val_str("offering")), (7433, Some("1")));

@@ -54,7 +54,7 @@ pub struct Announced {
     pub offering: bool,
 }
 
-/// This machine is announced until this is dropped, which says goodbye.
+/// This machine is announced until this is dropped, which says goodbye and waits for nothing.
 #[derive(Debug)]
 pub struct Announcement {
     voices: Vec<(Arc<Voice>, Instance)>,

@@ -94,9 +94,9 @@ pub(super) fn instances(message: &[u8]) -> Vec<Instance> {
     let count = counts.iter().sum::<usize>().min(MAX_ENTRIES);
     let records: Vec<Record> = (0..count).map_while(|_| reader.record()).collect();
     let service = name(&[]);
-    let pointers = records.iter().filter_map(|record| match &record.data {
-        Data::Pointer(to) if record.name == service => Some((to, record.ttl == 0)),
-        _ => None,
+    let pointers = records.iter().filter(|record| record.name == service).filter_map(|record| {
+        let Data::Pointer(to) = &record.data else { return None };
+        Some((to, record.ttl == 0))
     });
     pointers.filter_map(|(own, gone)| instance(own, &service, gone, &records)).take(MAX_INSTANCES).collect()
 }
@@ -112,14 +112,14 @@ fn instance(own: &[u8], service: &[u8], gone: bool, records: &[Record]) -> Optio
         return Some(found);
     }
     let of_it = || records.iter().filter(|record| record.name == own);
-    let (port, host) = of_it().find_map(|record| match &record.data {
-        Data::Service { port, host } => Some((*port, host)),
-        _ => None,
+    let (port, host) = of_it().find_map(|record| {
+        let Data::Service { port, host } = &record.data else { return None };
+        Some((*port, host))
     })?;
     found.port = port;
-    found.said = of_it().find_map(|record| match &record.data {
-        Data::Text(said) => Some(said.clone()),
-        _ => None,
+    found.said = of_it().find_map(|record| {
+        let Data::Text(said) = &record.data else { return None };
+        Some(said.clone())
     })?;
     found.addresses = records.iter().filter(|record| record.name == *host).filter_map(Record::address).collect();
     Some(found)
@@ -173,10 +173,8 @@ enum Data {
 
 impl Record {
     fn address(&self) -> Option<IpAddr> {
-        match &self.data {
-            Data::Address(ip) => Some(*ip),
-            _ => None,
-        }
+        let Data::Address(ip) = self.data else { return None };
+        Some(ip)
     }
 }
 
@@ -302,7 +300,7 @@ mod tests {
     #[test]
     fn what_is_announced_is_read() {
         let example = example();
-        assert_eq!(instances(&announcement(&example)), [example.clone()]);
+        assert_eq!(instances(&announcement(&example)), std::slice::from_ref(&example));
         let gone = Instance { gone: true, ..example };
         let read = instances(&announcement(&gone));
         assert_eq!((read.len(), read[0].gone, &read[0].label), (1, true, &gone.label));
