@@ -34,7 +34,7 @@ fn probed_by(key: &DeviceKey, address: &str) -> Probe {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let begun = Instant::now();
     let found = runtime.block_on(probe(&tls, address));
-    assert!(begun.elapsed() < Duration::from_secs(4), "a probe takes 2 s at most");
+    assert!(begun.elapsed() < Duration::from_secs(10), "a probe takes 2 s at most, and more on a busy machine");
     runtime.shutdown_background();
     found
 }

@@ -18,8 +18,10 @@ use crate::support::original::Original;
 use crate::support::process::{Process, state_dir};
 use crate::support::{Control, TestDaemon, eventually, pair, pi_remote, within};
 
-/// How soon an address that comes or goes is noticed, and some time for a busy machine.
-const NOTICED: Duration = Duration::from_secs(9);
+/// Three times as long as it takes, at 5 s from look to look, to notice an address that comes or goes.
+const NOTICED: Duration = Duration::from_secs(18);
+/// Three times as long as finding out who has a port may take.
+const FOUND_OUT: Duration = Duration::from_secs(24);
 const TAILNET: &str = "100.101.102.103";
 
 /// A daemon on a host of its own.
@@ -115,16 +117,13 @@ fn the_tailnets_address_is_listened_on_from_when_it_comes_until_it_goes() {
     });
     assert!(host.connects(TAILNET, 7433));
 
-    // It changes, and is looked at when asked to.
+    // It changes.
     host.sh(&format!(
         "ip addr del {TAILNET}/32 dev tailscale0; ip addr add 100.101.102.104/32 dev tailscale0;
          ip addr add fd7a:115c:a1e0::5/128 dev tailscale0 nodad"
     ));
-    let asked = Instant::now();
-    daemon.refresh();
     let both = ["100.101.102.104:7433", "[fd7a:115c:a1e0::5]:7433"];
     within(NOTICED, "the new ones are listened on", || daemon.listen() == both);
-    assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
     within(NOTICED, "both", || host.connects("100.101.102.104", 7433) && host.connects("fd7a:115c:a1e0::5", 7433));
 
     // The interface itself goes.
@@ -230,9 +229,9 @@ fn what_tailscaled_calls_this_machines_counts_and_only_where_an_interface_has_it
     assert_eq!(daemon.offered(), ["100.64.5.5:7433", "laptop.tail1.ts.net:7433"]);
     let asked = tailscaled.asked.load(Ordering::SeqCst);
     assert!(asked <= 3, "asked {asked} times");
-    let begun = Instant::now();
-    eventually("two looks later", || begun.elapsed() > Duration::from_secs(11));
-    assert_eq!(tailscaled.asked.load(Ordering::SeqCst), asked, "it is not asked again while nothing changes");
+    // By itself it would not look again for a minute.
+    daemon.refresh();
+    eventually("it is looked at when asked to", || tailscaled.asked.load(Ordering::SeqCst) > asked);
 
     // The name is shown wherever the tailnet is listened on, and only there.
     let everywhere = Daemon::start_with(&host, &["--port", "7500"], &config);
@@ -294,7 +293,7 @@ fn the_local_name_is_offered_only_where_it_leads_to_this_machine() {
 fn port_taken(dir: &Path, listen: &str) -> Value {
     let begun = Instant::now();
     let ended = run(dir, &["--json", "daemon", "--listen", listen]).ends(1);
-    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < FOUND_OUT, "{:?}", begun.elapsed());
     let failure = ended.json_failure();
     assert_eq!(failure["code"], "io", "{failure}");
     failure

@@ -253,3 +253,48 @@ impl Tailnet {
         ips
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn tailscaled_is_not_asked_again_while_nothing_changes() {
+        let temp = tempfile::tempdir().unwrap();
+        let socket = temp.path().join("tailscaled.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        tokio::spawn(async move {
+            use tokio::io::{AsyncReadExt, AsyncWriteExt};
+            const ANSWER: &str = r#"{"BackendState":"Running","Self":{"TailscaleIPs":[]},"Peer":null}"#;
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                count.fetch_add(1, Ordering::SeqCst);
+                let _ = stream.read(&mut [0; 4096]).await;
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", ANSWER.len());
+                let _ = stream.write_all((head + ANSWER).as_bytes()).await;
+            }
+        });
+        let mut tailnet = Tailnet::new(Some(socket), 1);
+        tailnet.look().await;
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
+        for _ in 0..3 {
+            let (seen, before) = (tailnet.seen.clone(), asked.load(Ordering::SeqCst));
+            tailnet.look().await;
+            // Of interfaces that others have changed meanwhile it would be asked.
+            if tailnet.seen == seen && tailnet.told.is_some() {
+                assert_eq!(asked.load(Ordering::SeqCst), before);
+            }
+        }
+        tailnet.seen = None;
+        let before = asked.load(Ordering::SeqCst);
+        tailnet.look().await;
+        assert_eq!(asked.load(Ordering::SeqCst), before + 1);
+    }
+}

@@ -76,3 +76,41 @@ async fn disk(files: &Files) -> Check {
         Ok(Err(_)) | Err(_) => Check::failed("disk", late.hint(machine::show_disk("-h", &mount))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::os::unix::net::UnixListener;
+
+    use serde_json::json;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::state_dir::StateDir;
+
+    #[tokio::test(start_paused = true)]
+    async fn nobodys_silence_makes_it_longer_than_promised() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = StateDir::open(&temp.path().join("s")).unwrap();
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let tailscaled = temp.path().join("tailscaled.sock");
+        let _silent = UnixListener::bind(&tailscaled).unwrap();
+        let settings = json!({
+            "listen": ["tailscale", taken.local_addr().unwrap().to_string()],
+            "tailscaleSocket": tailscaled,
+        });
+        dir.write_atomic("config.json", settings.to_string().as_bytes()).unwrap();
+        let failed = async || {
+            let begun = Instant::now();
+            let checks = examine(dir.path()).await;
+            assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+            let failed = checks.iter().filter(|check| check.state() == State::Failed);
+            failed.map(|check| check.name.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(failed().await, ["port", "tailnet"]);
+        let _lock = dir.lock().unwrap();
+        assert_eq!(failed().await, ["daemon", "tailnet"], "it has not come to its socket");
+        let _hung = dir.bind_control_socket().unwrap();
+        assert_eq!(failed().await, ["daemon", "tailnet"], "it does not answer");
+    }
+}

@@ -121,7 +121,7 @@ fn answers(daemon: &Daemon, files: &Files, path: &Path, port_is_taken: bool) -> 
             let message = format!("one{who} has {}, and does not answer", path.display());
             let fix = match pid {
                 // It lets go of the directory a moment after it was told to end.
-                Some(pid) => format!("kill -9 {pid}; sleep 1; {START}"),
+                Some(pid) => format!("kill -9 {pid}; sleep 2; {START}"),
                 None => START.to_owned(),
             };
             Check::failed(name, Failure::new(Code::Timeout, message).hint(fix))
