@@ -486,6 +486,14 @@ fn a_listener_bound_to_the_loopback_only_and_a_firewall_that_swallows_everything
     eventually("the link is dead", || laptop.control().ask(json!({"type": "status"}))["data"]["remotePeerCount"] == 0);
     let report = laptop.doctor().fails(&["desktop: connect"], 1);
     report.says("desktop: connect", "firewall");
+    // The machine that drops it says so, and how to mend it.
+    let there = desktop.doctor();
+    there.says("firewall", "nftables (inet p i) may drop what comes to TCP port");
+    assert!(
+        there.get("firewall")["fix"].as_str().unwrap().starts_with("sudo nft insert rule inet p i tcp dport"),
+        "{there:#?}"
+    );
+    report.says("desktop: connect", "nftables: `sudo nft insert rule inet filter input tcp dport");
     far.sh("nft delete table inet p");
     laptop.doctor().all_green();
 }

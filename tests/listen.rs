@@ -133,6 +133,16 @@ fn the_tailnets_address_is_listened_on_from_when_it_comes_until_it_goes() {
 }
 
 #[test]
+fn who_pairs_right_after_the_tailnet_came_up_does_not_wait_for_the_next_look() {
+    let Some(host) = Host::new("laptop") else { return };
+    let daemon = Daemon::start(&host, &["--listen", "tailscale"]);
+    // The next look of its own is further away than an offer waits.
+    daemon.refresh();
+    host.interface("tailscale0", &[TAILNET]);
+    assert_eq!(daemon.offered(), [format!("{TAILNET}:7433")]);
+}
+
+#[test]
 fn an_address_of_a_carriers_nat_is_no_tailnets() {
     let Some(host) = Host::new("laptop") else { return };
     host.interface("eth0", &["100.64.7.7/16"]);

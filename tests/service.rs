@@ -206,17 +206,38 @@ fn the_agent_is_a_property_list_that_means_what_was_asked_for() {
 fn without_a_service_manager_it_says_what_to_do_instead() {
     let home = Home::new();
     let refused = |said: &str| {
-        for words in [&["install"][..], &["start"], &["stop"], &["status"], &["uninstall"]] {
+        for words in [&["install"][..], &["start"], &["stop"], &["status"]] {
             let ran = home.run(&[&["service"], words].concat()).ends(1);
             let failure = ran.err.lines().filter(|line| !line.starts_with("warning: ")).collect::<Vec<_>>();
             assert!(failure[0].starts_with("error: ") && failure[0].contains(said), "{}", ran.err);
             assert!(failure[1].contains("login script: pi-remote daemon --background"), "{}", ran.err);
         }
+        let ran = home.run(&["service", "uninstall"]).ends(1);
+        assert!(ran.err.contains("the service is not installed"), "{}", ran.err);
         assert_eq!(home.tree(), Vec::<PathBuf>::new());
     };
     refused("`systemctl` is not on the PATH");
     home.program("systemctl", "echo 'Failed to connect to bus: No medium found' >&2; exit 1");
     refused("no systemd user manager answers: Failed to connect to bus");
+}
+
+#[test]
+fn a_service_whose_manager_cannot_be_asked_is_removed_by_force_alone() {
+    let home = Home::new();
+    home.program("systemctl", "echo 'Failed to connect to bus: No medium found' >&2; exit 1");
+    std::fs::create_dir_all(home.unit().parent().unwrap()).unwrap();
+    std::fs::write(home.unit(), systemd::unit(&odd_daemon(), 0).unwrap()).unwrap();
+    let here = format!("/run/user/{}", nix::unistd::geteuid());
+    for (runtime, way) in [("/nonexistent", true), (here.as_str(), false)] {
+        let ran = run_command(home.command(&["service", "uninstall"]).env("XDG_RUNTIME_DIR", runtime)).ends(1);
+        assert!(ran.err.contains("could not be asked") && ran.err.contains("uninstall --force"), "{}", ran.err);
+        assert_eq!(ran.err.contains(&format!("export XDG_RUNTIME_DIR={here}")), way, "{}", ran.err);
+        assert!(!ran.err.contains("login script"), "{}", ran.err);
+        assert!(home.unit().exists());
+    }
+    let ran = home.run(&["service", "uninstall", "--force"]).ends(0);
+    assert!(ran.out.contains("remains: ") && ran.out.contains("pi-remote stop"), "{}", ran.out);
+    assert!(!home.unit().exists());
 }
 
 #[test]
@@ -289,6 +310,7 @@ fn the_log_is_the_journals_and_where_there_is_none_it_says_where_else() {
         home.program("journalctl", silent);
         let ran = home.run(&["service", "logs"]).ends(1);
         assert!(ran.err.contains("hint: ") && ran.err.contains("_SYSTEMD_USER_UNIT=pi-remote.service"), "{}", ran.err);
+        assert!(!ran.err.contains("No journal files"), "{}", ran.err);
     }
     std::fs::remove_file(home.bin().join("journalctl")).unwrap();
     assert!(home.run(&["service", "logs"]).ends(1).text_failure().contains("starting `journalctl` failed"));

@@ -191,8 +191,8 @@ async fn uninstall(cx: &Context, service: &Service, force: bool, dry_run: bool) 
         let steps = [service.commands(Step::Disable), service.commands(Step::Forget)].concat();
         return plan(cx, service, None, &steps);
     }
-    installed(service).await?;
     match service.found()? {
+        Found::Nothing => return Err(not_installed(service).into()),
         Found::Changed(..) | Found::Foreign(_) if !force => {
             let failure = Failure::new(
                 Code::Io,
@@ -200,7 +200,12 @@ async fn uninstall(cx: &Context, service: &Service, force: bool, dry_run: bool) 
             );
             return Err(failure.hint("to remove it nevertheless: pi-remote service uninstall --force").into());
         }
-        Found::Nothing | Found::Ours(_) | Found::Changed(..) | Found::Foreign(_) => {}
+        Found::Ours(_) | Found::Changed(..) | Found::Foreign(_) => {}
+    }
+    match service.state().await {
+        Err(failure) if force => return remove_alone(cx, service, &failure),
+        Err(failure) => return Err(unasked(service, failure).into()),
+        Ok(_) => {}
     }
     service.carry_out(Step::Disable).await?;
     service.remove()?;
@@ -215,6 +220,39 @@ async fn uninstall(cx: &Context, service: &Service, force: bool, dry_run: bool) 
         kept += &format!("; your own settings of the unit in {}", drop_ins.display());
     }
     cx.out.line(&kept)
+}
+
+/// Why nothing was uninstalled: who would stop it could not be asked.
+fn unasked(service: &Service, failure: Failure) -> Failure {
+    let message =
+        format!("the service manager could not be asked, so {} stays: {}", service.file.display(), failure.message);
+    let alone = "to remove the file alone: pi-remote service uninstall --force";
+    let hint = match service.way_to_manager() {
+        Some(way) => format!("{way}\nthen again: pi-remote service uninstall\n{alone}"),
+        None => alone.to_owned(),
+    };
+    Failure { message, ..failure }.hint(hint)
+}
+
+/// Removes the file although its manager cannot be told, and says what that leaves.
+fn remove_alone(cx: &Context, service: &Service, failure: &Failure) -> Result<(), Error> {
+    service.remove()?;
+    let remains = match service.manager {
+        Manager::Systemd => {
+            let link = service.file.with_file_name("default.target.wants").join(systemd::UNIT);
+            format!(
+                "a daemon that runs goes on until `pi-remote stop`; {}, if it is there, leads nowhere",
+                link.display()
+            )
+        }
+        Manager::Launchd => "a daemon that runs goes on until `pi-remote stop` or the next login".to_owned(),
+    };
+    cx.out.note(&format!("warning: the service manager was not told: {}", failure.message));
+    if cx.out.json {
+        return cx.out.json(&json!({ "removed": service.file, "remains": remains }));
+    }
+    cx.out.line(&format!("removed {}", service.file.display()))?;
+    cx.out.line(&format!("remains: {remains}"))
 }
 
 /// Starts the service where it does not run, and gives a connection to its daemon.
@@ -267,9 +305,12 @@ async fn installed(service: &Service) -> Result<State, Error> {
     if state.installed {
         return Ok(state);
     }
-    let failure =
-        Failure::new(Code::Io, format!("the service is not installed: there is no {}", service.file.display()));
-    Err(failure.hint("pi-remote service install").into())
+    Err(not_installed(service).into())
+}
+
+fn not_installed(service: &Service) -> Failure {
+    Failure::new(Code::Io, format!("the service is not installed: there is no {}", service.file.display()))
+        .hint("pi-remote service install")
 }
 
 /// The state directory that the service serves, or would.

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use crate::clock::rfc3339;
+use crate::link::obstacles::open_port_there;
 use crate::link::way::{Found, Tried};
 use crate::relay::LinkView;
 use crate::trust::Peer;
@@ -114,7 +115,8 @@ impl<'a> Findings<'a> {
                 let port = best.address.parse::<HostPort>().map_or(crate::wire::DEFAULT_PORT, |at| at.port());
                 let what = format!(
                     "{host} is off, elsewhere, or behind a firewall that must let TCP port {port} in \
-                     (there: sudo ufw allow {port}/tcp, or sudo firewall-cmd --add-port={port}/tcp)"
+                     (firewall there: {})",
+                    open_port_there(port)
                 );
                 Check::failed(name, failed(what).hint("pi-remote doctor")).on(host.as_str())
             }

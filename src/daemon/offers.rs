@@ -162,6 +162,7 @@ impl Offers {
         reply: &ReplyTo,
         request: &PairOffer,
     ) -> Result<Offer, Failure> {
+        self.ports.look_again(); // A tailnet that has just come up may be asked for before the next look.
         let terms = self.terms(&request.terms)?;
         self.check_petname(&terms)?;
         let open_for = request.window_seconds.map_or(DEFAULT_OPEN, Duration::from_secs);

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use super::machine::Files;
 use super::running::Daemon;
 use crate::discover::tailscale;
-use crate::link::obstacles::firewall_hint;
+use crate::link::obstacles::{Rules, firewall_hint, rules};
 use crate::trust::Peer;
 use crate::wire::check::Check;
 use crate::wire::error::{Code, Failure};
@@ -18,22 +18,32 @@ const TAILSCALE: Duration = Duration::from_secs(3);
 
 /// The checks `firewall` and `tailnet`.
 pub(super) async fn checks(daemon: &Daemon, files: &Files) -> Vec<Check> {
-    vec![firewall(daemon, files), tailnet(daemon, files).await]
+    let (firewall, tailnet) = tokio::join!(firewall(daemon, files), tailnet(daemon, files));
+    vec![firewall, tailnet]
 }
 
-/// A firewall that is on may let peers in all the same, so it is never a fault.
-fn firewall(daemon: &Daemon, files: &Files) -> Check {
+/// A firewall that is on may let peers in all the same, so it is never a fault; and only whoever has
+/// looked at the rules can say that there is nothing in the way.
+async fn firewall(daemon: &Daemon, files: &Files) -> Check {
     let name = "firewall";
     let bound = daemon.running().map(|running| running.status.port).filter(|port| *port != 0);
     let set = files.settings.as_ref().map(|settings| settings.port.value);
     let port = bound.or(set).unwrap_or(DEFAULT_PORT);
-    match firewall_hint(port) {
-        Some(open) => Check::note(
-            name,
-            format!("one is on here: where it does not let peers in to TCP port {port} yet, this does"),
-        )
-        .fix(open),
-        None => Check::ok(name, "none is known to be on here"),
+    if let Some(open) = firewall_hint(port) {
+        let on = format!("one is on here: where it does not let peers in to TCP port {port} yet, this does");
+        return Check::note(name, on).fix(open);
+    }
+    if cfg!(target_os = "macos") {
+        let look = "/usr/libexec/ApplicationFirewall/socketfilterfw --getglobalstate";
+        return Check::note(name, format!("not looked at; this tells whether it is on: {look}"));
+    }
+    match rules(port).await {
+        Rules::MayDrop(what, open) => Check::note(name, format!("{what}; this lets it in")).fix(open),
+        Rules::Open => Check::ok(name, format!("no rule here is seen to drop what comes to TCP port {port}")),
+        Rules::Unseen => {
+            let unseen = "ufw and firewalld are not on; other rules were not looked at: sudo nft list ruleset";
+            Check::note(name, unseen)
+        }
     }
 }
 

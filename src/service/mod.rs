@@ -229,6 +229,14 @@ impl Service {
         Ok(state)
     }
 
+    /// The command after which its manager can be asked, where one is known.
+    pub fn way_to_manager(&self) -> Option<String> {
+        match self.manager {
+            Manager::Systemd => systemd::way_to_manager(self.user),
+            Manager::Launchd => None,
+        }
+    }
+
     /// Whether it runs without a session of the user's too; `None` where that is not known, or is no question.
     pub async fn linger(&self) -> Option<bool> {
         match self.manager {

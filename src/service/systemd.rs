@@ -160,10 +160,22 @@ fn unreachable(said: &str, user: u32) -> Failure {
     let failure = no_manager(format!("no systemd user manager answers: {said}"));
     let runtime = format!("/run/user/{user}");
     // As behind `su` or `sudo`: it runs, but nothing here says where.
-    if std::env::var_os("XDG_RUNTIME_DIR").is_none() && std::path::Path::new(&runtime).join("systemd").is_dir() {
+    if !names_runtime(&runtime) && std::path::Path::new(&runtime).join("systemd").is_dir() {
         return failure.hint(format!("export XDG_RUNTIME_DIR={runtime}"));
     }
     failure
+}
+
+/// The command after which the manager of this user can be asked, where it may run; `None` where the
+/// environment is not what keeps it from being asked.
+pub(super) fn way_to_manager(user: u32) -> Option<String> {
+    let runtime = format!("/run/user/{user}");
+    let is_missing = !names_runtime(&runtime) && programs::find("systemctl").is_some();
+    is_missing.then(|| format!("export XDG_RUNTIME_DIR={runtime}"))
+}
+
+fn names_runtime(runtime: &str) -> bool {
+    std::env::var_os("XDG_RUNTIME_DIR").is_some_and(|named| named == runtime)
 }
 
 pub(super) async fn linger(user: u32) -> Option<bool> {

@@ -16,6 +16,8 @@ use crate::wire::{Code, Failure};
 const LINE_LIMIT: usize = 1024 * 1024;
 /// What journalctl prints on stdout in place of lines.
 const NONE: &str = "-- No entries --";
+/// What it says on stderr where users have no journal, which the failure says with what to do.
+const NO_JOURNAL: &str = "No journal files were found.";
 
 /// Shows the last lines of the log of the service, and with `follow` each new one. `dir` is the
 /// state directory, where a daemon that no journal hears writes.
@@ -36,7 +38,8 @@ pub(super) async fn show(cx: &Context, service: &Service, dir: &Path, follow: bo
         tokio::select! {
             biased;
             line = remarks.next(), if !remarks.over => {
-                line.map_err(|e| Error::caused(failed("reading what is said by"), e))?.iter().for_each(|line| cx.out.note(line));
+                let line = line.map_err(|e| Error::caused(failed("reading what is said by"), e))?;
+                line.iter().filter(|line| *line != NO_JOURNAL).for_each(|line| cx.out.note(line));
             }
             line = lines.next(), if !lines.over => {
                 let line = line.map_err(|e| Error::caused(failed("reading what is said by"), e))?;
