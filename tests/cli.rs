@@ -342,7 +342,7 @@ fn what_was_tampered_with_under_a_running_daemon_is_7() {
         let bad: Vec<&Value> = checks.as_array().unwrap().iter().filter(|check| check["ok"] == false).collect();
         assert!(bad.len() == 1 && bad[0]["fix"].is_string(), "{file}: {bad:?}");
         let ran = run(dir, &["peers", "--verify"]).ends(7);
-        assert!(ran.out.contains("BAD") && ran.err.starts_with("error: "), "{file}: {ran:?}");
+        assert!(ran.out.contains("FAIL") && ran.err.starts_with("error: "), "{file}: {ran:?}");
         std::fs::write(&path, own).unwrap();
     }
 }
