@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use super::{failed, report, request};
+use super::{report, request};
 use crate::cli::{Context, Error, input};
 use crate::control::client::Client;
 use crate::pairing::code::PairingCode;
@@ -26,7 +26,7 @@ pub(super) async fn with_code(cx: &Context, mut client: Client, host: String, te
     let join = PairJoin { code: Some(code.into()), address: Some(host), terms, ticket: None };
     match ask(&mut client, &join).await {
         Ok(paired) => report(cx, &paired, true),
-        Err(failure) => Err(failed(cx, failure)),
+        Err(failure) => Err(failure.into()),
     }
 }
 
@@ -44,7 +44,7 @@ pub(super) async fn with_ticket(cx: &Context, mut client: Client, terms: PairTer
     }
     match by_ticket(&mut client, ticket, terms).await {
         Ok(paired) => report(cx, &paired, true),
-        Err(failure) => Err(failed(cx, failure)),
+        Err(failure) => Err(failure.into()),
     }
 }
 
@@ -83,7 +83,7 @@ async fn read_code(cx: &Context, host: &str) -> Result<Zeroizing<String>, Error>
             Err(slip) if input::is_interactive() => {
                 cx.out.note(&format!("{slip}. Nothing was sent: type it again."));
             }
-            Err(slip) => return Err(failed(cx, slip.into())),
+            Err(slip) => return Err(Failure::from(slip).into()),
         }
     }
 }
