@@ -71,9 +71,13 @@ impl StateDir {
     /// `~/.pi/remote-control`.
     ///
     /// # Errors
-    /// The home directory is not known.
+    /// The home directory is not known, or would be another one for every current directory.
     pub fn default_path() -> Result<PathBuf, Failure> {
         match std::env::home_dir().filter(|home| !home.as_os_str().is_empty()) {
+            Some(home) if !home.is_absolute() => {
+                let message = format!("HOME is no absolute path, but {}", home.display());
+                Err(Failure::new(Code::Io, message).hint("set HOME, or name a state directory: --dir DIR"))
+            }
             Some(home) => Ok(home.join(".pi").join("remote-control")),
             None => Err(Failure::new(Code::Io, "the home directory is not known")
                 .hint("set HOME, or name a state directory with --dir")),

@@ -1,6 +1,6 @@
 //! What commands print and how they end, in text and with `--json`.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -201,6 +201,10 @@ fn a_command_line_that_is_not_understood_ends_with_2_in_both_forms() {
         &["id", "--name", "localhost"],
         &["id", "--name", "a\u{1b}[2Jb"],
         &["peers", "address", "x"],
+        &["unpair", ""],
+        &["pair", "--grant", "full", "--replace", ""],
+        &["pair", "--grant", "full", ""],
+        &["pair", "--grant", "full", "me@host"],
         &["peers", "address", "x", "--add", "no-port"],
         &["peers", "--verify", "show", "x"],
         &["daemon", "--listen", "nowhere"],
@@ -433,6 +437,24 @@ fn a_closed_pipe_is_quiet() {
         let ran = run_command(Command::new("bash").args(["-c", &script]));
         assert_eq!((ran.out.trim(), ran.err.as_str()), (code.to_string().as_str(), ""), "{words}");
     }
+}
+
+#[test]
+fn a_failure_that_stdout_does_not_take_is_said_on_stderr() {
+    let daemon = TestDaemon::start("laptop");
+    let full = |words: &[&str]| {
+        let stdout = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let ended = pi_remote(&daemon.dir).args(words).stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
+        let ended = ended.wait_with_output().unwrap();
+        (ended.status.code(), String::from_utf8(ended.stderr).unwrap())
+    };
+    for words in [&["status", "--json"][..], &["status"]] {
+        let (code, err) = full(words);
+        assert_eq!(code, Some(1), "{words:?}");
+        assert!(err.starts_with("error: writing to stdout failed\n") && err.contains("No space left"), "{err}");
+    }
+    let (code, err) = full(&["unpair", "nobody", "--json"]);
+    assert!(code == Some(4) && err.contains("nobody"), "{code:?}: {err}");
 }
 
 #[test]

@@ -213,7 +213,14 @@ fn on_a_terminal_a_new_code_is_shown_for_a_burned_one() {
 #[test]
 fn who_else_offers_is_listed_with_the_command_to_join() {
     let machine = |name: &str, address: &str, offering: bool, paired: bool| json!({ "name": name, "address": address, "via": "lan", "running": true, "offering": offering, "paired": paired });
+    let silent = |running: Value| {
+        let mut machine = machine("invented", "192.0.2.35:7433", true, false);
+        machine["running"] = running;
+        machine
+    };
     let machines = json!([
+        silent(Value::Null),
+        silent(json!(false)),
         machine("workshop", "192.0.2.30:7433", true, false),
         machine("e\u{1b}[2J\nvil", "192.0.2.31:9", true, false),
         machine("", "192.0.2.32:7433", true, false),
@@ -221,6 +228,8 @@ fn who_else_offers_is_listed_with_the_command_to_join() {
         machine("idle", "192.0.2.33:7433", false, false),
         machine("friend", "192.0.2.34:7433", true, true),
         machine("myself", "192.0.2.1:7433", true, false),
+        machine("fourth", "192.0.2.36:7433", true, false),
+        machine("fifth", "192.0.2.37:7433", true, false),
     ]);
     if !has_program("script") {
         return;
@@ -229,7 +238,7 @@ fn who_else_offers_is_listed_with_the_command_to_join() {
         let daemon = offering_at(&["192.0.2.1:7433"], machines.clone(), vec![]);
         let words = if no_lan { "pair --grant full --no-lan" } else { "pair --grant full" };
         let mut screen = Running::on_terminal(daemon.dir.path(), words);
-        let shown = screen.until("(lan)\r\n");
+        let shown = screen.until("(fourth, lan)\r\n");
         screen.write("\u{3}");
         screen.wait_until_over();
         screen.end().ends(130);
@@ -239,7 +248,7 @@ fn who_else_offers_is_listed_with_the_command_to_join() {
             let line = format!("    pi-remote --dir {} pair {words}\r\n", daemon.dir.path().display());
             assert!(shown.contains(&line), "{line}: {shown}");
         }
-        for words in ["reboot", "idle", "friend", "myself"] {
+        for words in ["reboot", "idle", "friend", "myself", "invented", "fifth"] {
             assert!(!shown.contains(words), "{words}: {shown}");
         }
         assert_eq!(daemon.received("discover")[0]["lan"], json!(!no_lan));
@@ -264,12 +273,17 @@ fn a_slip_is_called_one_and_nothing_is_sent() {
     let daemon = joining(Value::Null, answered(paired(true)));
     let json = [&JOIN[..], &["--json"]].concat();
     for slip in [SLIP, "K7MQ", "K7MQ-2XVU", "\u{1b}[2J"] {
-        let failure = run_in(daemon.dir.path(), &json, &format!("{slip}\n")).ends(2).json_failure();
+        let ran = run_in(daemon.dir.path(), &json, &format!("{slip}\n")).ends(2);
+        assert_eq!(ran.json()["event"], "failed");
+        let failure = ran.json_failure();
         assert!(failure["code"] == "usage" && failure["hint"].is_string(), "{failure}");
         let ran = run_in(daemon.dir.path(), &JOIN, slip).ends(2);
         assert!(!ran.text_failure().contains(slip), "it is not echoed: {}", ran.err);
     }
-    run_in(daemon.dir.path(), &json, "").ends(2).json_failure();
+    assert_eq!(run_in(daemon.dir.path(), &json, "").ends(2).json()["event"], "failed");
+    assert_eq!(run_in(daemon.dir.path(), &json, &"0".repeat(2000)).ends(1).json()["event"], "failed");
+    let not_understood = run_in(daemon.dir.path(), &["pair", "desk.example", "--json"], CODE).ends(2);
+    assert!(not_understood.json().get("event").is_none(), "{}", not_understood.out);
     let ticket = format!("pir1{}", "AQIDBAUG".repeat(12));
     let failure = run_in(daemon.dir.path(), &json, &ticket).ends(2).json_failure();
     assert!(failure["hint"].as_str().unwrap().contains("--ticket -"), "{failure}");
@@ -340,7 +354,7 @@ fn what_is_paired_already_is_said_first() {
     let daemon = joining(peer(true), answered(json!({ "peer": peer(true), "confirmed": true, "already": true })));
     let ran = run_in(daemon.dir.path(), &JOIN, CODE).ends(0);
     assert!(ran.err.contains("already paired with desktop (connected)"), "{}", ran.err);
-    assert!(ran.err.contains("what it may do here are as they were"), "{}", ran.err);
+    assert!(ran.err.contains("it is called desktop now, and what it may do here is as it was"), "{}", ran.err);
     let line = run_in(daemon.dir.path(), &[&JOIN[..], &["--json"]].concat(), CODE).ends(0).json();
     assert_eq!(line["already"], true);
     if has_program("script") {

@@ -130,11 +130,16 @@ fn an_offer_that_is_taken_back_closes_its_window() {
     assert_eq!(busy["code"], "pairing_busy");
     assert!(busy["hint"].is_string(), "{busy}");
     first.signal(Signal::SIGINT);
-    assert_eq!(first.end().ends(130).json_failure()["code"], "interrupted");
+    let taken_back = first.end().ends(130);
+    assert_eq!(
+        (&taken_back.json()["event"], &taken_back.json_failure()["code"]),
+        (&json!("failed"), &json!("interrupted"))
+    );
     eventually("the window is closed", || laptop.ask(json!({"type": "status"}))["data"]["listening"] == false);
     let late = run_in(&desktop.dir, &[&JOIN[..], &["--json"]].concat(), &ticket);
     assert_eq!(late.code, 8, "nothing is paired, so nothing listens: {late:?}");
     assert!(late.json()["error"]["hint"].is_string(), "{late:?}");
+    assert_eq!(late.json()["event"], "failed");
     let (second, ticket) = offer(&laptop, &[]);
     run_in(&desktop.dir, &JOIN, &ticket).ends(0);
     second.end().ends(0);
@@ -165,6 +170,21 @@ fn a_petname_is_chosen_made_unique_or_refused_before_anything_is_sent() {
     for name in ["localhost", "a/b", "", "a\nb"] {
         run(&laptop.dir, &[&OFFER[..], &["--as", name, "--json"]].concat()).ends(2).json_failure();
     }
+}
+
+#[test]
+fn pairing_again_says_what_the_other_machine_is_called_now() {
+    let pair = TestPair::start();
+    let mut words = OFFER.to_vec();
+    words.extend(["--as", "vm-9"]);
+    let mut offering = Running::start(&pair.laptop.dir, &words);
+    let ticket = offering.line();
+    let joined = run_in(&pair.desktop.dir, &JOIN, &ticket).ends(0);
+    let words =
+        |name: &str| format!("it was paired before: it is called {name} now, and what it may do here is as it was");
+    assert!(joined.err.contains(&words("laptop")), "{}", joined.err);
+    let offered = offering.end().ends(0);
+    assert!(offered.err.contains(&words("vm-9")), "{}", offered.err);
 }
 
 #[test]

@@ -18,7 +18,7 @@ use pi_remote::wire::Code;
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 
-use crate::support::cli::{Ran, has_program, run, run_command, run_in, skipped};
+use crate::support::cli::{Ran, Running, has_program, run, run_command, run_in, skipped};
 use crate::support::original::{Original, plaintext_port};
 use crate::support::peer::HandPeer;
 use crate::support::process::{Process, behind, daemon_command, refusal, state_dir};
@@ -195,7 +195,7 @@ fn hint(error: &Value) -> &str {
 
 #[test]
 fn no_daemon_is_3_with_the_command_that_starts_it_in_the_directory_that_was_named() {
-    let (_keep, dir) = state_dir();
+    let (keep, dir) = state_dir();
     let (_, error) = fails(&dir, &["status"], 3);
     assert_eq!(hint(&error), typed(&dir, "daemon --background"));
     // The same where the directory is named by the environment, and nothing where it is not named.
@@ -205,6 +205,12 @@ fn no_daemon_is_3_with_the_command_that_starts_it_in_the_directory_that_was_name
     let mut command = Command::new(env!("CARGO_BIN_EXE_pi-remote"));
     let unnamed = run_command(command.env_remove("PI_REMOTE_DIR").env("HOME", &dir).args(["status", "--json"])).ends(3);
     assert_eq!(hint(&unnamed.json_failure()), "pi-remote daemon --background");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pi-remote"));
+    let relative =
+        command.env_remove("PI_REMOTE_DIR").env("HOME", "rel").current_dir(keep.path()).args(["status", "--json"]);
+    let relative = run_command(relative).ends(1).json_failure();
+    says(relative["message"].as_str().unwrap(), &["HOME is no absolute path"]);
+    says(hint(&relative), &["--dir DIR"]);
 }
 
 #[test]
@@ -221,6 +227,16 @@ fn a_daemon_that_does_not_answer_is_named_with_the_command_that_ends_it() {
     assert_eq!(failure.code, Code::Timeout);
     says(&failure.message, &[&format!("(pid {pid})"), "did not answer within 200ms"]);
     says(&failure.hint.unwrap(), &[&format!("`kill -KILL {pid}`, then `pi-remote daemon --background`")]);
+    let commands = [(["status", "--json"], "5s"), (["stop", "--json"], "5s"), (["discover", "--json"], "10s")];
+    let asked = commands.map(|(words, waited)| (Running::start(&daemon.dir, &words), waited));
+    for (command, waited) in asked {
+        let failure = command.end().ends(6).json_failure();
+        says(
+            failure["message"].as_str().unwrap(),
+            &[&format!("(pid {pid})"), &format!("did not answer within {waited}")],
+        );
+        says(hint(&failure), &[&format!("kill -KILL {pid}")]);
+    }
 }
 
 #[test]

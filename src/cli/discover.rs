@@ -1,5 +1,7 @@
 //! `discover`: machines on the tailnet and the local network.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::output::{Style, Table};
@@ -7,6 +9,9 @@ use super::{Context, Error, daemon, members};
 use crate::wire::HostPort;
 use crate::wire::commands::command_to_join;
 use crate::wire::control::{Machine, Machines};
+
+/// How long the daemon may take: it looks around for some seconds at most.
+const DEADLINE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -17,7 +22,7 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
     let mut client = daemon::connect_or_start(&cx).await?;
-    let found: Machines = client.ask("discover", members(json!({ "lan": !args.no_lan })), super::OWN_DEADLINE).await?;
+    let found: Machines = client.ask("discover", members(json!({ "lan": !args.no_lan })), DEADLINE).await?;
     if cx.out.json { cx.out.json(&found) } else { show(&cx, &found, !args.no_lan) }
 }
 

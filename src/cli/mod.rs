@@ -69,7 +69,7 @@ const GLOBAL: &str = "Global options";
 
 /// Relays commands between coding-agent sessions on several machines, every link in mutual TLS 1.3.
 #[derive(Debug, Parser)]
-#[command(name = "pi-remote", version, after_help = EXAMPLES)]
+#[command(name = "pi-remote", bin_name = "pi-remote", version, after_help = EXAMPLES)]
 struct Cli {
     /// State directory [default: PI_REMOTE_DIR, else ~/.pi/remote-control]
     #[arg(long, global = true, value_name = "DIR", help_heading = GLOBAL)]
@@ -206,9 +206,10 @@ impl Invocation {
         }
         // Dropping a command closes its connection, and so cancels what it asked for.
         // Signals first, so that they are taken over before the command does anything that must be undone.
+        let pairing = matches!(command, Command::Pair(_)).then(|| cx.clone());
         tokio::select! {
             biased;
-            () = interruption() => Err(Error::interrupted()),
+            () = interruption() => Err(pairing.as_ref().map_or_else(Error::interrupted, pair::interrupted)),
             ended = dispatch(cx, command) => ended,
         }
     }
@@ -341,11 +342,28 @@ fn usage_failure(error: &clap::Error, arguments: &[OsString]) -> Failure {
     };
     let usage =
         usage.trim().strip_prefix("Usage: ").map(|usage| usage.split_whitespace().collect::<Vec<_>>().join(" "));
+    let help = help_of(arguments);
     let hint = match usage {
-        Some(usage) => format!("{usage} (see also: pi-remote --help)"),
-        None => "pi-remote --help".to_owned(),
+        Some(usage) => format!("{usage} (see also: {help})"),
+        None => help,
     };
     Failure::new(Code::Usage, message).hint(hint)
+}
+
+/// The command that shows the help of the command that was typed, as far as it is one.
+fn help_of(arguments: &[OsString]) -> String {
+    let mut command = Cli::command();
+    let mut typed = "pi-remote".to_owned();
+    let mut words = arguments.iter().skip(1).take_while(|word| *word != "--");
+    while let Some(word) = words.next() {
+        if word == "--dir" {
+            words.next();
+        } else if let Some(found) = command.find_subcommand(word).cloned() {
+            typed = format!("{typed} {}", found.get_name());
+            command = found;
+        }
+    }
+    typed + " --help"
 }
 
 #[cfg(test)]
@@ -408,6 +426,20 @@ mod tests {
             assert!(failure.hint.is_some_and(|hint| hint.contains("pi-remote")));
         }
         assert!(usage_error("pi-remote send a").message.contains("MESSAGE"));
+    }
+
+    #[test]
+    fn a_usage_hint_names_this_program_and_the_help_of_the_command() {
+        for (words, hint) in [
+            ("prd pair --window x", "pi-remote pair --help"),
+            ("prd --dir status pair --as a/b", "pi-remote pair --help"),
+            ("prd peers rename a b/c", "pi-remote peers rename --help"),
+            ("prd unpair ", "pi-remote unpair --help"),
+        ] {
+            assert_eq!(usage_error(words).hint.as_deref(), Some(hint), "{words}");
+        }
+        let hint = usage_error("/opt/prd pair --nonsense").hint.unwrap();
+        assert!(hint.starts_with("pi-remote pair [OPTIONS]") && !hint.contains("prd"), "{hint}");
     }
 
     #[test]

@@ -119,8 +119,8 @@ impl Output {
     pub fn failure(self, error: &Error) {
         let Error::Failed { failure, source } = error else { return };
         if self.json {
-            let _ = self.json(&json!({ "error": failure_json(failure) }));
-            return;
+            // Where stdout takes nothing, on a full disk, words on stderr are better than silence.
+            let Err(Error::Failed { .. }) = self.json(&json!({ "error": failure_json(failure) })) else { return };
         }
         // Whoever interrupted it knows.
         if failure.code == Code::Interrupted {

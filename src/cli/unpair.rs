@@ -1,5 +1,6 @@
 //! `unpair`: trusts a peer no more.
 
+use clap::builder::NonEmptyStringValueParser;
 use serde_json::json;
 
 use super::{Context, Error, members};
@@ -8,6 +9,7 @@ use crate::wire::control::{PeerRef, Unpaired};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// A petname or a full fingerprint
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     peer: String,
 }
 

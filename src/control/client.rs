@@ -25,7 +25,7 @@ pub const SOCKET: &str = "daemon.sock";
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// How long the daemon may take for a request that asks nobody else.
-pub const OWN_DEADLINE: Duration = Duration::from_secs(30);
+pub const OWN_DEADLINE: Duration = Duration::from_secs(5);
 /// An answer may hold a session's line and an event, each at the highest limit that can be set.
 const LINE_LIMIT: usize = 130 * 1024 * 1024;
 const MAX_WAITING_EVENTS: usize = 1024;

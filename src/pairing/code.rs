@@ -90,7 +90,7 @@ pub enum CodeError {
     #[error("a code has {SHOWN} symbols, and this one has {0}")]
     Length(usize),
     /// Not of the alphabet, folded or not.
-    #[error("one of the symbols is in no code: codes have digits and letters, but no U")]
+    #[error("a character that is in no code: codes have digits and letters only, and no U")]
     Symbol,
     /// The check symbol belongs to another code.
     #[error("a slip of the finger: the check symbol does not fit")]
@@ -188,6 +188,7 @@ mod tests {
             (&"0".repeat(10_000), CodeError::Length(10_000)),
             ("K7MQ-2XVU", CodeError::Symbol),
             ("K7MQ\u{2013}2XVT", CodeError::Symbol),
+            ("\u{feff}K7MQ-2XVT", CodeError::Symbol),
             ("\u{212a}7MQ-2XVT", CodeError::Symbol),
             ("K7MQ-2XV\u{ff34}", CodeError::Symbol),
             ("K7MQ-2XV\0", CodeError::Symbol),
@@ -205,7 +206,10 @@ mod tests {
         }
         let words = |error: CodeError| error.to_string();
         assert_eq!(words(CodeError::Length(7)), "a code has 8 symbols, and this one has 7");
-        assert!(words(CodeError::Symbol).contains("in no code"));
+        assert_eq!(
+            words(CodeError::Symbol),
+            "a character that is in no code: codes have digits and letters only, and no U"
+        );
         assert_eq!(words(CodeError::Slip), "a slip of the finger: the check symbol does not fit");
     }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use super::{failed, report};
+use super::report;
 use crate::cli::{Context, Error, input};
 use crate::control::client::Client;
 use crate::pairing::code::PairingCode;
@@ -32,7 +32,7 @@ pub(super) async fn with_code(cx: &Context, mut client: Client, host: String, te
             Err(failure) if failure.code == Code::PairingFailed && input::is_interactive() && !cx.out.json => {
                 cx.out.failure(&cx.typed_failure(failure).into());
             }
-            Err(failure) => return Err(failed(cx, failure)),
+            Err(failure) => return Err(failure.into()),
         }
     }
 }
@@ -51,7 +51,7 @@ pub(super) async fn with_ticket(cx: &Context, mut client: Client, terms: PairTer
     }
     match by_ticket(&mut client, ticket, terms).await {
         Ok(paired) => report(cx, &paired, true),
-        Err(failure) => Err(failed(cx, failure)),
+        Err(failure) => Err(failure.into()),
     }
 }
 
@@ -90,7 +90,7 @@ async fn read_code(cx: &Context, host: &str) -> Result<Zeroizing<String>, Error>
             Err(slip) if input::is_interactive() => {
                 cx.out.note(&format!("{slip}. Nothing was sent: type it again."));
             }
-            Err(slip) => return Err(failed(cx, slip.into())),
+            Err(slip) => return Err(Failure::from(slip).into()),
         }
     }
 }

@@ -14,12 +14,12 @@ mod secrets;
 
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 pub(crate) use join::by_ticket;
 pub(crate) use report::{failed, failure_of_line, outcome_of_line, report};
 pub(crate) use secrets::looks_like_secret;
 
 use super::{Context, Error, daemon, input, ssh};
-use crate::control::client::OWN_DEADLINE;
 use crate::wire::control::{OfferKind, PairCheck, PairChecked, PairOffer, PairTerms, PeerView};
 use crate::wire::host_port::HostPort;
 use crate::wire::{DEFAULT_PORT, PeerName};
@@ -36,6 +36,8 @@ Examples:
   A machine with a new key takes its old name and grants:
     laptop$  pi-remote pair --replace desktop";
 
+/// How long the daemon may take to look at the terms, and to open a window.
+const PAIRING_DEADLINE: Duration = Duration::from_secs(30);
 /// Longest `--window`.
 const MAX_WINDOW: Duration = Duration::from_secs(60 * 60);
 /// The only grant so far.
@@ -62,7 +64,7 @@ pub(crate) struct Args {
     #[arg(long = "as", value_name = "NAME")]
     petname: Option<PeerName>,
     /// The peer whose name and grants go to the new key: the same machine with another key
-    #[arg(long, value_name = "PEER")]
+    #[arg(long, value_name = "PEER", value_parser = NonEmptyStringValueParser::new())]
     replace: Option<String>,
     /// What the other machine may do here: full [default: ask]
     #[arg(long, value_name = "PRESET")]
@@ -88,28 +90,36 @@ enum Way {
 pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
     let way = way(&args)?;
     let terms = terms(&args, input::is_interactive())?;
-    let mut client = daemon::connect_or_start(&cx).await?;
+    pair(&cx, args, way, terms).await.map_err(|error| report::ended(&cx, error))
+}
+
+/// What a pairing ends with that was interrupted.
+pub(crate) fn interrupted(cx: &Context) -> Error {
+    report::ended(cx, Error::interrupted())
+}
+
+async fn pair(cx: &Context, args: Args, way: Way, terms: PairTerms) -> Result<(), Error> {
+    let mut client = daemon::connect_or_start(cx).await?;
     let address = if let Way::Join(host) = &way { Some(host.clone()) } else { None };
     let check = PairCheck { address, terms: terms.clone() };
-    let checked: PairChecked =
-        client.ask("pair_check", &check, OWN_DEADLINE).await.map_err(|failure| failed(&cx, failure))?;
+    let checked: PairChecked = client.ask("pair_check", &check, PAIRING_DEADLINE).await?;
     if let Some(known) = checked.known
-        && !again(&cx, &known).await?
+        && !again(cx, &known).await?
     {
         return Ok(());
     }
     if args.grant.is_none() {
-        ask_grant(&cx, &way).await?;
+        ask_grant(cx, &way).await?;
     }
     match way {
         Way::Offer(kind) => {
             let window_seconds = args.window.map(|window| window.as_secs());
             let no_lan = args.no_lan || kind == OfferKind::Ticket;
-            offer::run(&cx, client, &PairOffer { kind, no_lan, window_seconds, terms }).await
+            offer::run(cx, client, &PairOffer { kind, no_lan, window_seconds, terms }).await
         }
-        Way::Join(host) => join::with_code(&cx, client, host, terms).await,
-        Way::TakeTicket => join::with_ticket(&cx, client, terms).await,
-        Way::Ssh(host) => ssh::pair(&cx, client, &host, args.remote_program.as_deref(), terms).await,
+        Way::Join(host) => join::with_code(cx, client, host, terms).await,
+        Way::TakeTicket => join::with_ticket(cx, client, terms).await,
+        Way::Ssh(host) => ssh::pair(cx, client, &host, args.remote_program.as_deref(), terms).await,
     }
 }
 
@@ -160,6 +170,15 @@ fn way(args: &Args) -> Result<Way, Error> {
 /// The host as it was typed, if it can be one; what cannot is not repeated.
 fn dialled(host: &str) -> Result<String, Error> {
     let host = host.trim();
+    if host.is_empty() {
+        return Err(Error::usage("HOST is empty", "pi-remote pair on the other machine shows the command"));
+    }
+    if host.contains('@') {
+        return Err(Error::usage(
+            "a host to pair with by code has no user; USER@HOST is for pairing over ssh",
+            "pi-remote pair --ssh USER@HOST",
+        ));
+    }
     match HostPort::with_default(host, DEFAULT_PORT) {
         Ok(_) => Ok(host.to_owned()),
         Err(_) => Err(Error::usage(
@@ -315,13 +334,15 @@ mod tests {
             "host --window 5m",
             "host --no-lan",
             "--ssh desk --no-lan",
-            "me@host",
             "host:0",
             "http://host",
             "[::1",
         ] {
             assert_eq!(refusal(words).code, Code::Usage, "{words}");
         }
+        assert!(refusal("me@host").hint.is_some_and(|hint| hint.contains("--ssh USER@HOST")));
+        assert!(dialled(" ").is_err_and(|error| format!("{error:?}").contains("HOST is empty")));
+        assert!(Only::try_parse_from(["pair", "--replace", ""]).is_err());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Map, json};
 use tokio::time::{sleep, timeout};
 
-use super::{failed, report};
+use super::{PAIRING_DEADLINE, report};
 use crate::cli::output::{self, Style, escape};
 use crate::cli::{Context, Error, input, members};
 use crate::control::client::{Client, OWN_DEADLINE};
@@ -25,19 +25,19 @@ const SILENCE: Duration = Duration::from_secs(30);
 const LOOKING: Duration = Duration::from_secs(10);
 /// Addresses and machines shown: more would be no help.
 const MAX_ADDRESSES: usize = 4;
-const MAX_MACHINES: usize = 8;
+const MAX_MACHINES: usize = 4;
 
 /// Offers until somebody has paired; on a terminal a code that was burned can be had anew.
 pub(super) async fn run(cx: &Context, mut client: Client, wanted: &PairOffer) -> Result<(), Error> {
     loop {
-        let offer: Offer = client.ask("pair_offer", wanted, OWN_DEADLINE).await?;
+        let offer: Offer = client.ask("pair_offer", wanted, PAIRING_DEADLINE).await?;
         show(cx, &mut client, &offer).await?;
         let failure = match wait(cx, &mut client, wanted, &offer).await? {
             Ok(paired) => return report(cx, &paired, cx.out.is_terminal()),
             Err(failure) => failure,
         };
         if failure.code != Code::PairingBurned || cx.out.json || !input::is_interactive() {
-            return Err(failed(cx, failure));
+            return Err(failure.into());
         }
         cx.out.failure(&cx.typed_failure(failure.clone()).into());
         if !another(cx).await? {
@@ -138,7 +138,7 @@ async fn wait(
     offer: &Offer,
 ) -> Result<Result<Paired, Failure>, Error> {
     // The daemon closes the window; this is for one that does not say so.
-    let latest = Duration::from_secs(offer.expires_in_seconds) + OWN_DEADLINE;
+    let latest = Duration::from_secs(offer.expires_in_seconds) + PAIRING_DEADLINE;
     let somebody_came = Cell::new(false);
     let ended = tokio::select! {
         ended = timeout(latest, outcome(cx, client, &somebody_came)) => ended,
@@ -186,12 +186,16 @@ async fn asides(cx: &Context, wanted: &PairOffer, offer: &Offer, somebody_came: 
     pending().await
 }
 
-/// Machines that offer too. That nobody can be asked is no reason to stop.
+/// Machines that offer too, and answer: anybody on the network can announce what does not. That nobody
+/// can be asked is no reason to stop.
 async fn others(cx: &Context, lan: bool, own: &[String]) -> Vec<Machine> {
     let Ok(mut client) = cx.connect().await else { return Vec::new() };
     let found = client.ask::<Machines>("discover", members(json!({ "lan": lan })), LOOKING).await;
     let mut machines = found.unwrap_or_default().machines;
-    machines.retain(|machine| machine.offering && !machine.paired && !own.contains(&machine.address));
+    machines.retain(|machine| {
+        let answers = machine.running == Some(true);
+        machine.offering && answers && !machine.paired && !own.contains(&machine.address)
+    });
     machines
 }
 

@@ -29,7 +29,7 @@ pub(crate) fn report(cx: &Context, paired: &Paired, to_stdout: bool) -> Result<(
     }
     let name = &peer.name;
     if *already {
-        cx.out.note("it was paired before: what it is called and what it may do here are as they were");
+        cx.out.note(&format!("it was paired before: it is called {name} now, and what it may do here is as it was"));
     }
     if !confirmed {
         cx.out.note(&format!("paired here; {name} did not confirm: if it does not link, unpair and pair again"));
@@ -38,6 +38,14 @@ pub(crate) fn report(cx: &Context, paired: &Paired, to_stdout: bool) -> Result<(
         next_steps(cx, peer);
     }
     Ok(())
+}
+
+/// An error of a pairing whose arguments were understood: with JSON its failure is the last line.
+pub(super) fn ended(cx: &Context, error: Error) -> Error {
+    match error {
+        Error::Failed { failure, .. } if cx.out.json => failed(cx, failure),
+        Error::Failed { .. } | Error::Reported(_) | Error::NotAgain | Error::OutputClosed => error,
+    }
 }
 
 /// The failure as the last line of a pairing.
