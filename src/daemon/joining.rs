@@ -17,7 +17,7 @@ use crate::trust::Peer;
 use crate::trust::store::{Address, AddressSource};
 use crate::wire::control::{OfferKind, PairCheck, PairChecked, PairJoin, Paired};
 use crate::wire::error::{Code, Failure};
-use crate::wire::host_port::split_host_port;
+use crate::wire::host_port::{check_dialled, split_host_port};
 use crate::wire::link::MAX_ADDRESSES;
 use crate::wire::{DEFAULT_PORT, HostPort};
 
@@ -138,6 +138,7 @@ impl Offers {
             Failure::new(Code::InvalidRequest, format!("{typed} is no address"))
                 .hint("a name or an IP address, and :PORT behind it if the other screen shows one")
         };
+        check_dialled(typed)?;
         let (host, port) = split_host_port(typed).map_err(|_| no_address())?;
         let whole = HostPort::with_default(typed, DEFAULT_PORT).map_err(|_| no_address())?;
         let ports = self.ports.all();

@@ -24,7 +24,7 @@ pub(crate) use secrets::looks_like_secret;
 use super::{Context, Error, daemon, input, members, ssh};
 use crate::control::client::OWN_DEADLINE;
 use crate::wire::control::{OfferKind, PairCheck, PairChecked, PairOffer, PairTerms, PeerView};
-use crate::wire::host_port::HostPort;
+use crate::wire::host_port::{HostPort, check_dialled};
 use crate::wire::{Code, DEFAULT_PORT, Failure, PeerName};
 
 pub(crate) const EXAMPLES: &str = "\
@@ -163,6 +163,7 @@ fn way(args: &Args) -> Result<Way, Error> {
 /// The host as it was typed, if it can be one; what cannot is not repeated.
 fn dialled(host: &str) -> Result<String, Error> {
     let host = host.trim();
+    check_dialled(host).map_err(|Failure { message, hint, .. }| Error::usage(message, hint.unwrap_or_default()))?;
     match HostPort::with_default(host, DEFAULT_PORT) {
         Ok(_) => Ok(host.to_owned()),
         Err(_) => Err(Error::usage(
