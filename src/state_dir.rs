@@ -9,7 +9,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::mem::{offset_of, size_of};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -91,7 +91,11 @@ impl StateDir {
     pub fn open(path: &Path) -> Result<Self, Failure> {
         // Rebuilt from its components, because O_NOFOLLOW follows a symlink written with a slash behind it.
         let path: PathBuf = std::path::absolute(path).map_err(|e| failed("find", path, &e))?.components().collect();
-        DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(|e| failed("create", &path, &e))?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)
+            .map_err(|e| in_its_place(&path).unwrap_or_else(|| failed("create", &path, &e)))?;
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let dir = match nix::fcntl::open(&path, flags, Mode::empty()) {
             Ok(fd) => File::from(fd),
@@ -159,6 +163,11 @@ impl StateDir {
             }
             Err(TryLockError::Error(e)) => Err(failed("lock", &path, &e)),
         }
+    }
+
+    /// Whether the daemon that has this directory has ended, or does nothing any more but end.
+    pub fn holder_is_ending(&self) -> bool {
+        holder(&self.0.path).is_none_or(is_ending)
     }
 
     /// Writes this process's id into `daemon.pid`, for the original's clients alone. Not before the
@@ -465,6 +474,28 @@ pub fn holder(path: &Path) -> Option<u32> {
     (is_held && read_pid(&file) == Some(pid)).then_some(pid)
 }
 
+/// Linux tells it in `/proc` (proc_pid_stat(5), proc_pid_status(5)) while the process is there still.
+fn is_ending(pid: u32) -> bool {
+    const PF_EXITING: u64 = 0x4;
+    const SIGKILL_PENDING: u64 = 1 << 8;
+    let Ok(id) = i32::try_from(pid) else { return true };
+    if nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), None) == Err(Errno::ESRCH) {
+        return true;
+    }
+    let told = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    let stat = told("stat");
+    let fields: Vec<&str> = stat.rsplit_once(") ").map(|(_, rest)| rest.split(' ').collect()).unwrap_or_default();
+    let is_gone = matches!(fields.first(), Some(&("Z" | "X")));
+    let is_exiting =
+        fields.get(6).and_then(|flags| flags.parse().ok()).is_some_and(|flags: u64| flags & PF_EXITING != 0);
+    let pending = |line: &str| {
+        let signals = line.strip_prefix("SigPnd:").or_else(|| line.strip_prefix("ShdPnd:"))?;
+        u64::from_str_radix(signals.trim(), 16).ok()
+    };
+    let is_killed = told("status").lines().filter_map(pending).any(|signals| signals & SIGKILL_PENDING != 0);
+    is_gone || is_exiting || is_killed
+}
+
 fn read_pid(file: &File) -> Option<u32> {
     let mut text = [0; 32];
     let length = file.read_at(&mut text, 0).ok()?;
@@ -483,6 +514,25 @@ pub fn check_socket_path(path: &Path) -> Result<(), Failure> {
     let path = path.display();
     let message = format!("{path} has {length} bytes; a UNIX socket's path holds at most {SOCKET_PATH_LIMIT}");
     Err(Failure::new(Code::Io, message).hint("name a shorter directory with --dir or PI_REMOTE_DIR"))
+}
+
+/// What stands where the directory, or one that it is to be in, should be.
+fn in_its_place(path: &Path) -> Option<Failure> {
+    let there = path.ancestors().find(|above| above.symlink_metadata().is_ok())?;
+    let kind = std::fs::metadata(there).ok()?.file_type();
+    let what = match () {
+        () if kind.is_dir() => return None,
+        () if kind.is_file() => "a file",
+        () if kind.is_fifo() => "a FIFO",
+        () if kind.is_socket() => "a socket",
+        () => "a device",
+    };
+    let message = format!("{} is {what}, not a directory", there.display());
+    let failure = Failure::new(
+        Code::Io,
+        if there == path { message } else { format!("{} cannot be made: {message}", path.display()) },
+    );
+    Some(failure.hint("name another directory with --dir"))
 }
 
 fn check_owner(path: &Path, owner: u32) -> Result<(), Failure> {

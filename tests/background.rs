@@ -345,3 +345,15 @@ fn nothing_is_left(place: &Path) {
     assert_eq!(left, Vec::<PathBuf>::new());
     within(std::time::Duration::from_secs(5), "no process is left", || running_in(place).is_empty());
 }
+
+#[test]
+fn a_daemon_starts_right_after_the_one_before_was_killed() {
+    let home = Home::new();
+    home.daemon(&["--background"]).ends(0);
+    for _ in 0..5 {
+        let start = format!("'{}' daemon --background {}", env!("CARGO_BIN_EXE_pi-remote"), LOOPBACK.join(" "));
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("kill -9 {}; {start}", home.pid())]).env("PI_REMOTE_DIR", home.dir());
+        run_command(&mut shell).ends(0);
+    }
+}

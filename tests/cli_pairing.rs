@@ -515,3 +515,21 @@ mod over_ssh {
         assert_eq!(desktop.ask(json!({"type": "peers"}))["data"]["peers"], json!([]));
     }
 }
+
+#[test]
+fn an_address_that_no_other_machine_can_have_is_refused_wherever_one_is_typed() {
+    let pair = TestPair::start();
+    for (typed, why) in [
+        ("0.0.0.0", "no address of another"),
+        ("[fe80::1%eth0]:7433", "link-local"),
+        ("224.0.0.1", "one machine alone"),
+    ] {
+        let refused = run(&pair.laptop.dir, &["pair", typed, "--grant", "full"]).ends(2);
+        assert!(refused.err.contains(why) && refused.err.contains("its name"), "{}", refused.err);
+        let with_port = if typed.contains(']') { typed.to_owned() } else { format!("{typed}:7433") };
+        let refused = run(&pair.laptop.dir, &["peers", "address", "desktop", "--add", &with_port]).ends(2);
+        assert!(refused.err.contains(why), "{}", refused.err);
+        let said = pair.laptop.control().ask(json!({"type": "add_peer", "host": typed}));
+        assert!(said["error"].as_str().unwrap().contains(why), "{said}");
+    }
+}

@@ -216,6 +216,9 @@ fn a_machine_on_which_nothing_was_ever_done_needs_a_daemon_and_nothing_else() {
     let report = machine.doctor().fails(&["daemon"], 1);
     assert!(!machine.dir.exists(), "nothing is made by looking");
     report.says("state directory", "not there yet");
+    for name in ["device key", "port", "listen", "disk"] {
+        report.says(name, "no state directory yet: `pi-remote --dir ");
+    }
 }
 
 #[test]

@@ -21,6 +21,7 @@ mod control;
 mod diagnosis;
 mod discover;
 mod doctor;
+mod doctor_fixes;
 mod hints;
 mod hostile_peer;
 mod joining;

@@ -101,7 +101,7 @@ pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
 /// As [`start`], with nobody else in the directory.
 async fn begin(cx: &Context, args: &Args) -> Result<(StateDir, Settings), Error> {
     let (dir, settings) = start(cx, args)?;
-    drop(dir.lock()?);
+    drop(daemon::lock(&dir).await?);
     match original::look(dir.path()).await {
         Some(seen) => Err(original::in_the_way(dir.path(), Some(seen)).into()),
         None => Ok((dir, settings)),

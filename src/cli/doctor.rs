@@ -50,7 +50,7 @@ pub(crate) fn show(cx: Context, checks: &[Check]) -> Result<(), Error> {
         1 => "1 failed".to_owned(),
         some => format!("{some} failed"),
     };
-    let rest = tell(State::Note, "to know of") + &tell(State::Skipped, "not made");
+    let rest = tell(State::Note, "to know of") + &tell(State::Skipped, "not checked");
     cx.out.line("")?;
     cx.out.line(&format!("{} checks: {failed}{rest}", checks.len()))
 }

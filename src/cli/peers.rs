@@ -7,6 +7,7 @@ use super::output::{Style, Table, failure_json};
 use super::{Context, Error, doctor, members};
 use crate::wire::check::Checks;
 use crate::wire::control::{PeerList, PeerView};
+use crate::wire::host_port::{NotHostPort, check_dialled};
 use crate::wire::session::Verb;
 use crate::wire::{Code, Failure, HostPort, PeerName};
 
@@ -40,12 +41,17 @@ enum PeersCommand {
         /// A petname or a full fingerprint
         peer: String,
         /// An address to dial
-        #[arg(long, value_name = "HOST:PORT", group = "change")]
+        #[arg(long, value_name = "HOST:PORT", group = "change", value_parser = dialled)]
         add: Vec<HostPort>,
         /// An address to dial no more
         #[arg(long, value_name = "HOST:PORT", group = "change")]
         remove: Vec<HostPort>,
     },
+}
+
+fn dialled(text: &str) -> Result<HostPort, String> {
+    check_dialled(text).map_err(|failure| failure.message)?;
+    text.parse().map_err(|error: NotHostPort| error.to_string())
 }
 
 pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {

@@ -21,6 +21,7 @@ use crate::trust::store::{Address, AddressSource};
 use crate::wire::commands::command_to_join;
 use crate::wire::control::{OfferKind, PairCheck, PairChecked, PairJoin, Paired};
 use crate::wire::error::{Code, Failure};
+use crate::wire::host_port::check_dialled;
 use crate::wire::link::MAX_ADDRESSES;
 use crate::wire::{DEFAULT_PORT, HostPort};
 
@@ -147,6 +148,7 @@ impl Offers {
             Failure::new(Code::InvalidRequest, format!("{typed} is no address"))
                 .hint("a name or an IP address, and :PORT behind it if the other screen shows one")
         };
+        check_dialled(typed)?;
         let whole = HostPort::with_default(typed, DEFAULT_PORT).map_err(|_| no_address())?;
         let ports = self.ports.all();
         // No other name says where it leads: two machines may well have the same one.

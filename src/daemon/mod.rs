@@ -42,7 +42,7 @@ use crate::link::{self};
 use crate::relay::{Limits, Me, Relay, Shared};
 use crate::session::names::Names;
 use crate::session::watch::{RESCAN_EVERY, Watch};
-use crate::state_dir::StateDir;
+use crate::state_dir::{InstanceLock, StateDir};
 use crate::tasks::Tasks;
 use crate::trust::Store;
 use crate::wire::Failure;
@@ -93,6 +93,25 @@ pub struct Ready {
     pub missing: Vec<String>,
 }
 
+/// How long a process that has ended may hold on to its lock: the system takes it back when it has
+/// cleared its memory.
+const LETTING_GO: Duration = Duration::from_secs(2);
+
+/// Becomes the one daemon of a directory, as [`StateDir::lock`] does, also right after the one before
+/// was killed.
+///
+/// # Errors
+/// Those of [`StateDir::lock`].
+pub async fn lock(dir: &StateDir) -> Result<InstanceLock, Failure> {
+    let until = Instant::now() + LETTING_GO;
+    loop {
+        match dir.lock() {
+            Err(_) if dir.holder_is_ending() && Instant::now() < until => sleep(Duration::from_millis(20)).await,
+            locked => return locked,
+        }
+    }
+}
+
 /// Runs a daemon until `shutdown` resolves or a client stops it.
 ///
 /// # Errors
@@ -100,7 +119,7 @@ pub struct Ready {
 pub async fn run(options: Options) -> Result<(), Failure> {
     let Options { dir, settings, clock, shutdown, on_ready, on_stopping } = options;
     raise_descriptor_limit();
-    let _lock = dir.lock()?;
+    let _lock = lock(&dir).await?;
     let key = DeviceKey::load_or_create(&dir)?;
     let mut store = Store::load(dir.clone())?;
     store.keep_for_itself(settings.name.value.clone());

@@ -20,7 +20,7 @@ use crate::trust::store::{Address, AddressSource, add_address};
 use crate::wire::commands::quoted;
 use crate::wire::control::Unpaired;
 use crate::wire::error::{Code, Failure};
-use crate::wire::host_port::split_host_port;
+use crate::wire::host_port::{check_dialled, split_host_port};
 use crate::wire::link::{ByeReason, to_json};
 use crate::wire::{DEFAULT_PORT, HostPort, PeerName};
 
@@ -129,6 +129,7 @@ impl Office {
         }
         let port =
             exact.ok_or_else(|| Failure::new(Code::InvalidRequest, format!("{port} is no TCP port (1 to 65535)")))?;
+        check_dialled(host)?;
         self.link_at(&with_port(host, port), By::User).await?;
         Ok(to_json(&json!({ "host": name, "port": port })))
     }
@@ -220,6 +221,7 @@ impl Office {
 }
 
 fn checked_address(address: &str) -> Result<String, Failure> {
+    check_dialled(address)?;
     let whole = HostPort::with_default(address, DEFAULT_PORT);
     whole.map(|whole| whole.to_string()).map_err(|error| Failure::new(Code::InvalidRequest, error.to_string()))
 }

@@ -31,6 +31,9 @@ const PROGRAMS: &[&str] = &["tailscale"];
 #[cfg(target_os = "macos")]
 const PROGRAMS: &[&str] = &["tailscale", "/Applications/Tailscale.app/Contents/MacOS/Tailscale"];
 
+/// The message of a failure on a machine without Tailscale.
+pub const NOT_FOUND: &str = "tailscale not found";
+
 /// How long `tailscaled`, or the program, may take over one answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Longest answer taken, in bytes: some thousand machines.
@@ -198,7 +201,7 @@ async fn ask_program(socket: Option<&Path>) -> Result<Bytes, Failure> {
             Ok(Ok(output)) => return Ok(output.into()),
         }
     }
-    Err(Failure::new(Code::Unreachable, "tailscale not found").hint("is Tailscale installed?"))
+    Err(Failure::new(Code::Unreachable, NOT_FOUND).hint("is Tailscale installed?"))
 }
 
 /// What a program prints, up to one byte more than is taken.

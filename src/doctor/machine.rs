@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use nix::sys::statvfs::statvfs;
+use nix::sys::statvfs::{FsFlags, statvfs};
 use serde_json::{Map, Value};
 
 use crate::config::{self, Flags, Settings};
@@ -26,6 +26,8 @@ const TRIAL: &str = ".doctor";
 const TRIAL_SIZE: usize = 4096;
 /// Less free space than this is worth a word, in bytes.
 const LITTLE: u64 = 16 * 1024 * 1024;
+const NO_DIRECTORY: &str = "no state directory yet: `pi-remote pair` makes it";
+const NO_SETTINGS: &str = "the settings cannot be read";
 const MAX_CONFIG: usize = 1024 * 1024;
 
 /// What the files of a state directory say.
@@ -35,6 +37,8 @@ pub(super) struct Files {
     pub(super) dir: Option<StateDir>,
     pub(super) settings: Option<Settings>,
     pub(super) peers: Vec<Peer>,
+    /// Why there are no settings, where there are none.
+    pub(super) unset: &'static str,
     /// The control socket can have its path.
     pub(super) path_fits: bool,
 }
@@ -47,12 +51,13 @@ impl Files {
         Self::without(path, first, "the state directory must be mended first")
     }
 
-    fn without(path: &Path, first: Check, because: &str) -> Self {
+    /// With nothing but what was said of the directory first.
+    fn without(path: &Path, first: Check, because: &'static str) -> Self {
         let socket = socket_path(path);
         let path_fits = socket.ok;
         let rest = CONTENTS.iter().map(|name| Check::skipped(*name, because));
         let checks = std::iter::once(first).chain(rest).chain([socket]).collect();
-        Self { checks, dir: None, settings: None, peers: Vec::new(), path_fits }
+        Self { checks, dir: None, settings: None, peers: Vec::new(), unset: because, path_fits }
     }
 }
 
@@ -61,8 +66,8 @@ pub(super) fn files(path: &Path) -> Files {
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let first =
-                Check::note(DIRECTORY, format!("{} is not there yet; a daemon's first start makes it", path.display()));
-            return Files::without(path, first, "there is no state directory yet");
+                Check::note(DIRECTORY, format!("{} is not there yet: `pi-remote pair` makes it", path.display()));
+            return Files::without(path, first, NO_DIRECTORY);
         }
         _ => {}
     }
@@ -85,12 +90,17 @@ pub(super) fn files(path: &Path) -> Files {
         socket,
     ];
     let peers = peers.map(|peers| peers.peers().to_vec()).unwrap_or_default();
-    Files { checks, settings: settings.ok(), peers, path_fits, dir: Some(dir) }
+    Files { checks, settings: settings.ok(), peers, unset: NO_SETTINGS, path_fits, dir: Some(dir) }
 }
 
 /// The command that mends a directory that is refused.
 fn mended(path: &Path, failure: Failure) -> Failure {
-    let Ok(about) = std::fs::symlink_metadata(path) else { return failure };
+    let about = match std::fs::symlink_metadata(path) {
+        Ok(about) => about,
+        // Something else is where a directory above it should be.
+        Err(error) if error.kind() == ErrorKind::NotADirectory => return in_another(path, failure),
+        Err(_) => return failure,
+    };
     let own = quoted(&path.display().to_string());
     if about.file_type().is_symlink() {
         return match std::fs::canonicalize(path) {
@@ -101,13 +111,26 @@ fn mended(path: &Path, failure: Failure) -> Failure {
             Err(_) => failure.hint(format!("rm {own}")),
         };
     }
+    if about.is_file() {
+        return failure.hint(format!("mv {own} {}", quoted(&format!("{}.old", path.display()))));
+    }
     if !about.is_dir() {
-        return failure.hint(format!("mv {own} {own}.old"));
+        return in_another(path, failure);
     }
     if about.uid() != nix::unistd::geteuid().as_raw() {
         return failure.hint(format!("sudo chown -R \"$(id -un)\" {own}"));
     }
     failure
+}
+
+/// Has a daemon started in another directory: the usual one, or one that is not there yet.
+fn in_another(path: &Path, failure: Failure) -> Failure {
+    let usual = StateDir::default_path().ok().filter(|usual| !path.starts_with(usual));
+    let usual = usual.filter(|usual| check_socket_path(&usual.join(SOCKET)).is_ok());
+    match usual.map(|usual| quoted(&usual.display().to_string())).or_else(shorter) {
+        Some(other) => failure.hint(format!("pi-remote --dir {other} daemon --background")),
+        None => failure,
+    }
 }
 
 fn device_key(dir: &StateDir, has_peers: bool) -> Check {
@@ -124,7 +147,21 @@ fn device_key(dir: &StateDir, has_peers: bool) -> Check {
         }
         return Check::ok(name, "none yet; a daemon's first start makes it");
     }
-    Check::of(name, DeviceKey::load(dir).map(|key| format!("{}, readable by this user alone", key.fingerprint())))
+    match DeviceKey::load(dir) {
+        Ok(key) => Check::ok(name, format!("{}, readable by this user alone", key.fingerprint())),
+        Err(failure) if failure.hint.is_none() => {
+            // A certificate without its key would be refused as well.
+            let files = [KEY_FILE, CERTIFICATE_FILE].into_iter().filter(|file| there(file));
+            let moved = files.map(|file| away(dir, file)).collect::<Vec<_>>().join(" && ");
+            let message = format!(
+                "{}; restore it from a backup, or move it away: the next start makes a new key, and every peer is to \
+                 be paired again",
+                failure.message
+            );
+            Check::failed(name, Failure { message, ..failure }.hint(moved))
+        }
+        Err(failure) => Check::failed(name, failure),
+    }
 }
 
 fn pins(dir: &StateDir, peers: &Result<Store, Failure>) -> Check {
@@ -211,6 +248,11 @@ pub(super) fn disk(dir: &StateDir) -> Check {
     let free_words = free.map(|free| format!("{} free{entries_left} on {}", size(free), mount.display()));
     let free_words = free_words.unwrap_or_else(|| mount.display().to_string());
     if let Err(failure) = written {
+        if room.is_some_and(|room| room.flags().contains(FsFlags::ST_RDONLY)) {
+            let message = format!("{}; {} is mounted read-only", failure.message, mount.display());
+            let again = format!("sudo mount -o remount,rw {}", quoted(&mount.display().to_string()));
+            return Check::failed(name, Failure { message, ..failure }.hint(again));
+        }
         let full = if entries == Some(0) { "-i" } else { "-h" };
         let message = format!("{}; {free_words}", failure.message);
         return Check::failed(name, Failure { message, ..failure }.hint(show_disk(full, &mount)));

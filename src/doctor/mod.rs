@@ -67,7 +67,7 @@ async fn files(path: &Path) -> Files {
 
 async fn disk(files: &Files) -> Check {
     let Some(dir) = files.dir.clone() else {
-        return Check::skipped("disk", "the state directory is not there to write to");
+        return Check::skipped("disk", files.unset);
     };
     let mount = machine::mount_point(dir.path());
     let late = Failure::new(Code::Timeout, format!("nothing could be written to {} in time", mount.display()));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::machine::Files;
-use super::running::Daemon;
+use super::running::{Daemon, RESTART, START, same_options};
 use crate::discover::tailscale;
 use crate::link::obstacles::{Rules, firewall_hint, rules};
 use crate::trust::Peer;
@@ -74,8 +74,27 @@ async fn tailnet(daemon: &Daemon, files: &Files) -> Check {
         (false, false) => format!("{} is known by tailnet addresses alone", only.join(", ")),
         (false, true) => return Check::ok(name, format!("{}, and nothing here needs it", missing.message)),
     };
+    if missing.message == tailscale::NOT_FOUND {
+        return Check::failed(name, uninstalled(daemon, &needed, listens));
+    }
     let message = format!("{}, while {needed}", missing.message);
     Check::failed(name, Failure { message, hint: Some("sudo tailscale up".into()), ..missing })
+}
+
+/// Tailscale is needed and not installed.
+fn uninstalled(daemon: &Daemon, needed: &str, listens: bool) -> Failure {
+    let install = "install it (https://tailscale.com/download)";
+    if !listens {
+        return Failure::new(Code::Unreachable, format!("Tailscale is not installed, while {needed}: {install}"));
+    }
+    let message = format!(
+        "Tailscale is not installed, while {needed}: {install}, or listen elsewhere, for good by changing the setting"
+    );
+    let start = match daemon.running() {
+        Some(running) => format!("{RESTART} --listen all{}", same_options(&running.status, "listen")),
+        None => format!("{START} --listen all"),
+    };
+    Failure::new(Code::Unreachable, message).hint(start)
 }
 
 fn is_there_alone(peer: &Peer) -> bool {

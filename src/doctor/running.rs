@@ -23,8 +23,8 @@ use crate::wire::commands::quoted;
 use crate::wire::control::{PeerList, Status};
 use crate::wire::error::{Code, Failure};
 
-const START: &str = "pi-remote daemon --background";
-const RESTART: &str = "pi-remote stop && pi-remote daemon --background";
+pub(super) const START: &str = "pi-remote daemon --background";
+pub(super) const RESTART: &str = "pi-remote stop && pi-remote daemon --background";
 /// How long the daemon may take to say how it is.
 const ANSWERING: Duration = Duration::from_secs(2);
 /// How long it may take to find out who has a port.
@@ -149,7 +149,7 @@ async fn port(daemon: &Daemon, files: &Files) -> Check {
     if matches!(daemon, Daemon::Hung(_)) {
         return Check::skipped(name, "the daemon that does not answer may have it");
     }
-    let Some(settings) = &files.settings else { return Check::skipped(name, "the settings cannot be read") };
+    let Some(settings) = &files.settings else { return Check::skipped(name, files.unset) };
     if let Daemon::Original(Original { port: Some(port), .. }, _) = daemon
         && *port == settings.port.value
     {
@@ -201,7 +201,7 @@ fn reachable(daemon: &Daemon, files: &Files) -> Check {
             };
             (fixed_addresses(settings).iter().map(SocketAddr::ip).collect(), setting.value, setting.source)
         }
-        (None, None) => return Check::skipped(name, "the settings cannot be read"),
+        (None, None) => return Check::skipped(name, files.unset),
     };
     let from = match source.as_str() {
         "flag" => "set by --listen".to_owned(),
@@ -233,7 +233,7 @@ fn reachable(daemon: &Daemon, files: &Files) -> Check {
 }
 
 /// The options that only the command line of the running daemon said, to be said again.
-fn same_options(status: &Status, but: &str) -> String {
+pub(super) fn same_options(status: &Status, but: &str) -> String {
     let said = status.settings.iter().filter(|setting| setting.source == "flag" && setting.name != but);
     let options = said.flat_map(|setting| match setting.name.as_str() {
         "port" if status.port != 0 => vec![format!(" --port {}", status.port)],

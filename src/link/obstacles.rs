@@ -38,12 +38,9 @@ pub fn open_port_there(port: u16) -> String {
 /// What `nft` and `iptables-save` list, each where it can be run, says of a TCP port.
 pub async fn rules(port: u16) -> Rules {
     let mut found = Rules::Unseen;
-    // The directory of both is not on every root's PATH.
-    let nft = |program| listed([program, "-j", "list", "ruleset"]);
-    let listing = match nft("nft").await {
-        None => nft("/usr/sbin/nft").await,
-        listing => listing,
-    };
+    // Its directory is not on every root's PATH.
+    let nft = if programs::find("nft").is_some() { "nft" } else { "/usr/sbin/nft" };
+    let listing = listed([nft, "-j", "list", "ruleset"]).await;
     if let Some(listing) = listing.and_then(|text| serde_json::from_str(&text).ok()) {
         found = nftables(&listing, port);
     }

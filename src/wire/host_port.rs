@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use super::DEFAULT_PORT;
+use super::error::{Code, Failure};
 
 /// Longest `host:port`, in bytes; a ticket counts them in one byte.
 pub const MAX_HOST_PORT: usize = 255;
@@ -98,6 +99,32 @@ pub fn split_host_port(text: &str) -> Result<(&str, Option<u16>), NotHostPort> {
     if host.parse::<Ipv4Addr>().is_ok() || is_name(host) { Ok((host, port)) } else { Err(NotHostPort) }
 }
 
+/// Whether what a user typed, with or without a port, may be another machine's address; a name may be.
+///
+/// # Errors
+/// It is an IP address that no other machine is dialled by from here, or has a zone.
+pub fn check_dialled(typed: &str) -> Result<(), Failure> {
+    let bare = typed.strip_prefix('[').unwrap_or(typed);
+    let zoned = bare.split_once('%').and_then(|(ip, _)| ip.parse::<Ipv6Addr>().ok());
+    let split = || split_host_port(typed).ok().and_then(|(host, _)| host.parse::<IpAddr>().ok());
+    let Some(ip) = zoned.map(IpAddr::V6).or_else(split).map(|ip| ip.to_canonical()) else { return Ok(()) };
+    let is_link_local = matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+    let is_broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
+    let why = if is_link_local {
+        "is a link-local address, which means nothing without an interface and is not supported"
+    } else if zoned.is_some() {
+        "has a zone, which is not supported"
+    } else if ip.is_unspecified() {
+        "stands for every address of a machine's own, and is no address of another"
+    } else if is_broadcast || ip.is_multicast() {
+        "is no address of one machine alone"
+    } else {
+        return Ok(());
+    };
+    Err(Failure::new(Code::InvalidRequest, format!("{ip} {why}"))
+        .hint("use another address of that machine, or its name"))
+}
+
 /// Whether an address is of 100.64.0.0/10 or fd7a:115c:a1e0::/48, where Tailscale has its own.
 pub fn is_tailnet(ip: IpAddr) -> bool {
     match ip {
@@ -157,6 +184,32 @@ mod tests {
             assert_eq!(whole.to_string().parse(), Ok(whole), "{text}");
         }
         assert_eq!(HostPort::with_default("::1", 7433).unwrap().to_string(), "[::1]:7433");
+    }
+
+    #[test]
+    fn an_address_that_is_no_other_machines_is_told_apart() {
+        for (typed, why) in [
+            ("0.0.0.0", "every address"),
+            ("0.0.0.0:7433", "every address"),
+            ("::", "every address"),
+            ("[::]:7433", "every address"),
+            ("::ffff:0.0.0.0", "every address"),
+            ("fe80::1", "link-local"),
+            ("fe80::1%eth0", "link-local"),
+            ("[fe80::1%eth0]:7433", "link-local"),
+            ("2001:db8::1%eth0", "has a zone"),
+            ("255.255.255.255", "one machine alone"),
+            ("224.0.0.251:1", "one machine alone"),
+            ("[ff02::1]:1", "one machine alone"),
+        ] {
+            let failure = check_dialled(typed).unwrap_err();
+            assert!(failure.message.contains(why) && failure.hint.is_some(), "{typed}: {failure}");
+        }
+        for fine in
+            ["desktop", "desktop:1", "192.0.2.1", "169.254.7.7", "[2001:db8::1]:7433", "fd7a:115c:a1e0::7", "a%b", ""]
+        {
+            assert_eq!(check_dialled(fine), Ok(()), "{fine}");
+        }
     }
 
     #[test]

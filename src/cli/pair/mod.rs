@@ -21,8 +21,8 @@ pub(crate) use secrets::looks_like_secret;
 
 use super::{Context, Error, daemon, input, ssh};
 use crate::wire::control::{OfferKind, PairCheck, PairChecked, PairOffer, PairTerms, PeerView};
-use crate::wire::host_port::HostPort;
-use crate::wire::{DEFAULT_PORT, PeerName};
+use crate::wire::host_port::{HostPort, check_dialled};
+use crate::wire::{DEFAULT_PORT, Failure, PeerName};
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
@@ -179,6 +179,7 @@ fn dialled(host: &str) -> Result<String, Error> {
             "pi-remote pair --ssh USER@HOST",
         ));
     }
+    check_dialled(host).map_err(|Failure { message, hint, .. }| Error::usage(message, hint.unwrap_or_default()))?;
     match HostPort::with_default(host, DEFAULT_PORT) {
         Ok(_) => Ok(host.to_owned()),
         Err(_) => Err(Error::usage(
