@@ -65,7 +65,11 @@ impl Daemon {
     fn offer(&self, no_lan: bool) -> (Control, Value) {
         let mut control = self.process.control();
         let offer = json!({"type": "pair_offer", "kind": "ticket", "grant": "full", "noLan": no_lan});
-        let answer = control.ask(offer);
+        let mut answer = Value::Null;
+        eventually("the window before is closed", || {
+            answer = control.ask(offer.clone());
+            answer["code"] != "pairing_busy"
+        });
         assert_eq!(answer["success"], true, "{answer}");
         (control, answer)
     }
