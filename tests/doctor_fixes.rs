@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::cli::{has_program, run_command, skipped};
+use crate::support::cli::{has_program, is_installed, run_command, skipped};
 use crate::support::{pi_remote, set_mode};
 
 /// A home directory without a daemon.
@@ -87,7 +87,7 @@ fn a_key_that_cannot_be_one_is_moved_away() {
 
 #[test]
 fn without_tailscale_nobody_is_told_to_run_it() {
-    if has_program("tailscale") {
+    if is_installed("tailscale") {
         return skipped("needs a machine without Tailscale");
     }
     let home = Home::new();

@@ -331,11 +331,16 @@ pub fn skipped(why: &str) {
 
 /// Whether a program is on the PATH; when not, says that a test is skipped.
 pub fn has_program(program: &str) -> bool {
-    let found = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
-        .chain(["/usr/sbin".into(), "/sbin".into()])
-        .any(|dir| dir.join(program).is_file());
+    let found = is_installed(program);
     if !found {
         skipped(&format!("{program} is not installed"));
     }
     found
+}
+
+/// Whether a program is there.
+pub fn is_installed(program: &str) -> bool {
+    std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|dir| dir.join(program).is_file())
 }
