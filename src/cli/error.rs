@@ -63,7 +63,7 @@ pub fn exit_code(failure: &Failure) -> u8 {
     match failure.code {
         Code::Usage => 2,
         Code::DaemonNotRunning => 3,
-        Code::SessionNotFound | Code::SessionAmbiguous | Code::PeerNotFound => 4,
+        Code::SessionNotFound | Code::SessionAmbiguous | Code::PeerNotFound | Code::NotFound => 4,
         Code::NotPaired | Code::Forbidden | Code::NeedsApproval | Code::PairingFailed | Code::PairingBurned => 5,
         Code::Timeout | Code::PairingExpired => 6,
         Code::VerificationFailed | Code::FingerprintMismatch => 7,
@@ -75,6 +75,7 @@ pub fn exit_code(failure: &Failure) -> u8 {
         | Code::InvalidSession
         | Code::AlreadyConnected
         | Code::RateLimited
+        | Code::AuditFailed
         | Code::TooLarge
         | Code::InvalidRequest
         | Code::UnknownCommand
@@ -102,6 +103,7 @@ mod tests {
             ("session_not_found", 4),
             ("session_ambiguous", 4),
             ("peer_not_found", 4),
+            ("not_found", 4),
             ("not_paired", 5),
             ("forbidden", 5),
             ("needs_approval", 5),

@@ -362,7 +362,8 @@ mod tests {
     #[test]
     fn the_longest_request_with_a_secret_fits_its_room() {
         let long = || "x".repeat(256);
-        let terms = PairTerms { grant: long(), petname: Some(long()), replace: Some(long()) };
+        let terms =
+            PairTerms { grant: long(), petname: Some(long()), replace: Some(long()), for_seconds: None, until: None };
         // A ticket with eight of the longest addresses has fewer characters.
         let ticket = "x".repeat(3000);
         let members = PairJoin { ticket: Some(ticket.into()), code: None, address: Some(long()), terms };

@@ -39,11 +39,20 @@ const HANG_UP_CHECK: Duration = Duration::from_millis(250);
 /// A request's outcome in time.
 pub type Answer = Pin<Box<dyn Future<Output = Result<Vec<u8>, Failure>> + Send>>;
 
+/// A connection and the process at its other end.
+#[derive(Debug, Clone, Copy)]
+pub struct Connected {
+    /// The client.
+    pub id: ClientId,
+    /// Its process id, as far as the system tells.
+    pub pid: Option<i32>,
+}
+
 /// What the control socket needs of the daemon beside routing.
 pub trait Admin: Send + Sync + 'static {
     /// Does what is asked; the answer is the response's `data` as raw JSON. What follows the answer
     /// goes to `client` as lines.
-    fn handle(self: Arc<Self>, client: ClientId, reply: ReplyTo, request: Request) -> Answer;
+    fn handle(self: Arc<Self>, client: Connected, reply: ReplyTo, request: Request) -> Answer;
     /// A client has gone, and what hung on its connection ends.
     fn client_gone(&self, client: ClientId);
     /// The daemon is to stop.
@@ -102,6 +111,7 @@ fn is_from(stream: &UnixStream, uid: u32) -> bool {
 
 async fn serve_client(mut stream: UnixStream, context: Context) {
     let client = context.relay.lock().open_client();
+    let connected = Connected { id: client, pid: stream.peer_cred().ok().and_then(|peer| peer.pid()) };
     let gone = Gone { client, context: context.clone() };
     let mut requests = JoinSet::new();
     {
@@ -109,7 +119,7 @@ async fn serve_client(mut stream: UnixStream, context: Context) {
         let mut writer = pin!(write_lines(&mut write, client, &context));
         tokio::select! {
             () = &mut writer => {}
-            (end, read) = read_requests(read, client, &context, &mut requests) => match end {
+            (end, read) = read_requests(read, connected, &context, &mut requests) => match end {
                 End::Eof => tokio::select! {
                     () = &mut writer => {}
                     () = wait_half_closed(&read, client, &context) => {}
@@ -188,7 +198,7 @@ enum End {
 
 async fn read_requests<'a>(
     mut read: ReadHalf<'a>,
-    client: ClientId,
+    client: Connected,
     context: &Context,
     requests: &mut JoinSet<()>,
 ) -> (End, ReadHalf<'a>) {
@@ -197,7 +207,7 @@ async fn read_requests<'a>(
     loop {
         loop {
             // Not read from meanwhile, so that it has gone is seen in no other way.
-            let ready = poll_fn(|cx| context.relay.lock().poll_client_ready(client, cx));
+            let ready = poll_fn(|cx| context.relay.lock().poll_client_ready(client.id, cx));
             tokio::select! {
                 biased;
                 () = ready => {}
@@ -226,7 +236,8 @@ fn hung_up(fd: BorrowedFd<'_>) -> bool {
     poll(&mut fds, PollTimeout::ZERO).is_ok() && fds[0].revents().is_some_and(|seen| seen.contains(PollFlags::POLLHUP))
 }
 
-fn dispatch(line: &Bytes, client: ClientId, context: &Context, requests: &mut JoinSet<()>) {
+fn dispatch(line: &Bytes, connected: Connected, context: &Context, requests: &mut JoinSet<()>) {
+    let client = connected.id;
     let (reply, request) = Request::read(line);
     let mut relay = context.relay.lock();
     if *context.going_down.borrow() {
@@ -267,11 +278,21 @@ fn dispatch(line: &Bytes, client: ClientId, context: &Context, requests: &mut Jo
             | Request::PairCancel
             | Request::PairCheck(_)
             | Request::Discover { .. }
+            | Request::PeerRate { .. }
+            | Request::Grant(_)
+            | Request::Grants { .. }
+            | Request::Revoke { .. }
+            | Request::Approvals { .. }
+            | Request::Approve(_)
+            | Request::Deny { .. }
+            | Request::Lock
+            | Request::Unlock
+            | Request::AuditSync
             | Request::PeerCheck { .. }),
         ) => {
             relay.request_started(client);
             drop(relay);
-            let mut handling = Arc::clone(&context.admin).handle(client, reply.clone(), request);
+            let mut handling = Arc::clone(&context.admin).handle(connected, reply.clone(), request);
             let context = context.clone();
             let answer = move |answer: Result<Vec<u8>, Failure>| {
                 // It may hold a code or a ticket.

@@ -19,7 +19,7 @@ use crate::clock::{Clock, rfc3339};
 use crate::identity::Fingerprint;
 use crate::link::Keeper;
 use crate::link::tls::Pins;
-use crate::relay::{LinkFacts, Shared};
+use crate::relay::{LinkFacts, Shared, Standing};
 use crate::state_dir::StateDir;
 use crate::trust::store::{Address, AddressSource, Change, NewPeer, add_address};
 use crate::trust::{Peer, Store};
@@ -133,7 +133,7 @@ impl Book {
         self.pins.replace(trusted().map(|peer| peer.fingerprint));
         let mut relay = self.relay.lock();
         for peer in trusted() {
-            relay.set_peer(peer.fingerprint, peer.name.clone(), peer.grant, peer.removed);
+            relay.set_peer(peer.fingerprint, standing(peer), self.clock.now());
         }
         drop(relay);
         self.set_listening(&store);
@@ -285,6 +285,16 @@ impl Book {
     }
 }
 
+/// A peer as the relay is to know it.
+fn standing(peer: &Peer) -> Standing {
+    Standing {
+        name: peer.name.clone(),
+        grants: peer.grants.clone(),
+        removed: peer.removed,
+        calls_per_minute: peer.calls_per_minute,
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -340,7 +350,7 @@ impl Keeper for Notes {
 mod tests {
     use super::*;
     use crate::daemon::offers::tests::desk;
-    use crate::trust::Grant;
+    use crate::trust::{Grant, GrantId, Preset};
     use crate::wire::PeerName;
 
     #[test]
@@ -351,7 +361,8 @@ mod tests {
             name: "p".parse().unwrap(),
             fingerprint: Fingerprint::from_bytes([1; 32]),
             addresses: vec![address(1, User), address(2, Seen), address(3, Hello), address(4, Hello)],
-            grant: Grant::Full,
+            grants: vec![],
+            calls_per_minute: None,
             paired_at: String::new(),
             paired_via: "code".into(),
             last_seen: None,
@@ -377,7 +388,7 @@ mod tests {
             suggested: PeerName::suggested("p"),
             replaces: None,
             addresses: vec![],
-            grant: Grant::Full,
+            grant: Grant::of_preset(GrantId(0), Preset::Full),
             via: "ticket",
         }
     }

@@ -142,7 +142,8 @@ impl<'a> Findings<'a> {
                 let what = "if that machine really has a new key, offer there (`pi-remote pair`) and pair again; \
                             if not, somebody answers in its place";
                 // The grant stays as it is; said, because it is asked for where there is no terminal.
-                let (petname, grant) = (self.petname(), self.peer.grant);
+                let (petname, grant) =
+                    (self.petname(), self.peer.grants.first().map_or("none", |grant| grant.preset.as_str()));
                 let fix = format!("pi-remote pair --replace {petname} --grant {grant} {}", quoted(&best.address));
                 failed(Code::FingerprintMismatch, what).hint(fix)
             }
@@ -300,7 +301,7 @@ fn lives(link: &LinkView) -> String {
 mod tests {
     use super::*;
     use crate::identity::Fingerprint;
-    use crate::trust::Grant;
+    use crate::trust::{Grant, GrantId, Preset};
     use crate::wire::check::State;
 
     fn peer() -> Peer {
@@ -308,7 +309,8 @@ mod tests {
             name: "desktop".parse().unwrap(),
             fingerprint: Fingerprint::from_bytes([1; 32]),
             addresses: vec![],
-            grant: Grant::Full,
+            grants: vec![Grant::of_preset(GrantId(1), Preset::Full)],
+            calls_per_minute: None,
             paired_at: String::new(),
             paired_via: "code".into(),
             last_seen: None,

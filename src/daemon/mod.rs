@@ -3,6 +3,7 @@
 mod addresses;
 mod announcing;
 mod book;
+mod consent;
 mod findings;
 mod interfaces;
 mod joining;
@@ -14,6 +15,7 @@ mod office;
 mod peering;
 mod ports;
 mod reach;
+mod rights;
 mod sessions;
 mod taken;
 mod verify;

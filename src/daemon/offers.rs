@@ -30,7 +30,7 @@ use crate::pairing::window::{AttemptId, DEFAULT_OPEN, Ending, FailedAttempt, Off
 use crate::relay::{ClientId, Shared};
 use crate::tasks::Tasks;
 use crate::trust::store::{Address, AddressSource, NewPeer};
-use crate::trust::{Grant, Peer};
+use crate::trust::{Grant, GrantId, Peer};
 use crate::wire::PeerName;
 use crate::wire::control::{
     AttemptFailed, Offer, OfferKind, PairFailed, PairOffer, PairTerms, PeerView, ReplyTo, request_event_line,
@@ -293,9 +293,11 @@ impl Offers {
     /// # Errors
     /// An unknown grant, a name that is none, a peer that is not there.
     pub(super) fn terms(&self, terms: &PairTerms) -> Result<Terms, Failure> {
-        let grant = terms.grant.parse().map_err(|error: crate::trust::policy::UnknownGrant| {
-            Failure::new(Code::InvalidRequest, error.to_string())
-        })?;
+        let preset = terms
+            .grant
+            .parse()
+            .map_err(|error: crate::trust::grant::Invalid| Failure::new(Code::InvalidRequest, error.to_string()))?;
+        let grant = Grant::of_preset(GrantId(0), preset);
         let petname = terms.petname.as_deref().map(str::parse::<PeerName>).transpose();
         let petname = petname.map_err(|error| Failure::new(Code::InvalidRequest, error.to_string()))?;
         let replaces = match &terms.replace {
@@ -409,7 +411,7 @@ impl Terms {
             suggested: PeerName::suggested(suggested),
             replaces: self.replaces,
             addresses,
-            grant: self.grant,
+            grant: self.grant.clone(),
             via: match kind {
                 OfferKind::Code => "code",
                 OfferKind::Ticket => "ticket",

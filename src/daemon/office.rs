@@ -15,7 +15,7 @@ use super::ports::Ports;
 use super::views;
 use crate::clock::rfc3339;
 use crate::config::{self, Settings};
-use crate::control::server::{Admin, Answer};
+use crate::control::server::{Admin, Answer, Connected};
 use crate::discover::tailscale;
 use crate::identity::DeviceKey;
 use crate::link::Context;
@@ -50,7 +50,8 @@ pub(super) struct Office {
 }
 
 impl Admin for Office {
-    fn handle(self: Arc<Self>, client: ClientId, reply: ReplyTo, request: Request) -> Answer {
+    fn handle(self: Arc<Self>, connected: Connected, reply: ReplyTo, request: Request) -> Answer {
+        let client = connected.id;
         Box::pin(async move {
             match request {
                 Request::Status => Ok(to_json(&self.status())),
@@ -78,6 +79,16 @@ impl Admin for Office {
                 Request::PairCheck(check) => self.offers.check(&check).map(|checked| to_json(&checked)),
                 Request::Discover { lan } => Ok(to_json(&machines::discover(&self, lan).await)),
                 Request::PeerCheck { peer } => self.check_peer(&peer).await.map(|checks| to_json(&checks)),
+                Request::PeerRate { .. }
+                | Request::Grant(_)
+                | Request::Grants { .. }
+                | Request::Revoke { .. }
+                | Request::Lock
+                | Request::Unlock => self.rights(connected, request),
+                Request::Approvals { .. } | Request::Approve(_) | Request::Deny { .. } => {
+                    self.consent(connected, request)
+                }
+                Request::AuditSync => Ok(to_json(&json!({}))),
                 Request::PairCancel => Ok(to_json(&json!({ "cancelled": self.offers.cancel(client) }))),
                 // The control server sees to these itself.
                 Request::ListSessions
@@ -146,6 +157,9 @@ impl Office {
             listen: self.ports.all().iter().map(ToString::to_string).collect(),
             missing: self.ports.missing(),
             listening: *self.listening.borrow() > 0,
+            locked: false,
+            approvals: 0,
+            audit_failure: None,
             refused: Refused {
                 count: refused.count,
                 last_address: refused.last.map(|(address, _)| address.to_string()),

@@ -35,8 +35,8 @@ pub(super) fn report(relay: Shared, clock: Clock) -> impl FnMut(SessionChange) +
     move |change| {
         let mut relay = relay.lock();
         match change {
-            SessionChange::Added(info) => relay.session_added(info),
-            SessionChange::Renamed(info) => relay.session_renamed(info),
+            SessionChange::Added(info) => relay.session_added(info, clock.now()),
+            SessionChange::Renamed(info) => relay.session_renamed(info, clock.now()),
             SessionChange::Removed(id) => relay.session_removed(&id, clock.now()),
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::clock::rfc3339;
 use crate::relay::{LinkView, Relay};
-use crate::trust::Peer;
+use crate::trust::{Grant, Peer};
 use crate::wire::control::{GrantView, LinkStatus, PeerRef, PeerStatus, PeerView};
 use crate::wire::error::{Code, Failure};
 use crate::wire::session::Verb;
@@ -24,7 +24,7 @@ pub(super) fn peer_view(peer: &Peer, relay: &Relay) -> PeerView {
         why: why(relay, peer).map(|why| why.message),
         mend: why(relay, peer).and_then(|why| why.hint),
         version: facts.as_ref().and_then(|facts| facts.version.clone()).or_else(|| peer.version.clone()),
-        grants: vec![grant_view(peer)],
+        grants: peer.grants.iter().map(|grant| grant_view(peer, grant)).collect(),
         may_there: may_there.iter().map(Verb::to_string).collect(),
         paired_at: peer.paired_at.clone(),
         paired_via: peer.paired_via.clone(),
@@ -82,16 +82,18 @@ fn why(relay: &Relay, peer: &Peer) -> Option<Failure> {
     relay.peer_facts(peer.fingerprint)?.why
 }
 
-fn grant_view(peer: &Peer) -> GrantView {
+/// A grant as `grants` shows it.
+pub(super) fn grant_view(peer: &Peer, grant: &Grant) -> GrantView {
+    let verbs = |verbs: &[Verb]| verbs.iter().map(Verb::to_string).collect();
     GrantView {
-        id: peer.fingerprint.short(),
+        id: grant.id.to_string(),
         peer: peer.name.to_string(),
-        preset: peer.grant.to_string(),
-        allow: peer.grant.verbs().iter().map(Verb::to_string).collect(),
-        ask: Vec::new(),
-        deny: Vec::new(),
-        sessions: Vec::new(),
-        from: Vec::new(),
-        expires: None,
+        preset: grant.preset.to_string(),
+        allow: verbs(&grant.allow),
+        ask: verbs(&grant.ask),
+        deny: verbs(&grant.deny),
+        sessions: grant.sessions.iter().map(ToString::to_string).collect(),
+        from: grant.from.iter().map(ToString::to_string).collect(),
+        expires: grant.expires.map(rfc3339),
     }
 }

@@ -5,13 +5,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Serialize;
 
+use super::links::Link;
 use super::pending::{Call, CallId, Destination, Origin};
 use super::queue::{Lane, wake};
 use super::refusals::{checked_head, disconnected, from_afar, has_line_break};
 use super::sessions::SessionWork;
 use super::{ClientId, LinkId, Relay};
 use crate::identity::Fingerprint;
-use crate::trust::Verdict;
+use crate::trust::{Verdict, policy};
 use crate::wire::control::{self, ReplyTo};
 use crate::wire::error::{Code, Failure};
 use crate::wire::ids::SessionId;
@@ -91,10 +92,13 @@ impl Relay {
         }
     }
 
-    /// Whether a peer may do `verb` to a session of this machine: the one place where the policy is
-    /// asked. A peer that is not pinned may do nothing.
-    pub(super) fn verdict(&self, peer: Fingerprint, verb: Option<Verb>, session: &SessionInfo) -> Verdict {
-        self.peers.get(&peer).map_or(Verdict::Deny, |peer| peer.grant.verdict(verb, session))
+    /// Whether the peer of a link may do `verb` to a session of this machine: the one place where the
+    /// policy is asked. A command type that is in no verb (`None`) is denied to everyone.
+    pub(super) fn verdict(&self, link: &Link, verb: Option<Verb>, session: &SessionInfo, now: Duration) -> Verdict {
+        let Some((verb, peer)) = verb.zip(self.peers.get(&link.peer)).filter(|_| !self.locked) else {
+            return Verdict::Deny;
+        };
+        policy::verdict(&peer.grants, verb, session, &link.origin(), self.date(now))
     }
 
     /// A peer's call to a session of this machine.
@@ -108,11 +112,10 @@ impl Relay {
 
     fn begin_for_peer(&mut self, link: LinkId, rpc: Rpc, now: Duration) -> Result<(), Failure> {
         let Some(asking) = self.links.get(&link) else { return Ok(()) };
-        let peer = asking.peer;
         let hidden =
             || Failure::new(Code::SessionNotFound, format!("Session {} not found", rpc.target)).delivered(false);
         let entry = self.local.get(rpc.target.as_str()).ok_or_else(hidden)?;
-        if self.verdict(peer, Some(Verb::List), &entry.info) == Verdict::Deny {
+        if self.verdict(asking, Some(Verb::List), &entry.info, now) == Verdict::Deny {
             return Err(hidden());
         }
         if asking.calls.len() >= self.limits.link_calls || asking.call_bytes + rpc.command.len() > self.limits.outbox {
@@ -132,7 +135,7 @@ impl Relay {
         if question.waits_for_turn_end() {
             verbs.push(Some(Verb::Events));
         }
-        if verbs.into_iter().any(|verb| self.verdict(peer, verb, &entry.info) == Verdict::Deny) {
+        if verbs.into_iter().any(|verb| self.verdict(asking, verb, &entry.info, now) != Verdict::Allow) {
             let what = head.command_type.as_deref().unwrap_or("a command without a type");
             let message = format!("{what} is not open to this device on session {}", rpc.target);
             return Err(Failure::new(Code::Forbidden, message).delivered(false));

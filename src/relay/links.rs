@@ -14,6 +14,8 @@ use super::queue::{Lane, LinkOutbox, wake};
 use super::roster::Sessions;
 use super::{LinkId, Relay};
 use crate::identity::Fingerprint;
+use crate::trust::grant::TailnetNode;
+use crate::trust::{Origin, policy};
 use crate::wire::DEFAULT_MESSAGE_LIMIT;
 use crate::wire::error::{Code, Failure};
 use crate::wire::link::{ByeReason, Hello, LinkMessage};
@@ -75,6 +77,8 @@ pub(super) struct Link {
     /// Which of its dialler's links this is, counted up.
     pub(super) dial: u64,
     facts: LinkFacts,
+    /// What the tailnet says of the far end, once it is known.
+    tailnet: Option<TailnetNode>,
     pub(super) state: State,
     opened: Duration,
     heard: Duration,
@@ -103,6 +107,13 @@ pub(super) enum State {
     Ending { at: Duration },
 }
 
+impl Link {
+    /// Where its peer comes from.
+    pub(super) fn origin(&self) -> Origin {
+        Origin { address: self.facts.address.ip(), tailnet: self.tailnet.clone() }
+    }
+}
+
 impl Relay {
     /// A link is authenticated. Its first message must be the peer's hello; the dialler's goes first.
     /// `None` when the peer is not pinned (any more).
@@ -123,6 +134,7 @@ impl Relay {
             dialled,
             dial: id.0,
             facts,
+            tailnet: None,
             state: State::Greeting,
             opened: now,
             heard: now,
@@ -144,7 +156,7 @@ impl Relay {
         if removed {
             self.end_link(id, ByeReason::Removed, now);
         } else if dialled {
-            self.greet(id);
+            self.greet(id, now);
         }
         Some(id)
     }
@@ -363,12 +375,13 @@ impl Relay {
         self.due(now + BYE_DEADLINE);
     }
 
-    pub(super) fn greet(&mut self, id: LinkId) {
-        let Some(peer) = self.links.get(&id).map(|link| link.peer) else { return };
+    pub(super) fn greet(&mut self, id: LinkId, now: Duration) {
+        let Some((peer, origin)) = self.links.get(&id).map(|link| (link.peer, link.origin())) else { return };
+        let date = self.date(now);
         let hello = Hello {
             contested: self.peers.get(&peer).and_then(|p| p.current).is_some_and(|current| current != id),
-            allows: self.peers.get(&peer).map(|p| p.grant.verbs().to_vec()).unwrap_or_default(),
-            sessions: self.visible_sessions(id),
+            allows: self.peers.get(&peer).map(|p| policy::verbs(&p.grants, &origin, date).0).unwrap_or_default(),
+            sessions: self.visible_sessions(id, now),
             dial: self.links.get(&id).filter(|link| link.dialled).map_or(0, |_| id.0),
             ..self.me.hello.clone()
         };

@@ -4,6 +4,7 @@
 //! bounded outboxes while the lock is held, so that what was decided first leaves first. The tasks
 //! that drain the outboxes are woken, never waited for.
 
+mod audit;
 mod calls;
 mod checks;
 mod clients;
@@ -21,12 +22,12 @@ mod sessions;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 pub use checks::{Asked, CheckWork, Measuring};
 pub use ends::LinkEnd;
 pub use links::{LinkFacts, LinkView};
-pub use peers::{Dialling, PeerFacts};
+pub use peers::{Dialling, PeerFacts, Standing};
 pub use sessions::SessionWork;
 
 use crate::identity::Fingerprint;
@@ -36,6 +37,7 @@ use crate::wire::control::event_line;
 use crate::wire::ids::{PeerName, SessionId};
 use crate::wire::link::Hello;
 use crate::wire::session::Verb;
+use audit::Trail;
 use clients::Client;
 use links::Link;
 use pending::{CallId, Pending};
@@ -103,7 +105,8 @@ pub struct Me {
 #[derive(Debug)]
 struct Peer {
     name: PeerName,
-    grant: Grant,
+    grants: Vec<Grant>,
+    calls_per_minute: Option<u32>,
     removed: bool,
     current: Option<LinkId>,
     why: Option<Failure>,
@@ -141,6 +144,11 @@ pub struct Relay {
     due_earlier: bool,
     last_id: u64,
     notes: Vec<String>,
+    /// The date at a moment of the clock, as it was last told.
+    dated: (Duration, SystemTime),
+    /// Nothing is taken from any peer.
+    locked: bool,
+    audit: Trail,
 }
 
 /// The router as the wings share it.
@@ -182,6 +190,9 @@ impl Relay {
             due_earlier: false,
             last_id: 0,
             notes: Vec::new(),
+            dated: (Duration::ZERO, SystemTime::UNIX_EPOCH),
+            locked: false,
+            audit: Trail::default(),
         }
     }
 
@@ -253,6 +264,15 @@ impl Relay {
             self.due_earlier = true;
             queue::wake(&mut self.timer_waker);
         }
+    }
+
+    /// The date, for what ends at one: it never goes back. To be told anew whenever it may have jumped.
+    pub fn set_date(&mut self, date: SystemTime, now: Duration) {
+        self.dated = (now, date.max(self.date(now)));
+    }
+
+    fn date(&self, now: Duration) -> SystemTime {
+        self.dated.1 + now.saturating_sub(self.dated.0)
     }
 
     fn mint(&mut self) -> u64 {

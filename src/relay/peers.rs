@@ -28,6 +28,19 @@ pub struct PeerFacts {
     pub may_there: Vec<Verb>,
 }
 
+/// A pinned peer as its pin says.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    /// Its petname.
+    pub name: PeerName,
+    /// What it may do here.
+    pub grants: Vec<Grant>,
+    /// The user has cut the link.
+    pub removed: bool,
+    /// How many calls a minute it may make, where the user has said so.
+    pub calls_per_minute: Option<u32>,
+}
+
 /// Whether the dialler is to try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialling {
@@ -46,11 +59,13 @@ const MAX_WAITING: usize = 64;
 
 impl Relay {
     /// A peer is pinned, or what is kept of it has changed.
-    pub fn set_peer(&mut self, fingerprint: Fingerprint, name: PeerName, grant: Grant, removed: bool) {
+    pub fn set_peer(&mut self, fingerprint: Fingerprint, standing: Standing, _now: Duration) {
+        let Standing { name, grants, removed, calls_per_minute } = standing;
         let host = name.to_string();
         let fresh = || Peer {
             name: name.clone(),
-            grant,
+            grants: Vec::new(),
+            calls_per_minute,
             removed,
             current: None,
             why: None,
@@ -63,7 +78,7 @@ impl Relay {
             linked: Vec::new(),
         };
         let peer = self.peers.entry(fingerprint).or_insert_with(fresh);
-        (peer.grant, peer.removed) = (grant, removed);
+        (peer.grants, peer.removed, peer.calls_per_minute) = (grants, removed, calls_per_minute);
         if peer.name != name {
             peer.name = name;
             let current = peer.current;

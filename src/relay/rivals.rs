@@ -41,7 +41,7 @@ impl Relay {
         let (peer, dialled, greeted) = (link.peer, link.dialled, link.greeted);
         let Some(name) = self.peers.get(&peer).map(|peer| peer.name.to_string()) else { return };
         if !greeted {
-            self.greet(id);
+            self.greet(id, now);
         }
         let interval = self.me.hello.heartbeat_interval.max(hello.heartbeat_interval.min(300)).max(1);
         if let Some(link) = self.links.get_mut(&id) {

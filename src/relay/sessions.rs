@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::json;
 
+use super::links::Link;
 use super::pending::{CallId, Destination};
 use super::queue::{Lane, wake};
 use super::roster::{self, Entry};
@@ -41,21 +42,21 @@ pub enum SessionWork {
 
 impl Relay {
     /// A session of this machine appeared.
-    pub fn session_added(&mut self, info: SessionInfo) {
+    pub fn session_added(&mut self, info: SessionInfo, now: Duration) {
         let entry = Entry::new(info, &self.me.host, false);
         self.emit_line(event_line("session_added", &entry.view));
-        self.tell_links(&entry.info, &LinkMessage::SessionAdded(entry.info.clone()));
+        self.tell_links(&entry.info, &LinkMessage::SessionAdded(entry.info.clone()), now);
         self.local.insert(entry.info.session_id.clone(), entry);
     }
 
     /// A session of this machine has another name or other aliases.
-    pub fn session_renamed(&mut self, info: SessionInfo) {
+    pub fn session_renamed(&mut self, info: SessionInfo, now: Duration) {
         if !self.local.contains_key(&info.session_id) {
-            return self.session_added(info);
+            return self.session_added(info, now);
         }
         let entry = Entry::new(info, &self.me.host, false);
         self.emit_line(event_line("session_renamed", &entry.view));
-        self.tell_links(&entry.info, &LinkMessage::SessionRenamed(entry.info.clone()));
+        self.tell_links(&entry.info, &LinkMessage::SessionRenamed(entry.info.clone()), now);
         self.local.insert(entry.info.session_id.clone(), entry);
     }
 
@@ -63,7 +64,7 @@ impl Relay {
     pub fn session_removed(&mut self, id: &SessionId, now: Duration) {
         let Some(entry) = self.local.remove(id) else { return };
         self.emit("session_removed", &json!({"sessionId": id, "host": self.me.host, "isRemote": false}));
-        self.tell_links(&entry.info, &LinkMessage::SessionRemoved(id.clone()));
+        self.tell_links(&entry.info, &LinkMessage::SessionRemoved(id.clone()), now);
         let asked = Destination::Session(id.clone());
         for call in self.pending.matching(|call| call.destination == asked) {
             self.abandon(call, now);
@@ -118,22 +119,21 @@ impl Relay {
     }
 
     /// The sessions that the peer of a link may list.
-    pub(super) fn visible_sessions(&self, link: LinkId) -> Vec<SessionInfo> {
+    pub(super) fn visible_sessions(&self, link: LinkId, now: Duration) -> Vec<SessionInfo> {
         let Some(link) = self.links.get(&link) else { return Vec::new() };
-        let visible = |entry: &&Entry| self.verdict(link.peer, Some(Verb::List), &entry.info) == Verdict::Allow;
+        let visible = |entry: &&Entry| self.verdict(link, Some(Verb::List), &entry.info, now) == Verdict::Allow;
         self.local.values().filter(visible).map(|entry| entry.info.clone()).collect()
     }
 
-    fn tell_links(&mut self, session: &SessionInfo, message: &LinkMessage) {
-        let greeted: Vec<_> = self.links.iter().filter(|(_, l)| l.greeted).map(|(id, l)| (*id, l.peer)).collect();
-        if greeted.is_empty() {
+    fn tell_links(&mut self, session: &SessionInfo, message: &LinkMessage, now: Duration) {
+        let may = |link: &Link| self.verdict(link, Some(Verb::List), session, now) == Verdict::Allow;
+        let told: Vec<_> = self.links.iter().filter(|(_, l)| l.greeted && may(l)).map(|(id, _)| *id).collect();
+        if told.is_empty() {
             return;
         }
         let message = message.encode();
-        for (id, peer) in greeted {
-            if self.verdict(peer, Some(Verb::List), session) == Verdict::Allow {
-                self.push_or_drop(id, Lane::State, message.clone());
-            }
+        for id in told {
+            self.push_or_drop(id, Lane::State, message.clone());
         }
     }
 }

@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
+use crate::trust::{GrantId, Preset};
 use crate::wire::commands::{HOSTILE, assert_one_word};
 use crate::wire::control::{self, ReplyTo};
 use crate::wire::frames::{self, FrameDecoder};
@@ -66,14 +67,19 @@ fn hello_from(instance: u64, contested: bool, sessions: &[&str]) -> LinkMessage 
     LinkMessage::Hello(Hello { contested, sessions: sessions.iter().map(|id| session(id)).collect(), ..hello })
 }
 
+fn full(name: impl AsRef<str>) -> Standing {
+    let grants = vec![Grant::of_preset(GrantId(1), Preset::Full)];
+    Standing { name: name.as_ref().parse().unwrap(), grants, removed: false, calls_per_minute: None }
+}
+
 fn pin(relay: &mut Relay, byte: u8) {
-    relay.set_peer(device(byte), format!("peer-{byte}").parse().unwrap(), Grant::Full, false);
+    relay.set_peer(device(byte), full(format!("peer-{byte}")), Duration::ZERO);
 }
 
 #[test]
 fn a_petname_is_one_word_of_the_command_that_tells_more() {
     let mut relay = relay(1, 1);
-    relay.set_peer(device(2), HOSTILE.parse().unwrap(), Grant::Full, false);
+    relay.set_peer(device(2), full(HOSTILE), Duration::ZERO);
     let failure = refusals::disconnected(&relay.peers[&device(2)], "s");
     assert_one_word(&failure.hint.unwrap());
 }
@@ -170,7 +176,7 @@ fn a_local_session_wins_and_two_remote_ones_are_ambiguous_until_the_peer_is_name
     pin(&mut relay, 3);
     let two = link(&mut relay, 2, &["s", "mine"]);
     let three = link(&mut relay, 3, &["s"]);
-    relay.session_added(session("mine"));
+    relay.session_added(session("mine"), Duration::ZERO);
     let client = relay.open_client();
     ask(&mut relay, client, "mine", 1, Duration::ZERO);
     assert!(matches!(&work(&mut relay)[..], [SessionWork::Call { .. }]));
@@ -192,7 +198,7 @@ fn a_local_session_wins_and_two_remote_ones_are_ambiguous_until_the_peer_is_name
 fn what_no_peer_may_ask_reaches_no_session() {
     let mut relay = relay(1, 1);
     pin(&mut relay, 2);
-    relay.session_added(session("s"));
+    relay.session_added(session("s"), Duration::ZERO);
     let link = link(&mut relay, 2, &[]);
     messages(&mut relay, link);
     for (n, (target, command, code)) in [
@@ -260,19 +266,19 @@ fn a_slow_subscriber_is_told_how_much_it_missed_and_then_goes_on() {
     let client = relay.open_client();
     relay.subscribe(client);
     for n in 0..100 {
-        relay.session_added(session(&format!("s{n}")));
+        relay.session_added(session(&format!("s{n}")), Duration::ZERO);
     }
     let seen = lines(&mut relay, client);
     assert_eq!(seen.len(), 65);
     assert_eq!((seen[64]["event"].as_str(), seen[64]["data"]["missed"].as_u64()), (Some("lagged"), Some(36)));
-    relay.session_added(session("one-more"));
+    relay.session_added(session("one-more"), Duration::ZERO);
     assert_eq!(lines(&mut relay, client)[0]["data"]["sessionId"], "one-more");
 }
 
 #[test]
 fn a_client_with_too_much_in_flight_is_not_read_from() {
     let mut relay = relay(1, 1);
-    relay.session_added(session("s"));
+    relay.session_added(session("s"), Duration::ZERO);
     let client = relay.open_client();
     for n in 0..256 {
         assert!(relay.poll_client_ready(client, &mut cx()).is_ready());
@@ -302,7 +308,7 @@ fn a_link_that_is_silent_for_three_heartbeats_is_dropped() {
 fn what_comes_before_hello_ends_the_link() {
     let mut relay = relay(1, 1);
     pin(&mut relay, 2);
-    relay.session_added(session("s"));
+    relay.session_added(session("s"), Duration::ZERO);
     let link = relay.open_link(device(2), false, facts(1), Duration::ZERO).unwrap();
     let rpc = Rpc {
         id: 1,
@@ -320,7 +326,7 @@ fn what_comes_before_hello_ends_the_link() {
 fn a_line_break_between_members_fails_its_own_call_and_not_the_link() {
     let mut relay = relay(1, 1);
     pin(&mut relay, 2);
-    relay.session_added(session("mine"));
+    relay.session_added(session("mine"), Duration::ZERO);
     let link = link(&mut relay, 2, &["s"]);
     messages(&mut relay, link);
     let client = relay.open_client();
@@ -347,7 +353,7 @@ fn what_the_other_machine_does_not_take_is_not_sent_to_it() {
     let mut relay = relay(1, 1);
     relay.limits = Limits::for_messages_of(1 << 20);
     pin(&mut relay, 2);
-    relay.session_added(session("mine"));
+    relay.session_added(session("mine"), Duration::ZERO);
     let link = link(&mut relay, 2, &["s"]);
     messages(&mut relay, link);
     let client = relay.open_client();
@@ -375,7 +381,7 @@ fn what_the_other_machine_does_not_take_is_not_sent_to_it() {
 #[test]
 fn a_pinned_petname_goes_before_this_machines_own_name() {
     let mut relay = relay(1, 1);
-    relay.set_peer(device(2), "here".parse().unwrap(), Grant::Full, false);
+    relay.set_peer(device(2), full("here"), Duration::ZERO);
     let link = link(&mut relay, 2, &["s"]);
     messages(&mut relay, link);
     let client = relay.open_client();
@@ -441,7 +447,7 @@ fn another_petname_is_told_with_its_sessions_and_stray_answers_are_noted_once() 
     let link = link(&mut relay, 2, &["s"]);
     let client = relay.open_client();
     relay.subscribe(client);
-    relay.set_peer(device(2), "desk".parse().unwrap(), Grant::Full, false);
+    relay.set_peer(device(2), full("desk"), Duration::ZERO);
     let told = lines(&mut relay, client);
     assert_eq!((&told[0]["event"], &told[0]["data"]["host"]), (&"session_renamed".into(), &"desk".into()));
     for id in 0..1000 {
@@ -504,7 +510,7 @@ impl World {
             pin(&mut relay, peer);
         }
         for id in ["a", "b", "c"] {
-            relay.session_added(session(id));
+            relay.session_added(session(id), Duration::ZERO);
         }
         let clients = (0..3).map(|_| Some(relay.open_client())).collect();
         Self {
@@ -569,7 +575,7 @@ impl World {
             Step::SessionComes { target } => {
                 let id: SessionId = TARGETS[target].parse().unwrap();
                 if !self.relay.local.contains_key(&id) {
-                    self.relay.session_added(session(TARGETS[target]));
+                    self.relay.session_added(session(TARGETS[target]), Duration::ZERO);
                 }
             }
             Step::LinkDrops { peer } => {
@@ -840,7 +846,7 @@ proptest! {
 #[test]
 fn an_old_link_that_answers_stays_and_calls_on_it_are_not_lost() {
     let mut two = Two::new(1, 2);
-    two.relays[1].session_added(session("s"));
+    two.relays[1].session_added(session("s"), Duration::ZERO);
     let old = two.dial(0);
     two.settle();
     let client = two.relays[0].open_client();

@@ -1,7 +1,9 @@
-//! Who is trusted, and with what: the policy that decides and the store that keeps the pins.
+//! Who is trusted, and with what: grants, the policy that decides, and the store that keeps them.
 
+pub mod grant;
 pub mod policy;
 pub mod store;
 
-pub use policy::{Grant, Verdict};
+pub use grant::{Grant, GrantId, Origin, Preset};
+pub use policy::Verdict;
 pub use store::{Peer, Store};

@@ -1,88 +1,73 @@
 //! PURE: what a peer may do here. Asked for every call and every event of every peer, at one place
 //! of the relay.
 
-use std::fmt;
-use std::str::FromStr;
+use std::time::SystemTime;
 
-use serde::{Deserialize, Serialize};
-
+use super::grant::{Grant, Origin};
 use crate::wire::link::SessionInfo;
 use crate::wire::session::Verb;
 
-/// What a peer was given when it was paired.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Grant {
-    /// Every verb, on every session.
-    #[default]
-    Full,
-}
-
 /// The policy's answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
     /// Do it.
     Allow,
+    /// Ask a person first.
+    Ask,
     /// Refuse it.
     Deny,
 }
 
-impl Grant {
-    /// The name used on the command line and in JSON.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Grant::Full => "full",
+/// Whether a peer with these grants may do `verb` to `session`. They unite: deny before ask before
+/// allow, and what nothing allows is denied.
+///
+/// A condition of which nobody knows whether it is met gives nothing, and what it takes away it takes.
+pub fn verdict(grants: &[Grant], verb: Verb, session: &SessionInfo, origin: &Origin, date: SystemTime) -> Verdict {
+    let (mut is_given, mut is_asked) = (false, false);
+    for grant in grants.iter().filter(|grant| !grant.is_over(date) && grant.is_about(session)) {
+        let met = grant.is_met(origin);
+        if met == Some(false) {
+            continue;
         }
+        let (allows, asks) = (grant.allow.contains(&verb), grant.ask.contains(&verb));
+        if grant.deny.contains(&verb) {
+            return Verdict::Deny;
+        }
+        is_given |= met == Some(true) && (allows || asks);
+        is_asked |= asks;
     }
-
-    /// The verbs that it allows.
-    pub fn verbs(self) -> &'static [Verb] {
-        match self {
-            Grant::Full => &Verb::ALL,
-        }
-    }
-
-    /// Whether a peer with this grant may do `verb` to `session`. A command type that is in no verb
-    /// (`None`) is denied to everyone.
-    pub fn verdict(self, verb: Option<Verb>, _session: &SessionInfo) -> Verdict {
-        match verb {
-            Some(verb) if self.verbs().contains(&verb) => Verdict::Allow,
-            Some(_) | None => Verdict::Deny,
-        }
+    match (is_given, is_asked) {
+        (false, _) => Verdict::Deny,
+        (true, true) => Verdict::Ask,
+        (true, false) => Verdict::Allow,
     }
 }
 
-/// Not the name of a grant that this version knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("`full` is the only grant so far")]
-pub struct UnknownGrant;
-
-impl FromStr for Grant {
-    type Err = UnknownGrant;
-    fn from_str(text: &str) -> Result<Self, UnknownGrant> {
-        match text {
-            "full" => Ok(Grant::Full),
-            _ => Err(UnknownGrant),
-        }
-    }
+/// The verbs that some grant allows, or asks about, on some session, as the peer is told.
+pub fn verbs(grants: &[Grant], origin: &Origin, date: SystemTime) -> (Vec<Verb>, Vec<Verb>) {
+    let here = |grant: &&Grant| !grant.is_over(date) && grant.is_met(origin) == Some(true);
+    let denied = |verb: Verb| {
+        grants.iter().any(|g| {
+            !g.is_over(date) && g.sessions.is_empty() && g.is_met(origin) != Some(false) && g.deny.contains(&verb)
+        })
+    };
+    let with = |list: fn(&Grant) -> &[Verb]| -> Vec<Verb> {
+        Verb::ALL
+            .into_iter()
+            .filter(|verb| !denied(*verb) && grants.iter().filter(here).any(|g| list(g).contains(verb)))
+            .collect()
+    };
+    (with(|grant| &grant.allow), with(|grant| &grant.ask))
 }
 
-impl fmt::Display for Grant {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn full_allows_the_six_verbs_and_no_other_command() {
-        let session = SessionInfo { session_id: "s".parse().unwrap(), name: String::new(), aliases: vec![] };
-        for verb in Verb::ALL {
-            assert_eq!(Grant::Full.verdict(Some(verb), &session), Verdict::Allow);
-        }
-        assert_eq!(Grant::Full.verdict(None, &session), Verdict::Deny);
-    }
+/// Whether these grants leave nothing out: every verb on every session, from anywhere, now and later.
+pub fn is_full(grants: &[Grant]) -> bool {
+    let narrows = |grant: &Grant| !grant.ask.is_empty() || !grant.deny.is_empty();
+    let gives_all = |grant: &Grant| {
+        grant.sessions.is_empty()
+            && grant.from.is_empty()
+            && grant.expires.is_none()
+            && Verb::ALL.iter().all(|verb| grant.allow.contains(verb))
+    };
+    grants.iter().any(gives_all) && !grants.iter().any(narrows)
 }

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use super::policy::Grant;
+use super::grant::{Grant, GrantId, Preset};
 use crate::clock::rfc3339;
 use crate::identity::Fingerprint;
 use crate::state_dir::StateDir;
@@ -16,6 +16,8 @@ use crate::wire::link::MAX_ADDRESSES;
 
 const FILE: &str = "peers.json";
 const MAX_FILE: usize = 4 * 1024 * 1024;
+/// Version of the file; 1 knew no grants but `full`.
+const VERSION: u32 = 2;
 /// Most peers that a device pins.
 pub const MAX_PEERS: usize = 1000;
 
@@ -54,7 +56,10 @@ pub struct Peer {
     pub addresses: Vec<Address>,
     /// What it may do here.
     #[serde(default)]
-    pub grant: Grant,
+    pub grants: Vec<Grant>,
+    /// How many calls a minute it may make, where the user has said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calls_per_minute: Option<u32>,
     /// When it was paired, RFC 3339.
     pub paired_at: String,
     /// How: `ticket` or `code`.
@@ -83,7 +88,7 @@ pub struct NewPeer {
     pub replaces: Option<Fingerprint>,
     /// Where it can be reached.
     pub addresses: Vec<Address>,
-    /// What it may do here.
+    /// What it may do here; the store names it.
     pub grant: Grant,
     /// How it was paired.
     pub via: &'static str,
@@ -94,6 +99,7 @@ pub struct NewPeer {
 #[derive(Debug)]
 pub struct Change {
     dir: StateDir,
+    next_grant: u64,
     peers: Vec<Peer>,
 }
 
@@ -101,13 +107,18 @@ pub struct Change {
 #[derive(Debug, Clone)]
 pub struct Store {
     dir: StateDir,
+    next_grant: u64,
     peers: Vec<Peer>,
     own_name: Option<PeerName>,
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct File {
     version: u32,
+    /// The number of the next grant: none is used twice.
+    #[serde(default)]
+    next_grant: u64,
     peers: Vec<Peer>,
 }
 
@@ -118,15 +129,21 @@ impl Store {
     /// When the file is open to others, unreadable, or not what this program wrote.
     pub fn load(dir: StateDir) -> Result<Self, Failure> {
         let Some(bytes) = dir.read_secret(FILE, MAX_FILE)? else {
-            return Ok(Self { dir, peers: Vec::new(), own_name: None });
+            return Ok(Self { dir, next_grant: 1, peers: Vec::new(), own_name: None });
         };
         let path = dir.join(FILE);
         let broken = |what: String| {
             Failure::new(Code::Io, format!("{}: {what}", path.display()))
                 .hint("restore the file from a backup, or move it away and pair again")
         };
-        let file: File = serde_json::from_slice(&bytes).map_err(|error| broken(error.to_string()))?;
-        if file.version != 1 {
+        let mut file: File = serde_json::from_slice(&bytes).map_err(|error| broken(error.to_string()))?;
+        if file.version == 1 {
+            // Whoever was paired by that version had everything.
+            for (peer, number) in file.peers.iter_mut().zip(1..) {
+                peer.grants = vec![Grant::of_preset(GrantId(number), Preset::Full)];
+                file.next_grant = number + 1;
+            }
+        } else if file.version != VERSION {
             return Err(broken(format!("version {} is not known to this program", file.version)));
         }
         for (n, peer) in file.peers.iter().enumerate() {
@@ -139,7 +156,7 @@ impl Store {
                 return Err(broken(format!("{} stands there twice", peer.name)));
             }
         }
-        Ok(Self { dir, peers: file.peers, own_name: None })
+        Ok(Self { dir, next_grant: file.next_grant.max(1), peers: file.peers, own_name: None })
     }
 
     /// Every pinned peer, by name.
@@ -202,7 +219,9 @@ impl Store {
             name,
             fingerprint: new.fingerprint,
             addresses: new.addresses,
-            grant: before.map_or(new.grant, |before| before.grant),
+            grants: before
+                .map_or(vec![Grant { id: GrantId(self.next_grant), ..new.grant }], |before| before.grants.clone()),
+            calls_per_minute: before.and_then(|before| before.calls_per_minute),
             paired_at: rfc3339(at),
             paired_via: new.via.to_owned(),
             last_seen: same.and_then(|same| same.last_seen.clone()),
@@ -258,11 +277,12 @@ impl Store {
     /// Makes a change that was written what is in memory too.
     pub fn believe(&mut self, change: Change) {
         self.peers = change.peers;
+        self.next_grant = change.next_grant;
     }
 
     fn change(&self, mut peers: Vec<Peer>) -> Change {
         peers.sort_by(|a, b| a.name.cmp(&b.name));
-        Change { dir: self.dir.clone(), peers }
+        Change { dir: self.dir.clone(), next_grant: self.next_grant + 1, peers }
     }
 }
 
@@ -273,11 +293,13 @@ impl Change {
     /// The disk's; what was there before is there still.
     pub fn write(&self) -> Result<(), Failure> {
         #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
         struct File<'a> {
             version: u32,
+            next_grant: u64,
             peers: &'a [Peer],
         }
-        let file = File { version: 1, peers: &self.peers };
+        let file = File { version: VERSION, next_grant: self.next_grant, peers: &self.peers };
         let mut json = serde_json::to_vec_pretty(&file).map_err(|e| Failure::new(Code::Internal, e.to_string()))?;
         json.push(b'\n');
         self.dir.write_atomic(FILE, &json)
@@ -338,7 +360,7 @@ mod tests {
             suggested: PeerName::suggested(suggested),
             replaces: None,
             addresses: vec![],
-            grant: Grant::Full,
+            grant: Grant::of_preset(GrantId(0), Preset::Full),
             via: "ticket",
         }
     }

@@ -149,6 +149,15 @@ pub struct Status {
     pub missing: Vec<String>,
     /// Whether connections are taken there: not while nothing is paired and no window is open.
     pub listening: bool,
+    /// Nothing is taken from any peer (`lock`).
+    #[serde(default)]
+    pub locked: bool,
+    /// How many calls are held until somebody approves them.
+    #[serde(default)]
+    pub approvals: usize,
+    /// Why the audit log cannot be written; nothing that changes something is done meanwhile.
+    #[serde(default)]
+    pub audit_failure: Option<String>,
     /// Strangers who were refused.
     pub refused: Refused,
     /// Every setting and where it comes from.
@@ -281,7 +290,7 @@ pub struct GrantView {
     pub id: String,
     /// The peer's petname.
     pub peer: String,
-    /// `full`, until other presets come.
+    /// `full`, `ask`, `read`, `none` or `custom`.
     pub preset: String,
     /// Verbs allowed.
     pub allow: Vec<String>,
@@ -376,9 +385,15 @@ pub struct PairTerms {
     /// The peer whose petname and grants move to the new key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replace: Option<String>,
-    /// What the other may do here: `full`, until other presets come.
+    /// What the other may do here: `full`, `ask`, `read` or `none`.
     #[serde(default)]
     pub grant: String,
+    /// How long it may, from the moment of pairing.
+    #[serde(rename = "grantForSeconds", default, skip_serializing_if = "Option::is_none")]
+    pub for_seconds: Option<u64>,
+    /// Until when it may, RFC 3339; not beside `grantForSeconds`.
+    #[serde(rename = "grantUntil", default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
 }
 
 /// Request `pair_check`: whether pairing with who is at `address` could work at all, as far as this

@@ -46,6 +46,10 @@ codes! {
     Forbidden = "forbidden",
     /// A person on the other machine has been asked.
     NeedsApproval = "needs_approval",
+    /// The audit log cannot be written, so nothing is done that changes something.
+    AuditFailed = "audit_failed",
+    /// No held call, or no grant, has this id.
+    NotFound = "not_found",
     /// No answer came in time.
     Timeout = "timeout",
     /// More calls than this peer may make in a minute.

@@ -1,15 +1,18 @@
 //! PURE: what is said on the three wires, and the bounded codecs that carry it.
 
+pub mod audit;
 pub mod check;
 pub mod commands;
 pub mod control;
 pub mod error;
+pub mod escape;
 pub mod frames;
 pub mod host_port;
 pub mod ids;
 pub mod lines;
 pub mod link;
 pub mod request;
+pub mod rights;
 pub mod secret;
 pub mod session;
 pub mod source;

@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use super::control::{PairCheck, PairJoin, PairOffer, Relay, ReplyTo};
 use super::error::{Code, Failure};
 use super::link::WaitUntil;
+use super::rights::{Approve, GrantRequest};
 
 /// What a client of the control socket asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +90,43 @@ pub enum Request {
         /// Petname or fingerprint.
         peer: String,
     },
+    /// How many calls a minute a peer may make; `None` is the default.
+    PeerRate {
+        /// Petname or fingerprint.
+        peer: String,
+        /// The number.
+        calls_per_minute: Option<u32>,
+    },
+    /// Give a peer what it may do here.
+    Grant(GrantRequest),
+    /// What peers may do here.
+    Grants {
+        /// Of one peer alone: petname or fingerprint.
+        peer: Option<String>,
+    },
+    /// Take a grant away.
+    Revoke {
+        /// Which.
+        grant: String,
+    },
+    /// Calls that are held until somebody approves them.
+    Approvals {
+        /// One alone, with its whole command.
+        approval: Option<String>,
+    },
+    /// Let a held call go on.
+    Approve(Approve),
+    /// Refuse a held call, or end what was approved for a while.
+    Deny {
+        /// Which.
+        approval: String,
+    },
+    /// Take nothing from any peer.
+    Lock,
+    /// Serve peers again.
+    Unlock,
+    /// Have everything that has happened so far written to the audit log.
+    AuditSync,
 }
 
 /// The members of all requests, as they stand on the wire.
@@ -125,6 +163,12 @@ struct Wire<'a> {
     remove: Option<&'a RawValue>,
     #[serde(borrow)]
     lan: Option<&'a RawValue>,
+    #[serde(borrow)]
+    grant: Option<&'a RawValue>,
+    #[serde(borrow)]
+    approval: Option<&'a RawValue>,
+    #[serde(borrow)]
+    calls_per_minute: Option<&'a RawValue>,
 }
 
 /// A member that is there though it is `null`, which is a value like others to whoever it goes to.
@@ -193,6 +237,19 @@ impl Request {
             Some("pair_check") => Self::PairCheck(whole(text)?),
             Some("discover") => Self::Discover { lan: optional(wire.lan, "lan")?.unwrap_or(true) },
             Some("peer_check") => Self::PeerCheck { peer: required(wire.peer, "peer")? },
+            Some("peer_rate") => Self::PeerRate {
+                peer: required(wire.peer, "peer")?,
+                calls_per_minute: optional(wire.calls_per_minute, "callsPerMinute")?,
+            },
+            Some("grant") => Self::Grant(whole(text)?),
+            Some("grants") => Self::Grants { peer: optional(wire.peer, "peer")? },
+            Some("revoke") => Self::Revoke { grant: required(wire.grant, "grant")? },
+            Some("approvals") => Self::Approvals { approval: optional(wire.approval, "approval")? },
+            Some("approve") => Self::Approve(whole(text)?),
+            Some("deny") => Self::Deny { approval: required(wire.approval, "approval")? },
+            Some("lock") => Self::Lock,
+            Some("unlock") => Self::Unlock,
+            Some("audit_sync") => Self::AuditSync,
             Some(_) | None => return Err(unknown_command()),
         })
     }

@@ -204,7 +204,7 @@ fn terms(args: &Args, can_ask: bool) -> Result<PairTerms, Error> {
         }
     }
     let petname = args.petname.as_ref().map(|name| name.as_str().to_owned());
-    Ok(PairTerms { petname, replace: args.replace.clone(), grant: FULL.into() })
+    Ok(PairTerms { petname, replace: args.replace.clone(), grant: FULL.into(), for_seconds: None, until: None })
 }
 
 /// Whether to go on, where the other machine seems to be paired already.

@@ -1,0 +1,363 @@
+//! PURE: what a peer was given: which verbs, on which sessions, from where, and until when.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use crate::wire::ids::SessionId;
+use crate::wire::link::SessionInfo;
+use crate::wire::session::Verb;
+
+/// Most selectors, and most conditions, of one grant.
+pub const MAX_PARTS: usize = 64;
+/// Longest selector or condition, in bytes.
+const MAX_TEXT: usize = 256;
+
+/// Names a grant for `revoke`; never used twice on a device: `g1`, `g2`, ...
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct GrantId(pub u64);
+
+/// The name under which a grant was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Preset {
+    /// Every verb.
+    Full,
+    /// `list`, `read` and `events` freely, all else after approval.
+    Ask,
+    /// `list`, `read` and `events`.
+    Read,
+    /// Every verb denied, whatever other grants say.
+    None,
+    /// Lists of the user's own.
+    Custom,
+}
+
+/// Which sessions a grant is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Selector {
+    /// `id:` and a session's id.
+    Id(SessionId),
+    /// `name:` and a pattern of aliases given with `/name`, in which `*` stands for any text.
+    Name(String),
+}
+
+/// From where a peer must come for a grant to count.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Condition {
+    /// `cidr:` and a network: the link's far address lies in it.
+    Cidr(IpAddr, u8),
+    /// `tailscale:user=` and a login name: the tailnet says that the far node is this user's.
+    TailscaleUser(String),
+    /// `tailscale:node=` and a node's name, the first label of its MagicDNS name.
+    TailscaleNode(String),
+}
+
+/// Something that a peer may do, or may not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// Names it.
+    pub id: GrantId,
+    /// What it was given as.
+    pub preset: Preset,
+    /// Verbs allowed.
+    #[serde(default)]
+    pub allow: Vec<Verb>,
+    /// Verbs that a person is asked about each time; never `list` or `events`.
+    #[serde(default)]
+    pub ask: Vec<Verb>,
+    /// Verbs denied.
+    #[serde(default)]
+    pub deny: Vec<Verb>,
+    /// On which sessions; empty means all. One that fits is enough.
+    #[serde(default)]
+    pub sessions: Vec<Selector>,
+    /// From where; empty means anywhere. Every one must hold.
+    #[serde(default)]
+    pub from: Vec<Condition>,
+    /// When it ends.
+    #[serde(default, with = "date", skip_serializing_if = "Option::is_none")]
+    pub expires: Option<SystemTime>,
+}
+
+/// What the tailnet says of the far end of a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TailnetNode {
+    /// The login name of its user; `None` for a node with tags, which is nobody's.
+    pub user: Option<String>,
+    /// The first label of its MagicDNS name.
+    pub node: String,
+}
+
+/// Where a peer comes from, as far as it is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The far end of its link.
+    pub address: IpAddr,
+    /// What the tailnet says of it; `None` as long as that is not known.
+    pub tailnet: Option<TailnetNode>,
+}
+
+impl Preset {
+    /// Those that have a name of their own, the widest first.
+    pub const NAMED: [Preset; 4] = [Preset::Full, Preset::Ask, Preset::Read, Preset::None];
+
+    /// The name used on the command line and in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Preset::Full => "full",
+            Preset::Ask => "ask",
+            Preset::Read => "read",
+            Preset::None => "none",
+            Preset::Custom => "custom",
+        }
+    }
+
+    /// What it allows, asks about and denies.
+    fn lists(self) -> [&'static [Verb]; 3] {
+        use Verb::{Control, Events, List, Read, Send, Summary};
+        match self {
+            Preset::Full => [&Verb::ALL, &[], &[]],
+            Preset::Ask => [&[List, Read, Events], &[Summary, Send, Control], &[]],
+            Preset::Read => [&[List, Read, Events], &[], &[]],
+            Preset::None => [&[], &[], &Verb::ALL],
+            Preset::Custom => [&[], &[], &[]],
+        }
+    }
+}
+
+impl Grant {
+    /// A preset on all sessions, from anywhere, without an end.
+    pub fn of_preset(id: GrantId, preset: Preset) -> Self {
+        let [allow, ask, deny] = preset.lists().map(<[Verb]>::to_vec);
+        Self { id, preset, allow, ask, deny, sessions: Vec::new(), from: Vec::new(), expires: None }
+    }
+
+    /// Whether it has ended at this date.
+    pub fn is_over(&self, date: SystemTime) -> bool {
+        self.expires.is_some_and(|expires| expires <= date)
+    }
+
+    /// Whether it is about this session.
+    pub fn is_about(&self, session: &SessionInfo) -> bool {
+        self.sessions.is_empty() || self.sessions.iter().any(|selector| selector.fits(session))
+    }
+
+    /// Whether a peer that comes from there meets its conditions; `None` while that is not known.
+    pub fn is_met(&self, origin: &Origin) -> Option<bool> {
+        let mut known = true;
+        for condition in &self.from {
+            match condition.is_met(origin) {
+                Some(true) => {}
+                Some(false) => return Some(false),
+                None => known = false,
+            }
+        }
+        known.then_some(true)
+    }
+}
+
+impl Selector {
+    /// Whether a session is one of these.
+    pub fn fits(&self, session: &SessionInfo) -> bool {
+        match self {
+            Selector::Id(id) => session.session_id == *id,
+            Selector::Name(pattern) => session.aliases.iter().any(|alias| matches(pattern, alias)),
+        }
+    }
+}
+
+impl Condition {
+    /// Whether it needs the tailnet's word.
+    pub fn is_of_tailnet(&self) -> bool {
+        matches!(self, Condition::TailscaleUser(_) | Condition::TailscaleNode(_))
+    }
+
+    fn is_met(&self, origin: &Origin) -> Option<bool> {
+        match self {
+            Condition::Cidr(network, bits) => Some(is_in(origin.address, *network, *bits)),
+            Condition::TailscaleUser(user) => {
+                origin.tailnet.as_ref().map(|is| is.user.as_ref().is_some_and(|is| is.eq_ignore_ascii_case(user)))
+            }
+            Condition::TailscaleNode(node) => origin.tailnet.as_ref().map(|is| is.node.eq_ignore_ascii_case(node)),
+        }
+    }
+}
+
+/// Whether `text` fits a pattern in which `*` stands for any text, in time that grows with the product
+/// of their lengths at most.
+fn matches(pattern: &str, text: &str) -> bool {
+    let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
+    let (mut p, mut t) = (0, 0);
+    let mut star: Option<(usize, usize)> = None;
+    while let Some(byte) = text.get(t) {
+        match (pattern.get(p), star) {
+            (Some(b'*'), _) => {
+                star = Some((p, t));
+                p += 1;
+            }
+            (Some(wanted), _) if wanted == byte => (p, t) = (p + 1, t + 1),
+            (_, Some((at, from))) => {
+                star = Some((at, from + 1));
+                (p, t) = (at + 1, from + 1);
+            }
+            (_, None) => return false,
+        }
+    }
+    pattern.get(p..).unwrap_or_default().iter().all(|rest| *rest == b'*')
+}
+
+fn is_in(address: IpAddr, network: IpAddr, bits: u8) -> bool {
+    let same = |a: &[u8], b: &[u8]| {
+        let (whole, rest) = (usize::from(bits / 8), bits % 8);
+        let mask = !(0xffu8.checked_shr(u32::from(rest)).unwrap_or(0));
+        a.get(..whole) == b.get(..whole)
+            && (rest == 0 || a.get(whole).zip(b.get(whole)).is_some_and(|(a, b)| a & mask == b & mask))
+    };
+    match (address.to_canonical(), network) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => same(&a.octets(), &b.octets()),
+        (IpAddr::V6(a), IpAddr::V6(b)) => same(&a.octets(), &b.octets()),
+        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
+    }
+}
+
+/// Not a preset, selector, condition or grant id; says what one looks like.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Invalid(pub String);
+
+impl FromStr for Preset {
+    type Err = Invalid;
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let named = Preset::NAMED.into_iter().find(|preset| preset.as_str() == text);
+        named.ok_or_else(|| Invalid("a preset is `full`, `ask`, `read` or `none`".into()))
+    }
+}
+
+impl fmt::Display for Preset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for GrantId {
+    type Err = Invalid;
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let number = text.strip_prefix('g').filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
+        let number = number.and_then(|digits| digits.parse().ok());
+        number
+            .map(Self)
+            .ok_or_else(|| Invalid("a grant is named `g` and a number: `pi-remote grants` lists them".into()))
+    }
+}
+
+impl fmt::Display for GrantId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "g{}", self.0)
+    }
+}
+
+impl FromStr for Selector {
+    type Err = Invalid;
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let invalid = || {
+            Invalid("a session selector is `id:` and a session's id, or `name:` and an alias given with /name, with `*` for any text".into())
+        };
+        match text.split_once(':') {
+            Some(("id", id)) => id.parse().map(Selector::Id).map_err(|error| Invalid(format!("{error}"))),
+            Some(("name", pattern)) if is_text(pattern) => Ok(Selector::Name(pattern.to_owned())),
+            _ => Err(invalid()),
+        }
+    }
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Selector::Id(id) => write!(f, "id:{id}"),
+            Selector::Name(pattern) => write!(f, "name:{pattern}"),
+        }
+    }
+}
+
+impl FromStr for Condition {
+    type Err = Invalid;
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let invalid =
+            || Invalid("a condition is `cidr:NETWORK/BITS`, `tailscale:user=LOGIN` or `tailscale:node=NAME`".into());
+        let (kind, rest) = text.split_once(':').ok_or_else(invalid)?;
+        match (kind, rest.split_once('=')) {
+            ("cidr", _) => cidr(rest).ok_or_else(invalid),
+            ("tailscale", Some(("user", user))) if is_text(user) => Ok(Condition::TailscaleUser(user.to_owned())),
+            ("tailscale", Some(("node", node))) if is_text(node) => Ok(Condition::TailscaleNode(node.to_owned())),
+            _ => Err(invalid()),
+        }
+    }
+}
+
+fn cidr(text: &str) -> Option<Condition> {
+    let (network, bits) = match text.split_once('/') {
+        Some((network, bits)) => (network.parse::<IpAddr>().ok()?, bits.parse::<u8>().ok()?),
+        None => {
+            let address = text.parse::<IpAddr>().ok()?;
+            (address, if address.is_ipv4() { 32 } else { 128 })
+        }
+    };
+    (bits <= if network.is_ipv4() { 32 } else { 128 }).then_some(Condition::Cidr(network, bits))
+}
+
+fn is_text(text: &str) -> bool {
+    !text.is_empty() && text.len() <= MAX_TEXT && !text.chars().any(char::is_control)
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Condition::Cidr(network, bits) => write!(f, "cidr:{network}/{bits}"),
+            Condition::TailscaleUser(user) => write!(f, "tailscale:user={user}"),
+            Condition::TailscaleNode(node) => write!(f, "tailscale:node={node}"),
+        }
+    }
+}
+
+macro_rules! as_text {
+    ($($name:ident),*) => {$(
+        impl TryFrom<String> for $name {
+            type Error = Invalid;
+            fn try_from(text: String) -> Result<Self, Invalid> {
+                text.parse()
+            }
+        }
+        impl From<$name> for String {
+            fn from(value: $name) -> String {
+                value.to_string()
+            }
+        }
+    )*};
+}
+as_text!(GrantId, Selector, Condition);
+
+mod date {
+    use std::time::SystemTime;
+
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(date: &Option<SystemTime>, to: S) -> Result<S::Ok, S::Error> {
+        match date {
+            Some(date) => to.collect_str(&humantime::format_rfc3339_millis(*date)),
+            None => to.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SystemTime>, D::Error> {
+        let text = Option::<String>::deserialize(from)?;
+        text.map(|text| humantime::parse_rfc3339(&text).map_err(D::Error::custom)).transpose()
+    }
+}
