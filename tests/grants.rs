@@ -367,7 +367,7 @@ fn a_grant_of_pairing_is_what_the_other_may_do_and_for_how_long() {
     assert_eq!(given["preset"], "read", "{offered}");
     assert!((7100..=7200).contains(&left(given).as_secs()), "{given}");
     assert!(joined.out.contains("desktop may here        nothing\n"), "{}", joined.out);
-    assert!(joined.out.contains("this device may there   list, read, events"), "{}", joined.out);
+    assert!(joined.out.contains("this device may there   list and read, and nothing else"), "{}", joined.out);
     assert!(joined.out.contains("desktop may here"), "{}", joined.out);
     let peers = run(&desktop.dir, &["peers"]).ends(0);
     assert!(peers.out.contains("may here     read, until 20") && peers.out.contains("Z (in 1h 59m"), "{}", peers.out);
@@ -402,6 +402,7 @@ fn what_is_granted_in_words_that_mean_nothing_is_a_usage_error_with_a_hint() {
         (&["grant", "laptop", "--verbs", "list,abort"], "control"),
         (&["grant", "laptop", "--verbs", ""], "summary"),
         (&["grant", "laptop", "full", "--ask", "list"], "cannot be asked"),
+        (&["grant", "laptop", "none", "--verbs", "list"], "whatever else"),
         (&["grant", "laptop", "read", "--session", "work"], "name:work"),
         (&["grant", "laptop", "read", "--session", "id:../x"], "id"),
         (&["grant", "laptop", "read", "--session", ""], "name:"),

@@ -71,6 +71,12 @@ pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
             ),
         ));
     }
+    if args.preset == Some(Preset::None) && !(args.verbs.is_empty() && args.ask.is_empty()) {
+        return Err(Error::usage(
+            "none denies every verb, whatever else is said",
+            format!("pi-remote grant {} --verbs list,read gives these alone", quoted(&args.peer)),
+        ));
+    }
     cx.show("grant", members(json!(request(&args))), |_, granted: &Granted| {
         let grant = &granted.grant;
         show(&cx, &format!("{} may here: {}", grant.peer, rights::in_words(grant)), granted)?;

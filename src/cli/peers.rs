@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::output::{Style, Table, failure_json};
 use super::{Context, Error, doctor, lock, members, rights};
+use crate::trust::{Grant, GrantId, Preset};
 use crate::wire::check::Checks;
 use crate::wire::control::{PeerList, PeerView};
 use crate::wire::host_port::{NotHostPort, check_dialled};
@@ -142,6 +143,9 @@ pub(crate) fn details(peer: &PeerView) -> Table {
     }
     row("may here", Style::Plain, &may_here(peer));
     row("may there", Style::Plain, &may_there(peer));
+    if let Some(calls) = peer.calls_per_minute {
+        row("rate", Style::Plain, &format!("at most {calls} calls a minute here"));
+    }
     row("fingerprint", Style::Plain, &peer.fingerprint);
     row("addresses", Style::Plain, &peer.addresses.join(", "));
     row("version", Style::Plain, peer.version.as_deref().unwrap_or("not seen yet"));
@@ -213,13 +217,15 @@ fn state(peer: &PeerView) -> String {
 
 /// What this device may do there, by the preset's name where it is one.
 pub(crate) fn may_there(peer: &PeerView) -> String {
-    let all = |verb: &Verb| peer.may_there.iter().any(|there| there == verb.as_str());
-    if Verb::ALL.iter().all(all) {
-        "full".into()
-    } else if peer.may_there.is_empty() {
-        if peer.connected { "nothing" } else { "not said yet" }.into()
-    } else {
-        peer.may_there.join(", ")
+    let (may, asking) = (&peer.may_there, &peer.may_there_asking);
+    if may.is_empty() && asking.is_empty() {
+        return if peer.connected { "nothing" } else { "not said yet" }.into();
+    }
+    let is = |verbs: &[Verb], names: &[String]| verbs.iter().map(|verb| verb.as_str()).eq(names);
+    let presets = Preset::NAMED.map(|preset| Grant::of_preset(GrantId::default(), preset));
+    match presets.iter().find(|grant| is(&grant.allow, may) && is(&grant.ask, asking)) {
+        Some(grant) => grant.preset.to_string(),
+        None => rights::of_lists(may, asking, &[]),
     }
 }
 

@@ -6,11 +6,9 @@ use super::output::{Style, Table};
 use crate::clock::rfc3339;
 use crate::trust::Preset;
 use crate::trust::grant::{Condition, Invalid, Selector};
+use crate::trust::terms::LONGEST;
 use crate::wire::control::GrantView;
 use crate::wire::session::Verb;
-
-/// Longest `--for`.
-const MAX_DURATION: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
 
 /// How long something is given.
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
@@ -89,7 +87,7 @@ pub(crate) fn condition(text: &str) -> Result<Condition, String> {
 
 fn duration(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).map_err(|error| format!("{error}; for example 30m, 2h or 7days"))?;
-    if duration.as_secs() == 0 || duration > MAX_DURATION {
+    if duration.as_secs() == 0 || duration > LONGEST {
         return Err("from 1s to 10 years".into());
     }
     Ok(duration)
@@ -128,7 +126,7 @@ fn moment(text: &str) -> Option<SystemTime> {
     };
     let (hours, minutes) = zone.split_once(':')?;
     let offset = Duration::from_secs((number(hours, 23)? * 60 + number(minutes, 59)?) * 60);
-    let local = read(&format!("{local}Z"))?;
+    let local = read(&format!("{local}Z")).filter(|_| !local.ends_with('Z'))?;
     if is_east { local.checked_sub(offset) } else { local.checked_add(offset) }
 }
 
@@ -137,18 +135,23 @@ pub(crate) fn in_short(grant: &GrantView) -> String {
     let what = match grant.preset.parse::<Preset>() {
         Ok(Preset::None) => "nothing".to_owned(),
         Ok(preset) => preset.to_string(),
-        Err(_) => of_lists(grant),
+        Err(_) => of_lists(&grant.allow, &grant.ask, &grant.deny),
     };
     what + &limits(grant)
 }
 
 /// As [`in_short`], with what a preset lets it do.
 pub(crate) fn in_words(grant: &GrantView) -> String {
-    grant.preset.parse::<Preset>().map_or_else(|_| of_lists(grant), |preset| about(preset).to_owned()) + &limits(grant)
+    let what = match grant.preset.parse() {
+        Ok(preset) => about(preset).to_owned(),
+        Err(_) => of_lists(&grant.allow, &grant.ask, &grant.deny),
+    };
+    what + &limits(grant)
 }
 
-fn of_lists(grant: &GrantView) -> String {
-    let lists = [("", &grant.allow), ("after approval ", &grant.ask), ("not ", &grant.deny)];
+/// Verbs that are allowed, asked about and denied, in a line.
+pub(crate) fn of_lists(allow: &[String], ask: &[String], deny: &[String]) -> String {
+    let lists = [("", allow), ("after approval ", ask), ("not ", deny)];
     let said: Vec<String> = lists
         .into_iter()
         .filter(|(_, verbs)| !verbs.is_empty())

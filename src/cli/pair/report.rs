@@ -79,10 +79,8 @@ fn both_directions(cx: &Context, peer: &PeerView) -> Table {
     let mut row = |name: &str, style: Style, value: &str| table.row([(Style::Bold, name), (style, value)]);
     let here: Vec<String> = peer.grants.iter().map(rights::in_words).collect();
     let here = if here.is_empty() { rights::about(Preset::None).to_owned() } else { here.join("; ") };
-    let there = match peers::may_there(peer) {
-        preset if preset == Preset::Full.as_str() => rights::about(Preset::Full).to_owned(),
-        verbs => verbs,
-    };
+    let there = peers::may_there(peer);
+    let there = there.parse().map_or(there, |preset| rights::about(preset).to_owned());
     row(&format!("{} may here", peer.name), Style::Plain, &here);
     row("this device may there", Style::Plain, &there);
     match (peer.connected, &peer.why) {
