@@ -143,16 +143,6 @@ impl Relay {
         was_live
     }
 
-    /// Nothing is taken from any peer from now on, or they are served again.
-    pub fn set_locked(&mut self, locked: bool, _now: Duration) {
-        self.locked = locked;
-    }
-
-    /// Whether nothing is taken from any peer.
-    pub fn is_locked(&self) -> bool {
-        self.locked
-    }
-
     /// Whether a link to this peer is live.
     pub fn is_linked(&self, fingerprint: Fingerprint) -> bool {
         self.peers.get(&fingerprint).is_some_and(|peer| peer.current.is_some())
