@@ -121,9 +121,9 @@ pub(crate) fn show(cx: &Context, headline: &str, granted: &Granted) -> Result<()
     let out: Output = cx.out;
     out.line(headline)?;
     let mut table = Table::new(&[]);
-    for (style, what, words) in [(Style::Good, "new", gained), (Style::Bad, "no more", lost)] {
+    for (style, what, words) in [(Style::Good, "  new", gained), (Style::Bad, "  no more", lost)] {
         for words in words {
-            table.row([(Style::Plain, "  "), (style, what), (Style::Plain, words)]);
+            table.row([(style, what), (Style::Plain, words)]);
         }
     }
     out.table(&table)?;

@@ -103,6 +103,9 @@ fn date(text: &str) -> Result<SystemTime, String> {
     if date <= now {
         return Err(format!("that is past: it is {} now", humantime::format_rfc3339_seconds(now)));
     }
+    if date.duration_since(now).is_ok_and(|left| left > LONGEST) {
+        return Err("that is more than ten years from now".into());
+    }
     Ok(date)
 }
 
@@ -267,7 +270,9 @@ mod tests {
             assert_eq!(at(bad), None, "{bad}");
         }
         assert!(date("2020-01-01").is_err_and(|why| why.starts_with("that is past")));
-        assert!(date("2040-01-01").is_ok());
+        assert!(date("9999-01-01").is_err_and(|why| why.contains("ten years")));
+        let soon = SystemTime::now() + Duration::from_secs(3600);
+        assert!(date(&humantime::format_rfc3339_seconds(soon).to_string()).is_ok());
     }
 
     #[test]
