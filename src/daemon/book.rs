@@ -472,7 +472,7 @@ mod tests {
         assert_eq!(peer.addresses, expected);
     }
 
-    fn new_peer(fingerprint: Fingerprint) -> NewPeer {
+    pub(super) fn new_peer(fingerprint: Fingerprint) -> NewPeer {
         NewPeer {
             fingerprint,
             petname: None,

@@ -83,12 +83,14 @@ impl Admin for Office {
                 Request::PairCheck(check) => self.offers.check(&check).map(|checked| to_json(&checked)),
                 Request::Discover { lan } => Ok(to_json(&machines::discover(&self, lan).await)),
                 Request::PeerCheck { peer } => self.check_peer(&peer).await.map(|checks| to_json(&checks)),
-                Request::PeerRate { .. }
-                | Request::Grant(_)
-                | Request::Grants { .. }
-                | Request::Revoke { .. }
-                | Request::Lock
-                | Request::Unlock => self.rights(connected, request).await,
+                Request::PeerRate { peer, calls_per_minute } => {
+                    self.set_rate(&peer, calls_per_minute, caller(connected)).await
+                }
+                Request::Grant(grant) => self.grant(grant, caller(connected)).await,
+                Request::Grants { peer } => self.grants(peer.as_deref()),
+                Request::Revoke { grant } => self.revoke(&grant, caller(connected)).await,
+                Request::Lock => self.lock_peers(caller(connected)).await,
+                Request::Unlock => self.unlock_peers(caller(connected)).await,
                 Request::Approvals { .. } | Request::Approve(_) | Request::Deny { .. } => {
                     self.consent(connected, request)
                 }

@@ -133,3 +133,110 @@ impl Grant {
 fn list(parts: &[impl ToString], between: &str) -> String {
     parts.iter().map(ToString::to_string).collect::<Vec<_>>().join(between)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    use super::super::grant::{GrantId, Preset};
+    use super::super::policy::verdict;
+    use super::super::strategies::{date, grants, origin, second, session};
+    use super::*;
+
+    fn of(preset: Preset) -> Grant {
+        Grant::of_preset(GrantId(1), preset)
+    }
+
+    fn on(preset: Preset, session: &str) -> Grant {
+        Grant { sessions: vec![session.parse().unwrap()], ..of(preset) }
+    }
+
+    #[test]
+    fn what_is_gained_and_lost_is_said_in_words() {
+        let until = |grant| Grant { expires: Some(second(3600)), ..grant };
+        let home = |grant| Grant { from: vec!["cidr:10.0.0.0/8".parse().unwrap()], ..grant };
+        let hour = "1970-01-01T01:00:00.000Z";
+        let all = "list, read, summary, events, send, control";
+        for (before, after, gained, lost) in [
+            (vec![of(Preset::Full)], vec![of(Preset::Full)], vec![], vec![]),
+            (vec![], vec![of(Preset::Full)], vec![format!("{all} on all sessions")], vec![]),
+            (
+                vec![of(Preset::Full)],
+                vec![of(Preset::Read)],
+                vec![],
+                vec!["summary, send, control on all sessions".to_owned()],
+            ),
+            (
+                vec![of(Preset::Read)],
+                vec![of(Preset::Ask)],
+                vec!["summary, send, control after approval on all sessions".to_owned()],
+                vec![],
+            ),
+            (
+                vec![of(Preset::Full)],
+                vec![of(Preset::Ask)],
+                vec![],
+                vec!["summary, send, control without approval on all sessions".to_owned()],
+            ),
+            (
+                vec![],
+                vec![until(on(Preset::Read, "name:work"))],
+                vec![format!("list, read, events on sessions name:work until {hour}")],
+                vec![],
+            ),
+            (
+                vec![of(Preset::Full)],
+                vec![until(of(Preset::Full))],
+                vec![],
+                vec![format!("{all} on all sessions without an end")],
+            ),
+            (
+                vec![home(of(Preset::Full))],
+                vec![of(Preset::Full)],
+                vec![format!("{all} on all sessions from anywhere")],
+                vec![],
+            ),
+            (
+                vec![of(Preset::Full)],
+                vec![of(Preset::Full), on(Preset::None, "name:x")],
+                vec![],
+                vec![format!("{all} on sessions name:x")],
+            ),
+            (
+                vec![of(Preset::Full), of(Preset::None)],
+                vec![of(Preset::Full)],
+                vec![format!("{all} on all sessions")],
+                vec![],
+            ),
+        ] {
+            assert_eq!(changes(&before, &after, second(0)), (gained, lost), "{before:?} -> {after:?}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+        #[test]
+        fn nothing_widens_and_nothing_narrows_without_a_line(
+            before in grants(), after in grants(), verb in select(Verb::ALL.to_vec()),
+            session in session(), origin in origin(), (now, then) in (date(), date()),
+        ) {
+            let (gained, lost) = changes(&before, &after, now);
+            let then = then.max(now);
+            let (was, is) = (
+                verdict(&before, verb, &session, &origin, then), verdict(&after, verb, &session, &origin, then),
+            );
+            let said = |lines: &[String]| {
+                let verbs = |line: &String| line.split(" on ").next().unwrap_or_default().to_owned();
+                lines.iter().any(|line| verbs(line).split([',', ' ']).any(|word| word == verb.as_str()))
+            };
+            prop_assert!(is >= was || said(&gained), "{was:?} -> {is:?}, gained {gained:?}");
+            prop_assert!(is <= was || said(&lost), "{was:?} -> {is:?}, lost {lost:?}");
+        }
+
+        #[test]
+        fn what_stays_as_it_is_has_no_line(grants in grants(), now in date()) {
+            prop_assert_eq!(changes(&grants, &grants, now), (vec![], vec![]));
+        }
+    }
+}

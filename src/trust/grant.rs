@@ -467,3 +467,79 @@ pub(super) mod date {
         text.map(|text| humantime::parse_rfc3339(&text).map_err(D::Error::custom)).transpose()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::strategies;
+    use super::*;
+
+    #[test]
+    fn a_grants_parts_are_written_as_they_are_read() {
+        for text in ["id:s1", "name:my work*", "name:a:b"] {
+            assert_eq!(text.parse::<Selector>().unwrap().to_string(), text);
+        }
+        for text in ["cidr:10.0.0.0/8", "cidr:fd00::/8", "tailscale:user=me@github", "tailscale:node=desk"] {
+            assert_eq!(text.parse::<Condition>().unwrap().to_string(), text);
+        }
+        assert_eq!("cidr:192.0.2.7".parse::<Condition>().unwrap().to_string(), "cidr:192.0.2.7/32");
+        assert_eq!("g12".parse(), Ok(GrantId(12)));
+        for bad in ["", "g", "12", "G1", "g+1", "g01", "g-1", "g1 ", "g18446744073709551615"] {
+            assert!(bad.parse::<GrantId>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_network_that_no_text_makes_holds_no_address() {
+        for (address, bits) in [("10.0.0.0", 33), ("10.0.0.0", 40), ("fd00::", 129), ("fd00::", 255)] {
+            let network: IpAddr = address.parse().unwrap();
+            assert!(!is_in(network, network, bits), "{address}/{bits}");
+        }
+    }
+
+    #[test]
+    fn a_grant_with_a_member_that_is_not_known_is_no_grant() {
+        let read = |json: &str| serde_json::from_str::<Grant>(json);
+        read(r#"{"id":"g1","preset":"read"}"#).unwrap();
+        for bad in [
+            r#"{"id":"g1","preset":"full","expire":"2026-01-01T00:00:00Z"}"#,
+            r#"{"id":"g1","preset":"full","expires":"2026-01-01"}"#,
+            r#"{"id":"g1","preset":"full","from":["tailscale:group=x"]}"#,
+            r#"{"id":"g1","preset":"all"}"#,
+            r#"{"id":"g1","preset":"full","allow":["admin"]}"#,
+        ] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_grant_that_is_not_what_it_is_called_is_refused() {
+        let read = Grant::of_preset(GrantId(1), Preset::Read);
+        assert!(read.clone().checked().is_ok());
+        assert!(Grant { allow: Verb::ALL.to_vec(), ..read.clone() }.checked().is_err());
+        assert!(Grant { deny: vec![], ..Grant::of_preset(GrantId(1), Preset::None) }.checked().is_err());
+        assert!(Grant { allow: Verb::ALL.to_vec(), preset: Preset::Custom, ..read }.checked().is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn a_grant_survives_the_disk(grant in strategies::grant()) {
+            let json = serde_json::to_string(&grant).unwrap();
+            let read: Grant = serde_json::from_str(&json).unwrap();
+            prop_assert_eq!(read.checked().unwrap(), grant);
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in "(cidr:|tailscale:|id:|name:|g)?\\PC{0,30}") {
+            let _ = (text.parse::<Condition>(), text.parse::<Selector>(), text.parse::<GrantId>());
+        }
+
+        #[test]
+        fn a_pattern_of_stars_takes_no_longer_than_its_product(stars in 1..120usize, length in 0..256usize) {
+            let pattern = "*a".repeat(stars);
+            prop_assert_eq!(matches(&pattern, &"a".repeat(length)), length >= stars);
+            prop_assert!(!matches(&pattern, &"b".repeat(length)));
+        }
+    }
+}

@@ -4,6 +4,8 @@ pub mod compare;
 pub mod grant;
 pub mod policy;
 pub mod store;
+#[cfg(test)]
+mod strategies;
 pub mod terms;
 
 pub use grant::{Grant, GrantId, Origin, Preset};

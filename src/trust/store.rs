@@ -337,15 +337,16 @@ impl Store {
         Ok((changed, made))
     }
 
-    /// Gives a peer a grant and a name to it: in place of those it has, or beside them.
+    /// Gives a peer a grant, which gets its name: in place of those it has, or beside them.
     ///
     /// # Errors
     /// `peer_not_found`, `overloaded` with too many grants, or `invalid_request` for one that gives
     /// nothing; nothing is changed then.
-    pub fn grant(&self, fingerprint: Fingerprint, grant: Grant, add: bool) -> Result<(Grant, Change), Failure> {
+    pub fn grant(&self, fingerprint: Fingerprint, grant: Grant, add: bool) -> Result<(Peer, Grant, Change), Failure> {
         let mut change = self.change();
         let grant = change.minted(grant)?;
-        let grants = &mut change.peer(fingerprint)?.grants;
+        let peer = change.peer(fingerprint)?;
+        let grants = &mut peer.grants;
         if !add {
             grants.clear();
         }
@@ -355,21 +356,22 @@ impl Store {
         }
         grant.check_is_of_use(grants)?;
         grants.push(grant.clone());
-        Ok((grant, change))
+        Ok((peer.clone(), grant, change))
     }
 
-    /// Takes a grant away; it is given back with whose it was.
+    /// Takes a grant away; it is given back with what the peer is without it.
     ///
     /// # Errors
     /// `not_found`.
-    pub fn revoke(&self, id: GrantId) -> Result<(Fingerprint, Grant, Change), Failure> {
+    pub fn revoke(&self, id: GrantId) -> Result<(Peer, Grant, Change), Failure> {
         let Some((peer, grant)) = self.find_grant(id) else {
             return Err(Failure::new(Code::NotFound, format!("No grant {id}")).hint("`pi-remote grants` lists them"));
         };
         let (fingerprint, grant) = (peer.fingerprint, grant.clone());
         let mut change = self.change();
-        change.peer(fingerprint)?.grants.retain(|grant| grant.id != id);
-        Ok((fingerprint, grant, change))
+        let peer = change.peer(fingerprint)?;
+        peer.grants.retain(|grant| grant.id != id);
+        Ok((peer.clone(), grant, change))
     }
 
     /// Takes away what has ended at this date; it is given back with whose it was.
@@ -469,125 +471,4 @@ fn name_taken(name: &PeerName) -> Failure {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::wire::commands::HOSTILE;
-    use std::os::unix::fs::PermissionsExt;
-
-    fn store() -> (tempfile::TempDir, Store) {
-        let dir = tempfile::tempdir().unwrap();
-        let state = StateDir::open(&dir.path().join("s")).unwrap();
-        (dir, Store::load(state).unwrap())
-    }
-
-    impl Store {
-        fn pin_now(&mut self, new: NewPeer) -> Result<Peer, Failure> {
-            let (peer, change) = self.pin(new, SystemTime::UNIX_EPOCH)?;
-            change.write()?;
-            self.believe(change);
-            Ok(peer)
-        }
-    }
-
-    fn new(byte: u8, suggested: &str) -> NewPeer {
-        NewPeer {
-            fingerprint: Fingerprint::from_bytes([byte; 32]),
-            petname: None,
-            suggested: PeerName::suggested(suggested),
-            replaces: None,
-            addresses: vec![],
-            grant: Grant::of_preset(GrantId(0), Preset::Full),
-            via: "ticket",
-        }
-    }
-
-    #[test]
-    fn a_name_that_would_do_harm_in_a_shell_is_loaded_and_quoted_in_hints() {
-        let (_dir, mut store) = store();
-        let named = |byte| NewPeer { petname: Some(HOSTILE.parse().unwrap()), ..new(byte, "x") };
-        store.pin_now(named(1)).unwrap();
-        let mut again = Store::load(store.dir.clone()).unwrap();
-        assert_eq!(again.peers()[0].name.as_str(), HOSTILE);
-        let taken = again.pin_now(named(2)).unwrap_err().hint.unwrap();
-        let option = format!("--replace {}", quoted(HOSTILE));
-        assert!(taken.contains(&option), "{taken}");
-    }
-
-    #[test]
-    fn what_was_pinned_is_there_after_a_restart() {
-        let (_dir, mut store) = store();
-        let peer = store.pin_now(new(1, "desktop")).unwrap();
-        let again = Store::load(store.dir.clone()).unwrap();
-        assert_eq!(again.peers(), [peer]);
-        let mode = std::fs::metadata(store.dir.join(FILE)).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-    }
-
-    #[test]
-    fn a_suggested_name_that_is_taken_gets_a_number_and_a_given_one_is_refused() {
-        let (_dir, mut store) = store();
-        store.pin_now(new(1, "pi")).unwrap();
-        assert_eq!(store.pin_now(new(2, "pi")).unwrap().name.as_str(), "pi-2");
-        let given = NewPeer { petname: Some("pi".parse().unwrap()), ..new(3, "x") };
-        assert_eq!(store.pin_now(given).unwrap_err().code, Code::NameTaken);
-        assert_eq!(store.peers().len(), 2);
-    }
-
-    #[test]
-    fn pairing_again_keeps_the_name_and_replacing_moves_it_to_the_new_key() {
-        let (_dir, mut store) = store();
-        store.pin_now(new(1, "pi")).unwrap();
-        assert_eq!(store.pin_now(new(1, "other")).unwrap().name.as_str(), "pi");
-        let replacing = NewPeer { replaces: Some(Fingerprint::from_bytes([1; 32])), ..new(2, "other") };
-        assert_eq!(store.pin_now(replacing).unwrap().name.as_str(), "pi");
-        assert!(store.get(Fingerprint::from_bytes([1; 32])).is_none(), "the old pin is dropped");
-    }
-
-    #[test]
-    fn pairing_again_changes_nothing_but_when_and_how_it_was_paired() {
-        let (_dir, mut store) = store();
-        let address = |n: u8| Address { address: format!("192.0.2.{n}:7433"), source: AddressSource::User };
-        store.pin_now(NewPeer { addresses: vec![address(1)], ..new(1, "pi") }).unwrap();
-        let seen = |peer: &mut Peer| (peer.last_seen, peer.version) = (Some("then".into()), Some("1".into()));
-        let (before, change) = store.update(Fingerprint::from_bytes([1; 32]), seen).unwrap();
-        store.believe(change);
-        let again = NewPeer { via: "code", addresses: vec![address(1), address(2)], ..new(1, "other") };
-        let again = store.pin_now(again).unwrap();
-        let expected = Peer { addresses: vec![address(1), address(2)], paired_via: "code".into(), ..before };
-        assert_eq!(again, expected);
-        assert_eq!(store.peers(), [again]);
-    }
-
-    #[test]
-    fn no_peer_is_called_what_this_machine_is_called() {
-        let (_dir, mut store) = store();
-        store.keep_for_itself("pi".parse().unwrap());
-        assert_eq!(store.pin_now(new(1, "pi")).unwrap().name.as_str(), "pi-2");
-        let given = NewPeer { petname: Some("pi".parse().unwrap()), ..new(2, "x") };
-        assert_eq!(store.pin_now(given).unwrap_err().code, Code::NameTaken);
-        let renamed = store.update(Fingerprint::from_bytes([1; 32]), |peer| peer.name = "pi".parse().unwrap());
-        assert_eq!(renamed.err().unwrap().code, Code::NameTaken);
-    }
-
-    #[test]
-    fn addresses_are_bounded_and_the_least_certain_goes_first() {
-        let mut addresses = Vec::new();
-        let address = |n: usize, source| Address { address: format!("192.0.2.{n}:7433"), source };
-        add_address(&mut addresses, address(0, AddressSource::User));
-        for n in 1..20 {
-            add_address(&mut addresses, address(n, AddressSource::Hello));
-        }
-        assert_eq!(addresses.len(), MAX_ADDRESSES);
-        assert_eq!(addresses[0].address, "192.0.2.0:7433");
-        assert_eq!(addresses[7].address, "192.0.2.19:7433");
-    }
-
-    #[test]
-    fn a_broken_file_is_named_and_left_alone() {
-        let (_dir, mut store) = store();
-        store.pin_now(new(1, "a")).unwrap();
-        store.dir.write_atomic(FILE, b"{\"version\":1,\"peers\":[{}]}").unwrap();
-        let failure = Store::load(store.dir.clone()).unwrap_err();
-        assert!(failure.message.contains("peers.json") && failure.hint.is_some(), "{failure:?}");
-    }
-}
+mod tests;

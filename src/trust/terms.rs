@@ -121,3 +121,101 @@ impl From<Invalid> for Failure {
         refused(invalid.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::strategies::second;
+    use super::*;
+
+    fn terms(json: &str) -> GrantTerms {
+        serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn terms_make_the_grant_that_they_say() {
+        use Verb::{Control, Events, List, Read, Send, Summary};
+        let all = Verb::ALL.to_vec();
+        for (json, preset, allow, ask, deny) in [
+            (r#"{"preset":"full"}"#, Preset::Full, all.clone(), vec![], vec![]),
+            (r#"{"preset":"none"}"#, Preset::None, vec![], vec![], all.clone()),
+            (r#"{"preset":"ask"}"#, Preset::Ask, vec![List, Read, Events], vec![Summary, Send, Control], vec![]),
+            (r#"{"verbs":["send","list","send"]}"#, Preset::Custom, vec![List, Send], vec![], vec![]),
+            (
+                r#"{"preset":"full","ask":["send"]}"#,
+                Preset::Custom,
+                vec![List, Read, Summary, Events, Control],
+                vec![Send],
+                vec![],
+            ),
+            (
+                r#"{"preset":"ask","verbs":["summary"]}"#,
+                Preset::Custom,
+                vec![List, Read, Summary, Events],
+                vec![Send, Control],
+                vec![],
+            ),
+            (r#"{"verbs":["list","send"],"ask":["send"]}"#, Preset::Custom, vec![List], vec![Send], vec![]),
+        ] {
+            let grant = Grant::of_terms(&terms(json), second(0)).unwrap();
+            assert_eq!((grant.preset, grant.allow, grant.ask, grant.deny), (preset, allow, ask, deny), "{json}");
+        }
+    }
+
+    #[test]
+    fn terms_that_make_no_sense_are_refused_in_words() {
+        let many: Vec<String> = (0..65).map(|n| format!("id:s{n}")).collect();
+        let many = serde_json::json!({ "preset": "read", "sessions": many }).to_string();
+        for (json, says) in [
+            ("{}", "nothing is granted"),
+            (r#"{"preset":"custom"}"#, "a preset is"),
+            (r#"{"preset":"FULL"}"#, "a preset is"),
+            (r#"{"preset":"none","verbs":["list"]}"#, "`none` denies"),
+            (r#"{"preset":"read","ask":["list"]}"#, "asked about list"),
+            (r#"{"verbs":["list"],"ask":["events"]}"#, "asked about events"),
+            (r#"{"preset":"read","sessions":["work"]}"#, "session selector"),
+            (r#"{"preset":"read","sessions":["id:../x"]}"#, "session id"),
+            (r#"{"preset":"read","sessions":["name:a\u202eb"]}"#, "session selector"),
+            (r#"{"preset":"read","from":["10.0.0.0/8"]}"#, "a condition is"),
+            (r#"{"preset":"read","from":["cidr:10.0.0.0/33"]}"#, "a condition is"),
+            (r#"{"preset":"read","from":["cidr:10.0.0.0/+8"]}"#, "a condition is"),
+            (r#"{"preset":"read","from":["cidr:10.0.0.5/8"]}"#, "`cidr:10.0.0.0/8`"),
+            (r#"{"preset":"read","from":["cidr:fd00::1/8"]}"#, "`cidr:fd00::/8`"),
+            (r#"{"preset":"read","from":["cidr:::ffff:10.0.0.0/104"]}"#, "`cidr:10.0.0.0/8`"),
+            (r#"{"preset":"read","from":["tailscale:node=desk.tail1.ts.net"]}"#, "`tailscale:node=desk`"),
+            (r#"{"preset":"read","from":["tailscale:group=x"]}"#, "a condition is"),
+            (r#"{"preset":"read","forSeconds":5,"until":"2026-01-01T00:00:00Z"}"#, "not both"),
+            (r#"{"preset":"read","forSeconds":0}"#, "no time"),
+            (r#"{"preset":"read","forSeconds":316310400}"#, "ten years"),
+            (r#"{"preset":"read","forSeconds":18446744073709551615}"#, "ten years"),
+            (r#"{"preset":"read","until":"9999-12-31T23:59:59Z"}"#, "ten years"),
+            (r#"{"preset":"read","until":"tomorrow"}"#, "is no date"),
+            (r#"{"preset":"read","until":"1970-01-01T00:01:40Z"}"#, "is over: it is 1970-01-01T00:01:40Z"),
+            (many.as_str(), "at most 64"),
+        ] {
+            let date = second(100);
+            let failure = Grant::of_terms(&terms(json), date).unwrap_err();
+            assert!(failure.code == Code::InvalidRequest && failure.message.contains(says), "{json}: {failure}");
+        }
+    }
+
+    #[test]
+    fn what_holds_for_a_time_ends_and_never_after_the_last_date_there_is() {
+        let ends = |json: &str, date| Grant::of_terms(&terms(json), date).map(|grant| grant.expires);
+        assert_eq!(ends(r#"{"preset":"read","forSeconds":60}"#, second(100)), Ok(Some(second(160))));
+        assert_eq!(ends(r#"{"preset":"read","until":"1970-01-01T00:01:41Z"}"#, second(100)), Ok(Some(second(101))));
+        assert_eq!(ends(r#"{"preset":"read"}"#, second(100)), Ok(None));
+        assert!(ends(r#"{"preset":"read","forSeconds":60}"#, second(LAST_SECOND - 59)).is_err());
+        assert!(ends(r#"{"preset":"read","forSeconds":60}"#, second(LAST_SECOND - 60)).is_ok());
+    }
+
+    #[test]
+    fn what_gives_something_on_sessions_that_are_not_seen_is_refused_with_what_would_do() {
+        let grant = |json: &str| Grant::of_terms(&terms(json), second(0)).unwrap();
+        let send = grant(r#"{"verbs":["send"]}"#);
+        let failure = send.check_is_of_use(&[]).unwrap_err();
+        assert_eq!(failure.hint.as_deref(), Some("add list: --verbs list,send"));
+        assert!(send.check_is_of_use(&[grant(r#"{"preset":"none"}"#)]).is_err());
+        send.check_is_of_use(&[grant(r#"{"preset":"read"}"#)]).unwrap();
+        grant(r#"{"preset":"none"}"#).check_is_of_use(&[]).unwrap();
+    }
+}

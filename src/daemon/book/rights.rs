@@ -47,33 +47,36 @@ impl Book {
         let date = self.clock.date();
         let grant = Grant::of_terms(terms, date).map_err(|failure| self.blame_date(failure, terms.until.as_deref()))?;
         let make = |store: &Store| {
-            let peer = store.find(peer)?;
-            let (grant, change) = store.grant(peer.fingerprint, grant, add)?;
-            let before = peer.grants.clone();
-            let grants =
-                if add { before.iter().cloned().chain([grant.clone()]).collect() } else { vec![grant.clone()] };
-            Ok((Changed { peer: Peer { grants, ..peer.clone() }, before, grant }, change))
+            let known = store.find(peer)?;
+            let before = known.grants.clone();
+            let (peer, grant, change) = store.grant(known.fingerprint, grant, add)?;
+            Ok((Changed { peer, before, grant }, change))
         };
         let changed = self.change(make, |relay, changed| changed.tell(relay, Action::Grant, date, by))?;
         Ok(changed.answer(date))
     }
 
-    /// Takes a grant away. It holds no more from the moment this is called.
+    /// Takes a grant away. Where that gives the peer nothing, it holds from the moment this is called.
     ///
     /// # Errors
     /// `not_found`, or the disk's, which would give it back after a restart.
     pub(in crate::daemon) fn revoke(&self, id: GrantId, by: Option<Caller>) -> Result<Granted, Failure> {
-        lock(&self.withdrawn).insert(id);
-        self.publish();
         let date = self.clock.date();
         let make = |store: &Store| {
-            let (fingerprint, grant, change) = store.revoke(id)?;
-            let peer = store.find(&fingerprint.to_string())?.clone();
-            let before = peer.grants.clone();
-            let grants = before.iter().filter(|grant| grant.id != id).cloned().collect();
-            Ok((Changed { peer: Peer { grants, ..peer }, before, grant }, change))
+            let before = store.find_grant(id).map(|(peer, _)| peer.grants.clone()).unwrap_or_default();
+            let (peer, grant, change) = store.revoke(id)?;
+            Ok((Changed { peer, before, grant }, change))
         };
-        let revoked = self.narrow(make, |relay, changed| changed.tell(relay, Action::Revoke, date, by));
+        // One that denies or asks may have held another one down.
+        let (revoked, _) = make(&self.store())?;
+        let gives = !changes(&revoked.before, &revoked.peer.grants, date).0.is_empty();
+        let tell = |relay: &mut Relay, changed: &Changed| changed.tell(relay, Action::Revoke, date, by);
+        if gives {
+            return Ok(self.change(make, tell)?.answer(date));
+        }
+        lock(&self.withdrawn).insert(id);
+        self.publish();
+        let revoked = self.narrow(make, tell);
         lock(&self.withdrawn).remove(&id);
         Ok(revoked?.answer(date))
     }
@@ -274,4 +277,235 @@ fn tell_lock(relay: &mut Relay, lock: Lock, by: Option<Caller>) -> Vec<Entry> {
     tracing::info!("{event}");
     relay.emit(event, &lock);
     vec![Entry { caller: by, ..Entry::new(action) }]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Poll, Waker};
+
+    use super::super::tests::new_peer;
+    use super::*;
+    use crate::clock::Clock;
+    use crate::daemon::offers::tests::desk;
+    use crate::identity::Fingerprint;
+    use crate::relay::ClientId;
+    use crate::state_dir::StateDir;
+    use crate::trust::Preset;
+    use crate::wire::error::Code;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A book with one peer, `p`, and a client that reads along.
+    struct Trying {
+        temp: tempfile::TempDir,
+        book: Arc<Book>,
+        clock: Clock,
+        client: ClientId,
+    }
+
+    impl Trying {
+        fn new() -> Self {
+            let (temp, offers, clock) = desk();
+            let book = Arc::clone(&offers.book);
+            let client = book.relay.lock().open_client();
+            book.pin(new_peer(Fingerprint::from_bytes([1; 32])), by()).unwrap();
+            book.relay.lock().subscribe(client);
+            let trying = Self { temp, book, clock, client };
+            assert_eq!(trying.recorded()[0].action, Action::Pair);
+            trying
+        }
+
+        fn grant(&self, terms: &str) -> Result<Granted, Failure> {
+            self.book.grant("p", &serde_json::from_str(terms).unwrap(), false, by())
+        }
+
+        fn recorded(&self) -> Vec<Entry> {
+            match self.book.relay.lock().poll_audit(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready((entries, _)) => entries,
+                Poll::Pending => Vec::new(),
+            }
+        }
+
+        fn events(&self) -> Vec<Value> {
+            let mut events = Vec::new();
+            let mut relay = self.book.relay.lock();
+            while let Poll::Ready(Some(lines)) =
+                relay.poll_client(self.client, 1 << 20, &mut Context::from_waker(Waker::noop()))
+            {
+                events.extend(lines.iter().map(|line| serde_json::from_slice(line).unwrap()));
+            }
+            events
+        }
+
+        fn stored(&self) -> Store {
+            Store::load(StateDir::open(&self.temp.path().join("s")).unwrap()).unwrap()
+        }
+
+        /// Nothing can be put where a directory is.
+        fn break_disk(&self) {
+            let file = self.temp.path().join("s/peers.json");
+            std::fs::rename(&file, file.with_extension("kept")).unwrap();
+            std::fs::create_dir(&file).unwrap();
+        }
+
+        fn mend_disk(&self) {
+            let file = self.temp.path().join("s/peers.json");
+            std::fs::remove_dir(&file).unwrap();
+            std::fs::rename(file.with_extension("kept"), &file).unwrap();
+        }
+    }
+
+    fn by() -> Option<Caller> {
+        Some(Caller { pid: 7, executable: Some("/bin/x".into()) })
+    }
+
+    #[tokio::test]
+    async fn who_grants_and_revokes_is_told_and_put_on_record() {
+        let trying = Trying::new();
+        let granted = trying.grant(r#"{"preset":"read"}"#).unwrap();
+        assert_eq!((granted.grant.id.as_str(), granted.grants.len()), ("g2", 1));
+        assert_eq!(
+            (granted.gained.len(), granted.lost),
+            (0, vec!["summary, send, control on all sessions".to_owned()])
+        );
+        let revoked = trying.book.revoke(GrantId(2), by()).unwrap();
+        assert_eq!((revoked.grants.len(), revoked.lost), (0, vec!["list, read, events on all sessions".to_owned()]));
+        let events = trying.events();
+        assert!(events.iter().all(|event| event["event"] == "grant_changed" && event["data"]["peer"]["name"] == "p"));
+        let left: Vec<_> = events.iter().map(|event| event["data"]["grants"].as_array().unwrap().len()).collect();
+        assert_eq!(left, [1, 0]);
+        let entries = trying.recorded();
+        assert_eq!(entries.iter().map(|entry| entry.action).collect::<Vec<_>>(), [Action::Grant, Action::Revoke]);
+        for entry in entries {
+            assert_eq!((entry.peer.as_deref(), entry.caller.clone(), entry.failed), (Some("p"), by(), None));
+            assert_eq!(entry.data.unwrap()["grant"]["id"], "g2");
+        }
+        assert_eq!(trying.stored().peers(), trying.book.store().peers());
+        assert_eq!(trying.book.revoke(GrantId(2), by()).unwrap_err().code, Code::NotFound);
+        assert!(trying.recorded().is_empty() && trying.events().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_takes_holds_though_the_disk_refuses_and_what_gives_does_not() {
+        let trying = Trying::new();
+        let own = Fingerprint::from_bytes([1; 32]);
+        trying.break_disk();
+        assert!(trying.grant(r#"{"preset":"read"}"#).is_err());
+        assert_eq!(trying.book.store().get(own).unwrap().grants[0].preset, Preset::Full, "nothing has changed");
+        let failure = trying.book.revoke(GrantId(1), by()).unwrap_err();
+        assert!(failure.message.contains("a restart would undo it") && failure.hint.is_some(), "{failure}");
+        assert!(trying.book.store().get(own).unwrap().grants.is_empty());
+        assert!(trying.recorded()[0].failed.is_some());
+        trying.book.lock_at_once();
+        assert!(trying.book.relay.lock().is_locked(), "before the disk is asked");
+        assert!(trying.book.lock(by()).is_err());
+        assert!(trying.book.relay.lock().is_locked());
+        assert!(trying.book.unlock(by()).is_err() && trying.book.relay.lock().is_locked());
+        trying.mend_disk();
+        assert!(!trying.stored().is_locked() && !trying.stored().get(own).unwrap().grants.is_empty());
+        // Kept as soon as that can be.
+        trying.book.take_notes(true);
+        assert!(trying.stored().is_locked() && trying.stored().get(own).unwrap().grants.is_empty());
+    }
+
+    #[tokio::test]
+    async fn taking_a_denial_away_gives_and_so_waits_for_the_disk() {
+        let trying = Trying::new();
+        let none = serde_json::from_str(r#"{"preset":"none","sessions":["name:x"]}"#).unwrap();
+        let denial: GrantId = trying.book.grant("p", &none, true, by()).unwrap().grant.id.parse().unwrap();
+        trying.break_disk();
+        assert!(trying.book.revoke(denial, by()).is_err());
+        assert_eq!(trying.book.store().get(Fingerprint::from_bytes([1; 32])).unwrap().grants.len(), 2);
+        trying.mend_disk();
+        assert_eq!(trying.book.revoke(denial, by()).unwrap().gained.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_lock_is_kept_told_once_and_put_on_record() {
+        let trying = Trying::new();
+        for changed in [true, false] {
+            trying.book.lock_at_once();
+            assert_eq!(trying.book.lock(by()).unwrap(), Lock { locked: true, changed });
+        }
+        assert!(trying.stored().is_locked());
+        for changed in [true, false] {
+            assert_eq!(trying.book.unlock(by()).unwrap(), Lock { locked: false, changed });
+        }
+        assert!(!trying.stored().is_locked() && !trying.book.relay.lock().is_locked());
+        let events: Vec<_> = trying.events().into_iter().map(|event| event["event"].clone()).collect();
+        assert_eq!(events, ["locked", "unlocked"]);
+        let actions: Vec<_> = trying.recorded().into_iter().map(|entry| (entry.action, entry.caller)).collect();
+        assert_eq!(actions, [(Action::Lock, by()), (Action::Unlock, by())]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_grant_that_ends_is_taken_away_and_no_clock_revives_it() {
+        let trying = Trying::new();
+        let start = trying.clock.wall();
+        trying.grant(r#"{"preset":"read","forSeconds":100}"#).unwrap();
+        let keeping = tokio::spawn(Arc::clone(&trying.book).keep_dates());
+        tokio::task::yield_now().await;
+        trying.clock.advance(99 * SECOND);
+        let mut kept = trying.stored();
+        for _ in 0..1000 {
+            if kept.latest() != Some(start) {
+                break;
+            }
+            tokio::time::sleep(SECOND).await;
+            kept = trying.stored();
+        }
+        assert_eq!((kept.latest(), kept.next_end()), (Some(start + 99 * SECOND), Some(start + 100 * SECOND)));
+        trying.clock.set_wall(start);
+        trying.clock.advance(SECOND);
+        let mut events = trying.events();
+        for _ in 0..1000 {
+            if events.len() > 1 {
+                break;
+            }
+            tokio::time::sleep(SECOND).await;
+            events.extend(trying.events());
+        }
+        keeping.abort();
+        assert_eq!(events[1]["event"], "grant_expired");
+        assert_eq!((&events[1]["data"]["grant"]["id"], &events[1]["data"]["grants"]), (&json!("g2"), &json!([])));
+        let entry = trying.recorded().pop().unwrap();
+        assert_eq!((entry.action, entry.caller), (Action::Expire, None));
+        assert_eq!(
+            entry.data.unwrap()["lost"],
+            json!([format!(
+                "list, read, events on all sessions until {}",
+                crate::clock::rfc3339(start + 100 * SECOND)
+            )])
+        );
+        assert_eq!(trying.stored().peers()[0].grants, []);
+        assert_eq!(trying.stored().latest(), Some(start + 100 * SECOND));
+    }
+
+    #[tokio::test]
+    async fn a_date_refused_for_a_clock_set_back_says_where_the_later_one_is_kept() {
+        let trying = Trying::new();
+        let start = trying.clock.wall();
+        let until = |at: Duration| format!(r#"{{"preset":"read","until":"{}"}}"#, crate::clock::rfc3339(start + at));
+        trying.clock.not_before(start + Duration::from_secs(3 * 24 * 3600));
+        let failure = trying.grant(&until(SECOND)).unwrap_err();
+        assert!(failure.message.contains("`latest` in peers.json") && failure.hint.unwrap().contains("take `latest`"));
+        trying.grant(&until(Duration::from_secs(4 * 24 * 3600))).unwrap();
+    }
+
+    #[test]
+    fn what_is_not_as_it_was_is_named_and_nothing_else() {
+        let peer: Peer = serde_json::from_value(json!({
+            "name": "p", "fingerprint": Fingerprint::from_bytes([1; 32]), "pairedAt": "", "pairedVia": "code",
+            "addresses": [{ "address": "192.0.2.1:7433", "source": "user" }],
+        }))
+        .unwrap();
+        assert_eq!(differences(&peer, &Peer { last_seen: Some("now".into()), ..peer.clone() }), None);
+        let mut other = Peer { name: "q".parse().unwrap(), calls_per_minute: Some(5), removed: true, ..peer.clone() };
+        other.addresses[0].address = "192.0.2.2:7433".into();
+        let expected = json!({
+            "name": { "was": "p", "is": "q" }, "addressesAdded": ["192.0.2.2:7433"],
+            "addressesRemoved": ["192.0.2.1:7433"], "callsPerMinute": 5, "linkCut": true,
+        });
+        assert_eq!(differences(&peer, &other), Some(expected));
+    }
 }
