@@ -22,6 +22,7 @@ mod diagnosis;
 mod discover;
 mod doctor;
 mod doctor_fixes;
+mod flood;
 mod hints;
 mod hostile_peer;
 mod joining;

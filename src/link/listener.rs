@@ -193,6 +193,9 @@ async fn accept(listener: &TcpListener, door: &Door, connections: &mut JoinSet<(
                 // Here, so that the order of arrival is that of the connections and not of the tasks.
                 let place = door.admission.enter(from.ip());
                 connections.spawn(authenticate(stream, from, place, door.clone()));
+                // Whoever had to make way goes before the next one comes, or a flood of connections
+                // would pile up as tasks that the bounds of admission know nothing of.
+                tokio::task::yield_now().await;
             }
             Err(error) => {
                 // Out of descriptors, most likely: they come back, the listener stays.

@@ -101,7 +101,11 @@ impl HandPeer {
 
     /// A TLS connection to a daemon. In TLS 1.3 this side is through before the daemon has judged it.
     pub fn connect(&self, daemon: &TestDaemon, alpns: &[&[u8]]) -> io::Result<Tls> {
-        let tcp = connect_from(self.from, daemon.port().unwrap())?;
+        self.connect_over(connect_from(self.from, daemon.port().unwrap())?, alpns)
+    }
+
+    /// As [`HandPeer::connect`], over a connection that is there.
+    pub fn connect_over(&self, tcp: TcpStream, alpns: &[&[u8]]) -> io::Result<Tls> {
         let name = ServerName::from(IpAddr::from([0, 0, 0, 0]));
         let mut conn = ClientConnection::new(Arc::new(self.client_config(alpns)), name).unwrap();
         let mut stream = tcp.try_clone()?;
@@ -113,6 +117,15 @@ impl HandPeer {
             conn.write_tls(&mut stream)?;
         }
         Ok(Tls { side: Side::Client(StreamOwned::new(conn, stream)), tcp })
+    }
+
+    /// The bytes of the ClientHello with which it would begin.
+    pub fn client_hello(&self, alpns: &[&[u8]]) -> Vec<u8> {
+        let name = ServerName::from(IpAddr::from([0, 0, 0, 0]));
+        let mut conn = ClientConnection::new(Arc::new(self.client_config(alpns)), name).unwrap();
+        let mut bytes = Vec::new();
+        conn.write_tls(&mut bytes).unwrap();
+        bytes
     }
 
     /// Why the daemon ends a connection on which this side says nothing: the alert, if one comes, and
