@@ -25,6 +25,7 @@ mod doctor_fixes;
 mod flood;
 mod hints;
 mod hostile_peer;
+mod hostile_words;
 mod joining;
 mod lan;
 mod layers;
