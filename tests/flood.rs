@@ -94,6 +94,7 @@ async fn a_flood_of_strangers_keeps_no_paired_peer_out_and_leaves_no_memory_behi
         assert_eq!(outcome["response"]["success"], true, "{when}: {outcome}");
         assert!(begun.elapsed() < SERVED, "{when} it took {:?}", begun.elapsed());
     };
+    let mut standing = HandPeer::paired(&daemon, "tablet").link(&daemon, &[]);
     served("before");
     let before = resident_kib(daemon.pid());
     let words = Words::new();
@@ -126,6 +127,7 @@ async fn a_flood_of_strangers_keeps_no_paired_peer_out_and_leaves_no_memory_behi
         }
     });
     served("right afterwards");
+    standing.ping();
 
     drop(half_open);
     let refused = || daemon.ask(json!({"type": "status"}))["data"]["refused"]["count"].as_u64().unwrap();
