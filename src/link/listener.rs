@@ -145,7 +145,11 @@ async fn listen(mut port: Port, mut wanted: watch::Receiver<bool>, door: &Door, 
                     tracing::warn!(address = %port.address, %error, "cannot listen; trying again and again");
                     (door.lost)(port.address, Some(&error));
                 }
-                sleep(retry).await;
+                // Who wants it anew does not wait out the pause of who gave up.
+                tokio::select! {
+                    () = sleep(retry) => {}
+                    changed = wanted.changed() => if changed.is_err() { return },
+                }
                 retry = (retry * 2).min(LONGEST_RETRY);
                 continue;
             }
