@@ -5,7 +5,7 @@ use serde_json::{Map, json};
 
 use super::output::{Output, Style, Table};
 use super::rights::{self, Lasting, asked_verb, condition, selector, verb};
-use super::{Context, Error, members};
+use super::{Context, Error, members, peers};
 use crate::trust::Preset;
 use crate::trust::grant::{Condition, Selector};
 use crate::wire::commands::quoted;
@@ -76,6 +76,9 @@ pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
             "none denies every verb, whatever else is said",
             format!("pi-remote grant {} --verbs list,read gives these alone", quoted(&args.peer)),
         ));
+    }
+    if !cx.out.json {
+        peers::say_if_locked(&cx).await?;
     }
     cx.show("grant", members(json!(request(&args))), |_, granted: &Granted| {
         let grant = &granted.grant;

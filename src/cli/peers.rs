@@ -232,7 +232,8 @@ pub(crate) fn may_there(peer: &PeerView) -> String {
 /// What it may do here, in few words; several grants are only counted.
 fn may_here(peer: &PeerView) -> String {
     match peer.grants.as_slice() {
-        [] => "nothing".into(),
+        // What only takes away gives nothing.
+        grants if grants.iter().all(|grant| grant.allow.is_empty() && grant.ask.is_empty()) => "nothing".into(),
         [only] => rights::in_short(only),
         several => format!("{} grants", several.len()),
     }

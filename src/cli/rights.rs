@@ -209,10 +209,12 @@ pub(crate) fn table<'a>(peers: impl IntoIterator<Item = (&'a str, &'a [GrantView
         }
         for grant in grants {
             let list = |parts: &[String]| parts.join(", ");
+            let verbs = |verbs: &[String]| if verbs.len() == Verb::ALL.len() { "all".to_owned() } else { list(verbs) };
             let sessions = if grant.sessions.is_empty() { "all".to_owned() } else { list(&grant.sessions) };
             let ends = grant.expires.as_deref().map(|expires| end(expires, now));
             let ends = ends.map_or("never".to_owned(), |(date, left)| format!("{left} ({date})"));
-            let (may, ask, not, from) = (list(&grant.allow), list(&grant.ask), list(&grant.deny), list(&grant.from));
+            let (may, ask, not) = (verbs(&grant.allow), verbs(&grant.ask), verbs(&grant.deny));
+            let from = list(&grant.from);
             let cells = [&grant.id, &grant.peer, &grant.preset, &may, &ask, &not, &sessions, &from, &ends];
             table.row(cells.map(|cell| (Style::Plain, cell.as_str())));
         }

@@ -373,7 +373,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_call_has_one_outcome_and_nothing_is_left_behind(steps in prop::collection::vec(step(), 0..120)) {
+    fn every_call_has_one_outcome_and_no_peer_is_told_more_than_it_may_know(steps in prop::collection::vec(step(), 0..120)) {
         let mut world = World::new();
         for step in steps {
             world.take(step);

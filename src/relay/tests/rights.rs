@@ -349,22 +349,25 @@ fn a_flood_ends_the_link_and_many_sessions_that_come_and_go_do_not() {
     for flood in [LinkMessage::Ping(1), LinkMessage::Check(1), LinkMessage::Cancel(7), LinkMessage::Unknown] {
         let mut relay = relay_dated();
         let link = linked(&mut relay, vec![preset(Preset::Full)]);
-        for _ in 0..80_000 {
+        for n in 0..80_000 {
             relay.link_message(link, flood.clone(), SECOND);
-            messages(&mut relay, link);
+            if n % 1_000 == 0 {
+                messages(&mut relay, link);
+            }
         }
+        messages(&mut relay, link);
         assert!(relay.is_linked(device(2)), "{flood:?}");
         relay.link_message(link, flood, SECOND);
         assert_eq!(told(&mut relay, link), ["ProtocolError"]);
     }
     let mut relay = relay_dated();
     let link = linked(&mut relay, vec![preset(Preset::Full)]);
-    for turn in 1..10 {
+    for _ in 0..3 {
         for id in 0..10_000 {
             let id: SessionId = format!("s{id}").parse().unwrap();
             let info = SessionInfo { session_id: id.clone(), name: String::new(), aliases: vec![] };
-            relay.link_message(link, LinkMessage::SessionAdded(info), 10 * turn * SECOND);
-            relay.link_message(link, LinkMessage::SessionRemoved(id), 10 * turn * SECOND);
+            relay.link_message(link, LinkMessage::SessionAdded(info), SECOND);
+            relay.link_message(link, LinkMessage::SessionRemoved(id), SECOND);
         }
     }
     assert!(relay.is_linked(device(2)));
