@@ -23,6 +23,7 @@ fn peer(connected: bool) -> Value {
             "from": [], "expires": null,
         }],
         "mayThere": if connected { json!(["list", "read", "summary", "events", "send", "control"]) } else { json!([]) },
+        "mayThereAsking": [],
         "pairedAt": "2026-01-01T00:00:00Z", "pairedVia": "code",
     })
 }
