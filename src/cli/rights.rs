@@ -66,7 +66,7 @@ pub(crate) fn verb(text: &str) -> Result<Verb, String> {
 pub(crate) fn asked_verb(text: &str) -> Result<Verb, String> {
     match verb(text)? {
         Verb::List | Verb::Events => Err("list and events cannot be asked about: allow them, or do not".into()),
-        verb => Ok(verb),
+        verb @ (Verb::Read | Verb::Summary | Verb::Send | Verb::Control) => Ok(verb),
     }
 }
 
