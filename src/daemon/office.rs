@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::sync::{Notify, watch};
+use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use super::book::Book;
+use super::caller::caller;
 use super::machines;
 use super::offers::Offers;
 use super::ports::Ports;
@@ -55,8 +57,8 @@ impl Admin for Office {
         Box::pin(async move {
             match request {
                 Request::Status => Ok(to_json(&self.status())),
-                Request::AddPeer { host, port } => self.add_peer(&host, port).await,
-                Request::RemovePeer { host } => self.remove_peer(&host),
+                Request::AddPeer { host, port } => self.add_peer(&host, port, caller(connected)).await,
+                Request::RemovePeer { host } => self.remove_peer(&host, caller(connected)).await,
                 Request::ListTailscale => list_tailscale(self.settings.tailscale_socket.value.as_deref()).await,
                 Request::Refresh => {
                     self.ports.look_again();
@@ -66,15 +68,17 @@ impl Admin for Office {
                 }
                 Request::Identity { name } => self.identity(name.as_deref()),
                 Request::Peers => Ok(to_json(&self.peers())),
-                Request::PeerRename { peer, name } => self.rename(&peer, &name),
-                Request::PeerAddress { peer, add, remove } => self.change_addresses(&peer, &add, &remove),
-                Request::Unpair { peer } => self.unpair(&peer),
+                Request::PeerRename { peer, name } => self.rename(&peer, &name, caller(connected)).await,
+                Request::PeerAddress { peer, add, remove } => {
+                    self.change_addresses(&peer, &add, remove, caller(connected)).await
+                }
+                Request::Unpair { peer } => self.unpair(&peer, caller(connected)).await,
                 Request::VerifyPeers => Ok(to_json(&self.verify())),
                 Request::PairOffer(offer) => {
-                    self.offers.offer(client, &reply, &offer).await.map(|offer| to_json(&offer))
+                    self.offers.offer(connected, &reply, &offer).await.map(|offer| to_json(&offer))
                 }
                 Request::PairJoin(join) => {
-                    self.offers.join(self.key.spki(), &join).await.map(|paired| to_json(&paired))
+                    self.offers.join(self.key.spki(), &join, caller(connected)).await.map(|paired| to_json(&paired))
                 }
                 Request::PairCheck(check) => self.offers.check(&check).map(|checked| to_json(&checked)),
                 Request::Discover { lan } => Ok(to_json(&machines::discover(&self, lan).await)),
@@ -84,7 +88,7 @@ impl Admin for Office {
                 | Request::Grants { .. }
                 | Request::Revoke { .. }
                 | Request::Lock
-                | Request::Unlock => self.rights(connected, request),
+                | Request::Unlock => self.rights(connected, request).await,
                 Request::Approvals { .. } | Request::Approve(_) | Request::Deny { .. } => {
                     self.consent(connected, request)
                 }
@@ -134,6 +138,17 @@ impl Office {
         }
     }
 
+    /// Does what waits for the disk beside everything else; it goes on also when nobody waits for it any
+    /// more.
+    pub(super) async fn on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Book) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let book = Arc::clone(&self.book);
+        let done = spawn_blocking(move || work(&book)).await;
+        done.unwrap_or_else(|error| Err(Failure::new(Code::Internal, error.to_string())))
+    }
+
     /// Has every pinned peer dialled at once that is not linked.
     pub(super) fn dial_all(&self) {
         self.book.fingerprints().into_iter().for_each(|peer| self.dialer.kick(peer));
@@ -157,7 +172,7 @@ impl Office {
             listen: self.ports.all().iter().map(ToString::to_string).collect(),
             missing: self.ports.missing(),
             listening: *self.listening.borrow() > 0,
-            locked: false,
+            locked: relay.is_locked(),
             approvals: 0,
             audit_failure: None,
             refused: Refused {
@@ -172,7 +187,8 @@ impl Office {
     fn peers(&self) -> PeerList {
         let store = self.book.store();
         let relay = self.context.relay.lock();
-        PeerList { peers: store.peers().iter().map(|peer| views::peer_view(peer, &relay)).collect() }
+        let date = self.context.clock.date();
+        PeerList { peers: store.peers().iter().map(|peer| views::peer_view(peer, &relay, date)).collect() }
     }
 
     fn identity(&self, name: Option<&str>) -> Result<Vec<u8>, Failure> {

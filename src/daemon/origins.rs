@@ -11,12 +11,11 @@ use crate::link::Context;
 use crate::relay::LinkId;
 use crate::trust::grant::TailnetNode;
 use crate::wire::error::Failure;
-use crate::wire::host_port::is_tailnet;
 
 /// Questions that are under way at a time.
 const MAX_ASKED: usize = 4;
 
-type Answer = (LinkId, Result<Option<TailnetNode>, Failure>);
+type Answer = (LinkId, Result<TailnetNode, Failure>);
 
 /// Asks `tailscaled` whatever the relay wants to know, for as long as it is polled. `socket` as for
 /// [`tailscale::whois`].
@@ -37,23 +36,20 @@ pub(super) async fn ask(context: Context, socket: Option<PathBuf>) {
             Some(answer) = asked.join_next() => {
                 let Ok((link, answer)) = answer else { continue };
                 note(&answer, &mut silent);
-                context.relay.lock().set_tailnet(link, answer.ok().flatten(), context.clock.now());
+                context.relay.lock().set_tailnet(link, answer.ok(), context.clock.now());
             }
         }
     }
 }
 
-/// Who is at an address; `None` never, so that what is not known is an error.
-async fn who_is(socket: Option<PathBuf>, address: SocketAddr) -> Result<Option<TailnetNode>, Failure> {
+/// Who is at an address of the tailnet's range.
+async fn who_is(socket: Option<PathBuf>, address: SocketAddr) -> Result<TailnetNode, Failure> {
     let nobody = TailnetNode { user: None, node: String::new() };
-    if !is_tailnet(address.ip().to_canonical()) {
-        return Ok(Some(nobody));
-    }
-    Ok(Some(tailscale::whois(socket.as_deref(), address).await?.unwrap_or(nobody)))
+    Ok(tailscale::whois(socket.as_deref(), address).await?.unwrap_or(nobody))
 }
 
 /// Logs a failure once, until there is an answer again.
-fn note(answer: &Result<Option<TailnetNode>, Failure>, silent: &mut bool) {
+fn note(answer: &Result<TailnetNode, Failure>, silent: &mut bool) {
     match answer {
         Err(failure) if !*silent => {
             let hint = failure.hint.as_deref().unwrap_or_default();

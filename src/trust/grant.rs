@@ -1,23 +1,25 @@
 //! PURE: what a peer was given: which verbs, on which sessions, from where, and until when.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use crate::wire::ids::SessionId;
+use crate::wire::ids::{SessionId, is_unsafe_to_show};
 use crate::wire::link::SessionInfo;
 use crate::wire::session::Verb;
 
 /// Most selectors, and most conditions, of one grant.
 pub const MAX_PARTS: usize = 64;
+/// Largest number of a grant: every reader of JSON has it exact.
+pub const MAX_GRANT_ID: u64 = 1 << 53;
 /// Longest selector or condition, in bytes.
 const MAX_TEXT: usize = 256;
 
 /// Names a grant for `revoke`; never used twice on a device: `g1`, `g2`, ...
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct GrantId(pub u64);
 
@@ -59,8 +61,10 @@ pub enum Condition {
     TailscaleNode(String),
 }
 
-/// Something that a peer may do, or may not.
+/// Something that a peer may do, or may not. What it does not understand is no grant: a condition that
+/// is not known here, or an end with a typing error, would give too much if it were left out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Grant {
     /// Names it.
     pub id: GrantId,
@@ -161,6 +165,35 @@ impl Grant {
         Self { id, preset, allow, ask, deny, sessions: Vec::new(), from: Vec::new(), expires: None }
     }
 
+    /// The grant as it is kept: every verb in one list alone and once, in their order.
+    ///
+    /// # Errors
+    /// It asks about `list` or `events`, has too many parts, or is not what its preset says.
+    pub fn checked(mut self) -> Result<Self, Invalid> {
+        let settle = |verbs: &mut Vec<Verb>, taken: &[Verb]| {
+            verbs.retain(|verb| !taken.contains(verb));
+            verbs.sort_unstable();
+            verbs.dedup();
+        };
+        settle(&mut self.deny, &[]);
+        settle(&mut self.ask, &self.deny);
+        settle(&mut self.allow, &[self.deny.as_slice(), &self.ask].concat());
+        if let Some(verb) = self.ask.iter().find(|verb| matches!(verb, Verb::List | Verb::Events)) {
+            return Err(Invalid(format!("nobody can be asked about {verb} each time: allow it or leave it out")));
+        }
+        once(&mut self.sessions);
+        once(&mut self.from);
+        if self.sessions.len().max(self.from.len()) > MAX_PARTS {
+            return Err(Invalid(format!("a grant has at most {MAX_PARTS} session selectors and conditions each")));
+        }
+        let lists = [self.allow.as_slice(), &self.ask, &self.deny];
+        if self.preset != Preset::Custom && lists != self.preset.lists() {
+            let name = self.preset;
+            return Err(Invalid(format!("it is called `{name}` and has other lists of verbs: call it `custom`")));
+        }
+        Ok(self)
+    }
+
     /// Whether it has ended at this date.
     pub fn is_over(&self, date: SystemTime) -> bool {
         self.expires.is_some_and(|expires| expires <= date)
@@ -237,6 +270,9 @@ fn matches(pattern: &str, text: &str) -> bool {
 
 fn is_in(address: IpAddr, network: IpAddr, bits: u8) -> bool {
     let same = |a: &[u8], b: &[u8]| {
+        if usize::from(bits) > a.len() * 8 {
+            return false;
+        }
         let (whole, rest) = (usize::from(bits / 8), bits % 8);
         let mask = !(0xffu8.checked_shr(u32::from(rest)).unwrap_or(0));
         a.get(..whole) == b.get(..whole)
@@ -271,9 +307,10 @@ impl fmt::Display for Preset {
 impl FromStr for GrantId {
     type Err = Invalid;
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        let number = text.strip_prefix('g').filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
-        let number = number.and_then(|digits| digits.parse().ok());
+        // One text for each: no sign, no zeros in front.
+        let number = text.strip_prefix('g').and_then(|digits| digits.parse::<u64>().ok());
         number
+            .filter(|number| *number <= MAX_GRANT_ID && format!("g{number}") == text)
             .map(Self)
             .ok_or_else(|| Invalid("a grant is named `g` and a number: `pi-remote grants` lists them".into()))
     }
@@ -315,27 +352,73 @@ impl FromStr for Condition {
             || Invalid("a condition is `cidr:NETWORK/BITS`, `tailscale:user=LOGIN` or `tailscale:node=NAME`".into());
         let (kind, rest) = text.split_once(':').ok_or_else(invalid)?;
         match (kind, rest.split_once('=')) {
-            ("cidr", _) => cidr(rest).ok_or_else(invalid),
+            ("cidr", _) => cidr(rest).unwrap_or_else(|| Err(invalid())),
             ("tailscale", Some(("user", user))) if is_text(user) => Ok(Condition::TailscaleUser(user.to_owned())),
+            ("tailscale", Some(("node", node))) if node.contains('.') => {
+                let label = node.split('.').next().unwrap_or_default();
+                Err(Invalid(format!("a node is named by the first label of its name: `tailscale:node={label}`")))
+            }
             ("tailscale", Some(("node", node))) if is_text(node) => Ok(Condition::TailscaleNode(node.to_owned())),
             _ => Err(invalid()),
         }
     }
 }
 
-fn cidr(text: &str) -> Option<Condition> {
-    let (network, bits) = match text.split_once('/') {
-        Some((network, bits)) => (network.parse::<IpAddr>().ok()?, bits.parse::<u8>().ok()?),
+/// A network, or one address; `None` where the text is neither.
+fn cidr(text: &str) -> Option<Result<Condition, Invalid>> {
+    let (address, bits) = match text.split_once('/') {
+        Some((address, bits)) => (address.parse::<IpAddr>().ok()?, plain_number(bits)?),
         None => {
             let address = text.parse::<IpAddr>().ok()?;
             (address, if address.is_ipv4() { 32 } else { 128 })
         }
     };
-    (bits <= if network.is_ipv4() { 32 } else { 128 }).then_some(Condition::Cidr(network, bits))
+    let network = match address {
+        IpAddr::V4(v4) if bits <= 32 => IpAddr::from((v4 & Ipv4Addr::from(mask(32, bits) as u32)).octets()),
+        IpAddr::V6(v6) if bits <= 128 => IpAddr::from((v6 & Ipv6Addr::from(mask(128, bits))).octets()),
+        IpAddr::V4(_) | IpAddr::V6(_) => return None,
+    };
+    if network != address {
+        let message = format!("{text} has bits behind the network's: `cidr:{network}/{bits}`");
+        return Some(Err(Invalid(message)));
+    }
+    // An address of IPv4 is one, however it came: it would never lie in such a network.
+    if network.to_canonical() != network {
+        let v4 = network.to_canonical();
+        let message = match bits.checked_sub(96) {
+            Some(bits) => format!("an address of IPv4 is written as one: `cidr:{v4}/{bits}`"),
+            None => "addresses of IPv4 are written as such".to_owned(),
+        };
+        return Some(Err(Invalid(message)));
+    }
+    Some(Ok(Condition::Cidr(network, bits)))
+}
+
+/// The first `bits` of `width` bits.
+fn mask(width: u32, bits: u8) -> u128 {
+    let all = u128::MAX >> (128 - width);
+    all & !all.checked_shr(u32::from(bits)).unwrap_or(0)
+}
+
+fn plain_number(digits: &str) -> Option<u8> {
+    digits.parse().ok().filter(|number: &u8| number.to_string() == digits)
+}
+
+fn once<T: PartialEq>(parts: &mut Vec<T>) {
+    let mut seen = Vec::with_capacity(parts.len().min(MAX_PARTS));
+    for part in parts.drain(..) {
+        if !seen.contains(&part) {
+            seen.push(part);
+        }
+        if seen.len() > MAX_PARTS {
+            break;
+        }
+    }
+    *parts = seen;
 }
 
 fn is_text(text: &str) -> bool {
-    !text.is_empty() && text.len() <= MAX_TEXT && !text.chars().any(char::is_control)
+    !text.is_empty() && text.len() <= MAX_TEXT && text.trim() == text && !text.chars().any(is_unsafe_to_show)
 }
 
 impl fmt::Display for Condition {
@@ -365,20 +448,21 @@ macro_rules! as_text {
 }
 as_text!(GrantId, Selector, Condition);
 
-mod date {
+/// A date in JSON, RFC 3339 in UTC.
+pub(super) mod date {
     use std::time::SystemTime;
 
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(date: &Option<SystemTime>, to: S) -> Result<S::Ok, S::Error> {
+    pub(in super::super) fn serialize<S: Serializer>(date: &Option<SystemTime>, to: S) -> Result<S::Ok, S::Error> {
         match date {
             Some(date) => to.collect_str(&humantime::format_rfc3339_millis(*date)),
             None => to.serialize_none(),
         }
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SystemTime>, D::Error> {
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SystemTime>, D::Error> {
         let text = Option::<String>::deserialize(from)?;
         text.map(|text| humantime::parse_rfc3339(&text).map_err(D::Error::custom)).transpose()
     }

@@ -63,11 +63,6 @@ pub fn verbs(grants: &[Grant], origin: &Origin, date: SystemTime) -> (Vec<Verb>,
 /// Whether these grants leave nothing out: every verb on every session, from anywhere, now and later.
 pub fn is_full(grants: &[Grant]) -> bool {
     let narrows = |grant: &Grant| !grant.ask.is_empty() || !grant.deny.is_empty();
-    let gives_all = |grant: &Grant| {
-        grant.sessions.is_empty()
-            && grant.from.is_empty()
-            && grant.expires.is_none()
-            && Verb::ALL.iter().all(|verb| grant.allow.contains(verb))
-    };
+    let gives_all = |grant: &Grant| grant.is_everywhere() && Verb::ALL.iter().all(|verb| grant.allow.contains(verb));
     grants.iter().any(gives_all) && !grants.iter().any(narrows)
 }

@@ -61,7 +61,7 @@ async fn open_for(offers: &Arc<Offers>, kind: OfferKind, seconds: u64) -> Client
     let client = offers.context.relay.lock().open_client();
     let terms = PairTerms { grant: "full".into(), ..PairTerms::default() };
     let request = PairOffer { kind, window_seconds: Some(seconds), terms, ..PairOffer::default() };
-    offers.offer(client, &ReplyTo::default(), &request).await.unwrap();
+    offers.offer(Connected { id: client, pid: None }, &ReplyTo::default(), &request).await.unwrap();
     client
 }
 
@@ -91,7 +91,7 @@ async fn no_window_opens_for_a_client_that_has_gone() {
     offers.context.relay.lock().close_client(client, clock.now());
     let terms = PairTerms { grant: "full".into(), ..PairTerms::default() };
     let request = PairOffer { terms, ..PairOffer::default() };
-    assert!(offers.offer(client, &ReplyTo::default(), &request).await.is_err());
+    assert!(offers.offer(Connected { id: client, pid: None }, &ReplyTo::default(), &request).await.is_err());
     assert!(!offers.is_open());
 }
 
