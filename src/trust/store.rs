@@ -2,7 +2,6 @@
 //! written first and believed afterwards, so memory and disk agree on who is trusted.
 
 use std::collections::HashSet;
-use std::net::{IpAddr, SocketAddr};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -11,7 +10,6 @@ use super::grant::{Grant, GrantId, MAX_GRANT_ID, Preset, date};
 use crate::clock::rfc3339;
 use crate::identity::Fingerprint;
 use crate::state_dir::StateDir;
-use crate::wire::Source;
 use crate::wire::commands::quoted;
 use crate::wire::error::{Code, Failure};
 use crate::wire::ids::PeerName;
@@ -21,8 +19,6 @@ const FILE: &str = "peers.json";
 const MAX_FILE: usize = 4 * 1024 * 1024;
 /// Version of the file; 1 knew no grants but `full`.
 const VERSION: u32 = 2;
-/// Most networks that are remembered of one peer.
-const MAX_SEEN_FROM: usize = 32;
 /// Most peers that a device pins.
 pub const MAX_PEERS: usize = 1000;
 /// Most grants of one peer.
@@ -83,29 +79,6 @@ pub struct Peer {
     /// The user cut the link (`remove_peer`); none is dialled or taken until `add_peer`.
     #[serde(default)]
     pub removed: bool,
-}
-
-impl Peer {
-    /// Notes that a link to it has this far address. Whether it was seen elsewhere before, and never
-    /// there: a peer that was only just paired has to be somewhere.
-    ///
-    /// What the peer itself has told of its addresses does not count; what the user has given does.
-    pub fn is_new_at(&mut self, address: IpAddr) -> bool {
-        let from = Source::from(address).to_string();
-        if self.seen_from.contains(&from) {
-            return false;
-        }
-        let given = |known: &Address| {
-            let ip = known.address.parse::<SocketAddr>().map(|known| Source::from(known.ip()).to_string());
-            known.source > AddressSource::Hello && ip.as_ref() == Ok(&from)
-        };
-        let is_new = !self.seen_from.is_empty() && !self.addresses.iter().any(given);
-        if self.seen_from.len() >= MAX_SEEN_FROM {
-            self.seen_from.remove(0);
-        }
-        self.seen_from.push(from);
-        is_new
-    }
 }
 
 /// What pairing has found out about a peer.
@@ -611,34 +584,6 @@ mod tests {
         assert_eq!(addresses.len(), MAX_ADDRESSES);
         assert_eq!(addresses[0].address, "192.0.2.0:7433");
         assert_eq!(addresses[7].address, "192.0.2.19:7433");
-    }
-
-    #[test]
-    fn only_where_a_peer_was_never_seen_nor_placed_is_new_and_its_first_place_is_not() {
-        let (_dir, mut store) = store();
-        let given = Address { address: "198.51.100.1:7433".into(), source: AddressSource::User };
-        let told = Address { address: "198.51.100.2:7433".into(), source: AddressSource::Hello };
-        let mut peer = store.pin_now(NewPeer { addresses: vec![given, told], ..new(1, "pi") }).unwrap();
-        let mut is_new = |text: &str| peer.is_new_at(text.parse().unwrap());
-        for (at, expected) in [
-            ("192.0.2.1", false),
-            ("192.0.2.1", false),
-            ("::ffff:192.0.2.1", false),
-            ("192.0.2.2", true),
-            ("192.0.2.2", false),
-            ("2001:db8::1", true),
-            ("2001:db8::2:1", false),
-            ("2001:db8:0:1::1", true),
-            ("198.51.100.1", false),
-            ("198.51.100.2", true),
-        ] {
-            assert_eq!(is_new(at), expected, "{at}");
-        }
-        for n in 0..100 {
-            is_new(&format!("203.0.113.{n}"));
-        }
-        assert_eq!(peer.seen_from.len(), MAX_SEEN_FROM);
-        assert_eq!(peer.seen_from.last().unwrap(), "203.0.113.99");
     }
 
     #[test]
