@@ -134,8 +134,8 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     dir.write_pid()?;
 
     let bound = places.ports();
-    let relay =
-        Shared::new(Relay::new(me(&key, &settings, &bound)?, Limits::for_messages_of(settings.message_limit.value)));
+    let limits = Limits { hold: settings.approval_time.value, ..Limits::for_messages_of(settings.message_limit.value) };
+    let relay = Shared::new(Relay::new(me(&key, &settings, &bound)?, limits));
     let pins = Pins::default();
     let (wanted, is_wanted) = watch::channel(false);
     let book = Arc::new(Book::new(store, pins.clone(), relay.clone(), clock.clone(), wanted));

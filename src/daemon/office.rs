@@ -85,9 +85,9 @@ impl Admin for Office {
                 | Request::Revoke { .. }
                 | Request::Lock
                 | Request::Unlock => self.rights(connected, request),
-                Request::Approvals { .. } | Request::Approve(_) | Request::Deny { .. } => {
-                    self.consent(connected, request)
-                }
+                Request::Approvals { approval } => self.approvals(approval.as_deref()),
+                Request::Approve(approve) => self.approve(connected, &approve),
+                Request::Deny { approval } => self.deny(connected, &approval),
                 Request::AuditSync => Ok(to_json(&json!({}))),
                 Request::PairCancel => Ok(to_json(&json!({ "cancelled": self.offers.cancel(client) }))),
                 // The control server sees to these itself.
@@ -158,7 +158,7 @@ impl Office {
             missing: self.ports.missing(),
             listening: *self.listening.borrow() > 0,
             locked: false,
-            approvals: 0,
+            approvals: relay.held_count(),
             audit_failure: None,
             refused: Refused {
                 count: refused.count,

@@ -4,10 +4,12 @@
 //! bounded outboxes while the lock is held, so that what was decided first leaves first. The tasks
 //! that drain the outboxes are woken, never waited for.
 
+mod approvals;
 mod audit;
 mod calls;
 mod checks;
 mod clients;
+mod consent;
 mod ends;
 mod far;
 mod links;
@@ -28,15 +30,16 @@ pub use checks::{Asked, CheckWork, Measuring};
 pub use ends::LinkEnd;
 pub use links::{LinkFacts, LinkView};
 pub use peers::{Dialling, PeerFacts, Standing};
-pub use sessions::SessionWork;
+pub use sessions::{Sender, SessionWork};
 
 use crate::identity::Fingerprint;
 use crate::trust::Grant;
-use crate::wire::Failure;
 use crate::wire::control::event_line;
 use crate::wire::ids::{PeerName, SessionId};
 use crate::wire::link::Hello;
 use crate::wire::session::Verb;
+use crate::wire::{DEFAULT_APPROVAL, Failure};
+use approvals::Approvals;
 use audit::Trail;
 use clients::Client;
 use links::Link;
@@ -73,6 +76,8 @@ pub struct Limits {
     pub calls: usize,
     /// Events that may wait for one subscriber before it is told `lagged`.
     pub events: usize,
+    /// How long a peer's call is held for a person to decide.
+    pub hold: Duration,
 }
 
 impl Limits {
@@ -86,6 +91,7 @@ impl Limits {
             link_calls: 1024,
             calls: 16_384,
             events: 1024,
+            hold: DEFAULT_APPROVAL,
         }
     }
 }
@@ -149,6 +155,7 @@ pub struct Relay {
     /// Nothing is taken from any peer.
     locked: bool,
     audit: Trail,
+    approvals: Approvals,
 }
 
 /// The router as the wings share it.
@@ -193,6 +200,7 @@ impl Relay {
             dated: (Duration::ZERO, SystemTime::UNIX_EPOCH),
             locked: false,
             audit: Trail::default(),
+            approvals: Approvals::default(),
         }
     }
 
@@ -229,7 +237,9 @@ impl Relay {
             self.call_timed_out(call, now);
         }
         self.tick_links(now);
-        let next = [self.pending.next_deadline(), self.next_link_deadline()].into_iter().flatten().min();
+        self.tick_consent(now);
+        let next = [self.pending.next_deadline(), self.next_link_deadline(), self.approvals.next_end()];
+        let next = next.into_iter().flatten().min();
         self.armed = next;
         self.due_earlier = false;
         next
@@ -281,6 +291,9 @@ impl Relay {
     }
 
     fn call_timed_out(&mut self, id: CallId, now: Duration) {
+        if self.is_held(id) {
+            return self.nobody_approved(id, now);
+        }
         let Some(call) = self.pending.get(id) else { return };
         let failure = refusals::timed_out(call, &self.target_words(&call.destination));
         self.abandon(id, now);

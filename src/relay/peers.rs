@@ -59,7 +59,7 @@ const MAX_WAITING: usize = 64;
 
 impl Relay {
     /// A peer is pinned, or what is kept of it has changed.
-    pub fn set_peer(&mut self, fingerprint: Fingerprint, standing: Standing, _now: Duration) {
+    pub fn set_peer(&mut self, fingerprint: Fingerprint, standing: Standing, now: Duration) {
         let Standing { name, grants, removed, calls_per_minute } = standing;
         let host = name.to_string();
         let fresh = || Peer {
@@ -78,11 +78,15 @@ impl Relay {
             linked: Vec::new(),
         };
         let peer = self.peers.entry(fingerprint).or_insert_with(fresh);
+        let has_others = peer.grants != grants;
         (peer.grants, peer.removed, peer.calls_per_minute) = (grants, removed, calls_per_minute);
         if peer.name != name {
             peer.name = name;
             let current = peer.current;
             self.rename_sessions(fingerprint, current, &host);
+        }
+        if has_others {
+            self.rights_changed(Some(fingerprint), now);
         }
     }
 
@@ -104,6 +108,7 @@ impl Relay {
     /// A peer is not trusted any more: its links are told and cut. Whether one was live.
     pub fn unpin(&mut self, fingerprint: Fingerprint, now: Duration) -> bool {
         let was_live = self.end_links_of(fingerprint, ByeReason::Unpaired, now);
+        self.rights_changed(Some(fingerprint), now);
         if let Some(mut peer) = self.peers.remove(&fingerprint) {
             super::queue::wake(&mut peer.unlinked);
             peer.linked.into_iter().for_each(Waker::wake);

@@ -54,6 +54,17 @@ fn code_from_afar(code: Code) -> Code {
     if FROM_AFAR.contains(&code) { code } else { Code::Other }
 }
 
+/// The head of a local client's command. Only a daemon may say who a command is from.
+pub(super) fn readable_head(command: &[u8]) -> Result<CommandHead, Failure> {
+    let invalid = |message: &str| Failure::new(Code::InvalidRequest, message).delivered(false);
+    let text = std::str::from_utf8(command).map_err(|_| invalid("A command that is not UTF-8"))?;
+    let head = CommandHead::read(text).map_err(|_| invalid("A command with a member whose name is no text"))?;
+    if head.has_from {
+        return Err(invalid("A command may not bring a `from`: the daemon of its session adds it"));
+    }
+    Ok(head)
+}
+
 /// The head of a peer's command, if it is one that every reader understands alike.
 pub(super) fn checked_head(command: &[u8]) -> Result<CommandHead, Failure> {
     let invalid = |message: String| Failure::new(Code::InvalidRequest, message).delivered(false);
@@ -69,6 +80,17 @@ pub(super) fn checked_head(command: &[u8]) -> Result<CommandHead, Failure> {
         return Err(invalid("A command may not bring a `from`".into()));
     }
     Ok(head)
+}
+
+/// The answer to every call to a session that there is not, for who asks.
+pub(super) fn hidden(target: &str) -> Failure {
+    Failure::new(Code::SessionNotFound, format!("Session {target} not found")).delivered(false)
+}
+
+/// The answer to a call that its peer may not make.
+pub(super) fn not_open(command_type: Option<&str>, target: &str) -> Failure {
+    let what = command_type.unwrap_or("a command without a type");
+    Failure::new(Code::Forbidden, format!("{what} is not open to this device on session {target}")).delivered(false)
 }
 
 /// Why a session of a peer cannot be asked, and what mends it.

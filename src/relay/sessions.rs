@@ -11,12 +11,24 @@ use super::pending::{CallId, Destination};
 use super::queue::{Lane, wake};
 use super::roster::{self, Entry};
 use super::{LinkId, Relay};
+use crate::identity::Fingerprint;
 use crate::trust::Verdict;
 use crate::wire::control::event_line;
 use crate::wire::error::{Code, Failure};
-use crate::wire::ids::SessionId;
+use crate::wire::ids::{PeerName, SessionId};
 use crate::wire::link::{LinkMessage, SessionInfo};
 use crate::wire::session::Verb;
+
+/// The peer that a command comes from: as its link has proven, whatever the command says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sender {
+    /// Its petname.
+    pub peer: PeerName,
+    /// Its fingerprint.
+    pub fingerprint: Fingerprint,
+    /// Whether the command is one that needs a `messageId` and has none.
+    pub lacks_message_id: bool,
+}
 
 /// What the session wing is to do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,8 +45,8 @@ pub enum SessionWork {
         is_send: bool,
         /// Whether the end of the turn is waited for.
         wait_turn_end: bool,
-        /// Whether a peer asks.
-        from_afar: bool,
+        /// The peer that asks; `None` for a client of this machine.
+        sender: Option<Sender>,
     },
     /// Nobody wants this call's answer any more: let go of its connection.
     Drop(CallId),
@@ -58,6 +70,7 @@ impl Relay {
         self.emit_line(event_line("session_renamed", &entry.view));
         self.tell_links(&entry.info, &LinkMessage::SessionRenamed(entry.info.clone()), now);
         self.local.insert(entry.info.session_id.clone(), entry);
+        self.review_held(now);
     }
 
     /// A session of this machine is gone; what it was asked fails, and its connections are let go.
@@ -65,6 +78,7 @@ impl Relay {
         let Some(entry) = self.local.remove(id) else { return };
         self.emit("session_removed", &json!({"sessionId": id, "host": self.me.host, "isRemote": false}));
         self.tell_links(&entry.info, &LinkMessage::SessionRemoved(id.clone()), now);
+        self.consent_ends_with(id, now);
         let asked = Destination::Session(id.clone());
         for call in self.pending.matching(|call| call.destination == asked) {
             self.abandon(call, now);
