@@ -11,6 +11,7 @@
     dead_code
 )]
 
+mod approvals;
 mod background;
 mod carrying;
 mod cli;
