@@ -562,7 +562,7 @@ fn completions_the_manual_and_the_help_are_there() {
         assert!(text(&["man", command]).contains(".TH"), "{command}");
         seen += 1;
     }
-    assert_eq!(seen, 20);
+    assert_eq!(seen, 23);
 }
 
 #[test]
