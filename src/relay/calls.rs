@@ -9,7 +9,8 @@ use super::approvals::Matter;
 use super::links::Link;
 use super::pending::{Call, CallId, Destination, Origin};
 use super::queue::{Lane, wake};
-use super::refusals::{checked_head, disconnected, from_afar, has_line_break, hidden, not_open, readable_head};
+use super::refusals::{checked_head, disconnected, from_afar, has_line_break, not_audited, readable_head};
+use super::rights::{forbidden, not_found};
 use super::sessions::{Sender, SessionWork};
 use super::{ClientId, LinkId, Relay};
 use crate::identity::Fingerprint;
@@ -65,6 +66,11 @@ impl Question {
         Ok(())
     }
 
+    /// Whether it is none of the commands that only read; what is not known here may do anything.
+    fn changes_something(&self) -> bool {
+        !matches!(self.verb(), Some(Verb::Read | Verb::Summary | Verb::Events))
+    }
+
     fn waits_for_turn_end(&self) -> bool {
         self.wait_until == Some(WaitUntil::TurnEnd)
     }
@@ -91,12 +97,16 @@ impl Relay {
         };
         let begun = self.route(&request.target, request.peer.as_deref()).and_then(|destination| {
             let head = readable_head(&request.command)?;
-            let question = Question::new(request.command, &head, request.wait_until, request.timeout_ms);
+            let (command, wait_until) = (request.command.clone(), request.wait_until);
+            let question = Question::new(command, &head, wait_until, request.timeout_ms);
             question.check()?;
             self.begin(origin, destination, question, now)
         });
         match begun {
-            Err(failure) => self.answer(client, &reply, Err(&failure)),
+            Err(failure) => {
+                self.record_refusal_here(&request, &failure);
+                self.answer(client, &reply, Err(&failure));
+            }
             Ok(_) if request.fire_and_forget => {
                 let data = relay_data(request.request_id.as_ref(), &[br#""queued":true"#]);
                 self.answer(client, &reply, Ok(&data));
@@ -111,24 +121,27 @@ impl Relay {
         let Some((verb, peer)) = verb.zip(self.peers.get(&link.peer)).filter(|_| !self.locked) else {
             return Verdict::Deny;
         };
-        policy::verdict(&peer.grants, verb, session, &link.origin(), self.date(now))
+        policy::verdict(&peer.grants, verb, session, &link.origin, self.date(now))
     }
 
     /// A peer's call to a session of this machine.
     pub(super) fn rpc(&mut self, link: LinkId, rpc: Rpc, now: Duration) {
         let id = rpc.id;
-        if let Err(failure) = self.begin_for_peer(link, rpc, now) {
+        if let Err(failure) = self.begin_for_peer(link, &rpc, now) {
+            self.record_refusal(link, &rpc, &failure);
+            if !self.may_say_more(link, now) {
+                return self.break_off(link, "far more calls than it may make", now);
+            }
             let refusal = LinkMessage::RpcResponse { id, outcome: Outcome::Failed(failure) };
             self.push_or_drop(link, Lane::Answer(id), refusal.encode());
         }
     }
 
-    fn begin_for_peer(&mut self, link: LinkId, rpc: Rpc, now: Duration) -> Result<(), Failure> {
+    fn begin_for_peer(&mut self, link: LinkId, rpc: &Rpc, now: Duration) -> Result<(), Failure> {
+        self.charge(link, now)?;
         let Some(asking) = self.links.get(&link) else { return Ok(()) };
-        let entry = self.local.get(rpc.target.as_str()).ok_or_else(|| hidden(&rpc.target))?;
-        if self.verdict(asking, Some(Verb::List), &entry.info, now) == Verdict::Deny {
-            return Err(hidden(&rpc.target));
-        }
+        let listed = self.local.get(rpc.target.as_str()).filter(|entry| self.may_list(asking, &entry.info, now));
+        let entry = listed.ok_or_else(|| not_found(&rpc.target))?;
         if asking.calls.len() >= self.limits.link_calls || asking.call_bytes + rpc.command.len() > self.limits.outbox {
             let message =
                 format!("More than {} calls or too many bytes of this peer are in flight", self.limits.link_calls);
@@ -139,9 +152,9 @@ impl Relay {
             return Err(Failure::new(Code::TooLarge, message).delivered(false));
         }
         let head = checked_head(&rpc.command)?;
-        let question = Question::new(rpc.command, &head, rpc.wait_until, rpc.timeout_ms);
+        let question = Question::new(rpc.command.clone(), &head, rpc.wait_until, rpc.timeout_ms);
         question.check()?;
-        let refused = || not_open(question.command_type.as_deref(), &rpc.target);
+        let refused = || forbidden(head.command_type.as_deref(), &rpc.target);
         let verb = question.verb().ok_or_else(refused)?;
         let matter = Matter { peer: asking.peer, verb, session: entry.info.session_id.clone() };
         let bytes = question.command.len();
@@ -164,7 +177,7 @@ impl Relay {
     pub(super) fn rpc_answered(&mut self, link: LinkId, id: u64, outcome: Outcome, now: Duration) {
         let call = CallId(id);
         if !self.was_sent_over(link, call) {
-            return self.stray_answer(link);
+            return self.stray_answer(link, now);
         }
         let answer = match outcome {
             Outcome::Answer { response, event } => Ok((response, event)),
@@ -173,13 +186,17 @@ impl Relay {
         self.complete(call, answer, now);
     }
 
-    fn stray_answer(&mut self, id: LinkId) {
+    fn stray_answer(&mut self, id: LinkId, now: Duration) {
         let Some(link) = self.links.get_mut(&id) else { return };
         link.strays += 1;
-        let first = link.strays == 1;
-        if let Some(peer) = self.peers.get(&link.peer).filter(|_| first) {
+        let (peer, count) = (link.peer, link.strays);
+        if let Some(peer) = self.peers.get(&peer).filter(|_| count == 1) {
             let note = format!("{} answers calls that it was not asked, or too late", peer.name);
             self.note(note);
+        }
+        self.record_stray(peer, count);
+        if !self.may_say_more(id, now) {
+            self.break_off(id, "far more answers than calls", now);
         }
     }
 
@@ -198,13 +215,16 @@ impl Relay {
         let call = self.links.get(&link).and_then(|link| link.calls.get(&id)).copied();
         if let Some(call) = call {
             self.abandon(call, now);
-            self.forget(call);
+            if let Some(call) = self.forget(call) {
+                self.record_unwanted(&call, Code::Interrupted, "who asked wants no answer any more");
+            }
         }
     }
 
     /// Gives a call its one outcome.
     pub(super) fn complete(&mut self, id: CallId, answer: Answer, _now: Duration) {
         let Some(call) = self.forget(id) else { return };
+        self.record_end(&call, answer.as_ref().err());
         match call.origin {
             Origin::Client { client, reply, request_id } => match answer {
                 Ok((response, event)) => {
@@ -290,11 +310,10 @@ impl Relay {
     }
 
     fn route(&self, target: &str, peer: Option<&str>) -> Result<Destination, Failure> {
-        let not_found = || Failure::new(Code::SessionNotFound, format!("Session {target} not found")).delivered(false);
         if let Some(text) = peer {
             let pinned = self.find_peer(text);
             if pinned.is_none() && (text == self.me.host || text == self.me.fingerprint.to_string()) {
-                let entry = self.local.get(target).ok_or_else(not_found)?;
+                let entry = self.local.get(target).ok_or_else(|| not_found(target))?;
                 return Ok(Destination::Session(entry.info.session_id.clone()));
             }
             let unknown = || {
@@ -311,7 +330,7 @@ impl Relay {
             [peer] => self.route_to(*peer, target),
             [] => match self.peers.values().find(|peer| peer.last_sessions.contains(target)) {
                 Some(peer) => Err(disconnected(peer, target)),
-                None => Err(not_found()),
+                None => Err(not_found(target)),
             },
             several => {
                 let names: Vec<_> = several.iter().filter_map(|p| Some(self.peers.get(p)?.name.as_str())).collect();
@@ -349,7 +368,7 @@ impl Relay {
             Origin::Client { client, .. } => Some(*client),
             Origin::Nobody { .. } | Origin::Link { .. } => None,
         };
-        let id = self.admit(origin, destination.clone(), bytes, question.timeout, now)?;
+        let id = self.admit(origin, destination.clone(), &question, question.timeout, now)?;
         match destination {
             Destination::Session(session) => self.ask_session(id, session, question),
             Destination::Link { link, session } => {
@@ -382,17 +401,23 @@ impl Relay {
         &mut self,
         origin: Origin,
         destination: Destination,
-        bytes: usize,
+        question: &Question,
         timeout: Duration,
         now: Duration,
     ) -> Result<CallId, Failure> {
+        let bytes = question.command.len();
         if self.pending.len() >= self.limits.calls || self.pending.bytes() + bytes > self.limits.budget {
             return Err(Failure::new(Code::Overloaded, "Too many calls are in flight").delivered(false));
+        }
+        if question.changes_something() && !self.is_audited() {
+            return Err(not_audited());
         }
         self.due(now + timeout);
         Ok(self.pending.insert(Call {
             origin,
             destination,
+            command_type: question.command_type.clone(),
+            waits_for_turn_end: question.waits_for_turn_end(),
             deadline: now + timeout,
             timeout,
             extensible: MAX_EXTENSION,
@@ -505,10 +530,7 @@ fn relay_data(request_id: Option<&Bytes>, members: &[&[u8]]) -> Bytes {
 
 /// Data of the event `message_status`; the request's id stands in it as it came.
 fn message_status(destination: &Destination, request_id: Option<&Bytes>, status: &Value) -> Bytes {
-    let session = match destination {
-        Destination::Session(session) | Destination::Link { session, .. } => session,
-    };
-    let (session, rest) = (to_json(session), to_json(status));
+    let (session, rest) = (to_json(destination.session()), to_json(status));
     let request_id = request_id.map_or(b"null".as_slice(), |id| id);
     let rest = rest.get(1..).unwrap_or_default();
     join(&[br#"{"requestId":"#, request_id, br#","sessionId":"#, &session, b",", rest])

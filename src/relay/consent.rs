@@ -10,7 +10,8 @@ use super::calls::Question;
 use super::links::Link;
 use super::pending::{CallId, Destination, Origin};
 use super::queue::Lane;
-use super::refusals::{hidden, not_open};
+use super::refusals::not_audited;
+use super::rights::{forbidden, not_found};
 use super::{LinkId, Relay};
 use crate::identity::Fingerprint;
 use crate::trust::Verdict;
@@ -58,14 +59,14 @@ impl Relay {
         }
         let wait = self.limits.hold;
         let destination = Destination::Session(matter.session.clone());
-        let call = self.admit(Origin::Link { link, id }, destination, question.command.len(), wait, now)?;
+        let call = self.admit(Origin::Link { link, id }, destination, &question, wait, now)?;
         let hash = format!("{:x}", Sha256::digest(&question.command));
         let number = self.approvals.hold(Held { call, matter, question, hash, until: now + wait });
         let extend_ms = wait.as_millis().try_into().unwrap_or(u64::MAX);
         let progress = LinkMessage::RpcProgress { id, code: Code::NeedsApproval, extend_ms };
         self.push_or_drop(link, Lane::Answer(id), progress.encode());
         if let Some((_, held)) = self.approvals.find(&held_id(number)) {
-            let (view, entry) = (self.view(number, held, now), self.entry(Action::Hold, number, held));
+            let (view, entry) = (self.view(number, held, now), self.held_entry(Action::Hold, number, held));
             self.emit("approval_requested", &view);
             self.record(entry);
         }
@@ -90,10 +91,9 @@ impl Relay {
                 .hint("`pi-remote approvals` lists it, `pi-remote deny ID` ends it"));
         }
         if !self.is_audited() {
-            return Err(Failure::new(Code::AuditFailed, "The audit log cannot be written, so nothing is approved")
-                .hint("`pi-remote status` says why"));
+            return Err(not_audited());
         }
-        let mut entry = self.entry(Action::Approve, number, held);
+        let mut entry = self.held_entry(Action::Approve, number, held);
         if let Some(failure) = self.refused_now(held, now) {
             let Matter { peer, verb, session } = &held.matter;
             let message =
@@ -180,7 +180,7 @@ impl Relay {
         self.end_standing(|_, stands| stands.matter.session == *session);
         let held = self.approvals.held().filter(|(_, held)| held.matter.session == *session);
         for number in held.map(|(number, _)| number).collect::<Vec<_>>() {
-            self.refuse(number, Decision::Void, hidden(session.as_str()), None, now);
+            self.refuse(number, Decision::Void, not_found(session.as_str()), None, now);
         }
     }
 
@@ -211,15 +211,15 @@ impl Relay {
     /// What a new call like a held one would be answered now, if it were refused.
     fn refused_now(&self, held: &Held, now: Duration) -> Option<Failure> {
         let target = held.matter.session.as_str();
-        let Some(entry) = self.local.get(target) else { return Some(hidden(target)) };
+        let Some(entry) = self.local.get(target) else { return Some(not_found(target)) };
         let link = match self.pending.get(held.call).map(|call| &call.origin) {
             Some(Origin::Link { link, .. }) => self.links.get(link),
             Some(Origin::Client { .. } | Origin::Nobody { .. }) | None => None,
         };
-        let listed = link.filter(|link| self.verdict(link, Some(Verb::List), &entry.info, now) != Verdict::Deny);
-        let Some(link) = listed else { return Some(hidden(target)) };
+        let listed = link.filter(|link| self.may_list(link, &entry.info, now));
+        let Some(link) = listed else { return Some(not_found(target)) };
         let verdict = self.verdict_of_call(link, &held.question.verbs(), &held.matter, &entry.info, now);
-        (verdict == Verdict::Deny).then(|| not_open(held.question.command_type.as_deref(), target))
+        (verdict == Verdict::Deny).then(|| forbidden(held.question.command_type.as_deref(), target))
     }
 
     /// Ends a held call with a failure.
@@ -232,7 +232,7 @@ impl Relay {
         now: Duration,
     ) -> Option<Decided> {
         let (held, decided) = self.release(number, decision, None)?;
-        let entry = self.entry(Action::Deny, number, &held);
+        let entry = self.held_entry(Action::Deny, number, &held);
         self.record(Entry { caller: by, failed: Some((failure.code, failure.message.clone())), ..entry });
         self.complete(held.call, Err(failure), now);
         Some(decided)
@@ -307,19 +307,17 @@ impl Relay {
         self.peers.get(&peer).map_or_else(|| peer.to_string(), |peer| peer.name.to_string())
     }
 
-    fn entry(&self, action: Action, number: u64, held: &Held) -> Entry {
+    fn held_entry(&self, action: Action, number: u64, held: &Held) -> Entry {
         self.entry_of(action, &held.matter, json!({ "approval": held_id(number), "hash": held.hash }))
     }
 
     fn entry_of(&self, action: Action, matter: &Matter, data: serde_json::Value) -> Entry {
         Entry {
-            peer: Some(self.petname(matter.peer)),
-            fingerprint: Some(matter.peer.to_string()),
             direction: Some(Direction::In),
             verb: Some(matter.verb.to_string()),
             session: Some(matter.session.to_string()),
             data: Some(data),
-            ..Entry::new(action)
+            ..self.entry(action, Some(matter.peer))
         }
     }
 }

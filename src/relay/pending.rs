@@ -60,6 +60,10 @@ pub struct Call {
     pub origin: Origin,
     /// Who is asked.
     pub destination: Destination,
+    /// The command's `type`, where that is a string.
+    pub command_type: Option<String>,
+    /// Whether the end of the turn is waited for.
+    pub waits_for_turn_end: bool,
     /// When it has failed if there is no answer.
     pub deadline: Duration,
     /// How long was waited then, for the message.
@@ -70,6 +74,15 @@ pub struct Call {
     pub bytes: usize,
     /// Who asked was told that somebody has to approve it.
     pub waits_for_approval: bool,
+}
+
+impl Destination {
+    /// The session that is asked.
+    pub fn session(&self) -> &SessionId {
+        match self {
+            Destination::Session(session) | Destination::Link { session, .. } => session,
+        }
+    }
 }
 
 /// All calls in flight.

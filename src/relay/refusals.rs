@@ -37,13 +37,14 @@ pub(super) fn has_line_break(json: &[u8]) -> bool {
 
 /// The codes that a peer may answer with; any other would speak of this machine.
 fn code_from_afar(code: Code) -> Code {
-    const FROM_AFAR: [Code; 12] = [
+    const FROM_AFAR: [Code; 13] = [
         Code::SessionNotFound,
         Code::SessionRefused,
         Code::InvalidSession,
         Code::InvalidRequest,
         Code::Forbidden,
         Code::NeedsApproval,
+        Code::AuditFailed,
         Code::Timeout,
         Code::RateLimited,
         Code::TooLarge,
@@ -82,15 +83,10 @@ pub(super) fn checked_head(command: &[u8]) -> Result<CommandHead, Failure> {
     Ok(head)
 }
 
-/// The answer to every call to a session that there is not, for who asks.
-pub(super) fn hidden(target: &str) -> Failure {
-    Failure::new(Code::SessionNotFound, format!("Session {target} not found")).delivered(false)
-}
-
-/// The answer to a call that its peer may not make.
-pub(super) fn not_open(command_type: Option<&str>, target: &str) -> Failure {
-    let what = command_type.unwrap_or("a command without a type");
-    Failure::new(Code::Forbidden, format!("{what} is not open to this device on session {target}")).delivered(false)
+/// The failure of what changes something while that cannot be put on record.
+pub(super) fn not_audited() -> Failure {
+    let message = "The audit log cannot be written, and until it can nothing is done that changes something";
+    Failure::new(Code::AuditFailed, message).delivered(false).hint("`pi-remote status` tells why")
 }
 
 /// Why a session of a peer cannot be asked, and what mends it.

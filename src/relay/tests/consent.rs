@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use super::*;
 use crate::wire::audit::{Action, Entry};
 use crate::wire::rights::{Approve, Decision};
+use crate::wire::session::Verb;
 
 const SEND: &str = r#"{"type":"send","message":"hi"}"#;
 /// How long a call is held.
