@@ -1,9 +1,11 @@
 //! The pinned peers of a running daemon: on disk, in the verifier, in the relay, all alike.
 
+mod rights;
+
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,15 +16,16 @@ use tokio::time::{Instant, sleep_until};
 
 use super::addresses;
 use super::ports::Ports;
-use super::views::peer_ref;
+use super::views::{grant_view, peer_ref};
 use crate::clock::{Clock, rfc3339};
 use crate::identity::Fingerprint;
 use crate::link::Keeper;
 use crate::link::tls::Pins;
-use crate::relay::{LinkFacts, Shared, Standing};
+use crate::relay::{LinkFacts, Relay, Shared, Standing};
 use crate::state_dir::StateDir;
 use crate::trust::store::{Address, AddressSource, Change, NewPeer, add_address};
-use crate::trust::{Peer, Store};
+use crate::trust::{GrantId, Peer, Store};
+use crate::wire::audit::{Action, Caller, Entry};
 use crate::wire::control::PeerRef;
 use crate::wire::error::Failure;
 use crate::wire::link::Hello;
@@ -46,9 +49,16 @@ pub(super) struct Book {
     noted: Notify,
     /// Peers that are trusted no more although the disk would not take it: they stay cut off.
     revoked: Mutex<HashSet<Fingerprint>>,
+    /// Grants that are being taken away: they hold no more, however long the disk takes.
+    withdrawn: Mutex<HashSet<GrantId>>,
+    /// Requests to lock that the disk has not taken yet: they hold already.
+    locking: AtomicUsize,
+    /// What peers may do has changed, and with it when the next grant ends.
+    granted: Notify,
 }
 
-/// Whether notes are in memory that are not on the disk; who is trusted always is.
+/// Whether something is in memory that is not on the disk: notes, and what was taken from a peer while
+/// the disk would not take it. Who is trusted with more always is.
 #[derive(Debug, Default)]
 struct Unsaved(bool);
 
@@ -98,6 +108,9 @@ impl Book {
             notes: Mutex::default(),
             noted: Notify::new(),
             revoked: Mutex::default(),
+            withdrawn: Mutex::default(),
+            locking: AtomicUsize::new(0),
+            granted: Notify::new(),
         }
     }
 
@@ -131,11 +144,19 @@ impl Book {
         let revoked = lock(&self.revoked).clone();
         let trusted = || store.peers().iter().filter(|peer| !revoked.contains(&peer.fingerprint));
         self.pins.replace(trusted().map(|peer| peer.fingerprint));
+        let withdrawn = lock(&self.withdrawn).clone();
+        let locked = store.is_locked() || self.locking.load(Ordering::Acquire) > 0;
         let mut relay = self.relay.lock();
+        let now = self.clock.now();
+        relay.set_date(self.clock.date(), now);
+        if relay.is_locked() != locked {
+            relay.set_locked(locked, now);
+        }
         for peer in trusted() {
-            relay.set_peer(peer.fingerprint, standing(peer), self.clock.now());
+            relay.set_peer(peer.fingerprint, standing(peer, &withdrawn), now);
         }
         drop(relay);
+        self.granted.notify_one();
         self.set_listening(&store);
     }
 
@@ -159,29 +180,36 @@ impl Book {
     ///
     /// # Errors
     /// The store's; nothing has changed then.
-    pub(super) fn pin(&self, new: NewPeer) -> Result<Peer, Failure> {
-        let replaced = new.replaces.filter(|old| *old != new.fingerprint);
-        let via = new.via;
-        let replaced_peer = replaced.and_then(|old| self.store().get(old).cloned());
-        let fingerprint = new.fingerprint;
+    pub(super) fn pin(&self, new: NewPeer, by: Option<Caller>) -> Result<Peer, Failure> {
+        let (via, fingerprint) = (new.via, new.fingerprint);
+        let replaces = new.replaces.filter(|old| *old != fingerprint);
         let was_revoked = lock(&self.revoked).remove(&fingerprint);
-        let peer = self.change(|store| store.pin(new, self.clock.wall())).inspect_err(|_| {
+        let make = |store: &Store| {
+            let replaced = replaces.and_then(|old| store.get(old).cloned());
+            let (peer, change) = store.pin(new, self.clock.wall())?;
+            Ok(((peer, replaced), change))
+        };
+        let tell = |relay: &mut Relay, (peer, replaced): &(Peer, Option<Peer>)| {
+            let old = replaced.as_ref().map(|old| old.fingerprint);
+            tracing::info!(
+                peer = %peer.name, %fingerprint, via, replaced = old.as_ref().map(ToString::to_string), "paired"
+            );
+            // A reason from before the two were paired (again) says nothing any more.
+            relay.set_why(fingerprint, None);
+            if let Some(old) = old {
+                relay.unpin(old, self.clock.now());
+            }
+            let replaced = replaced.as_ref().map(peer_ref);
+            let grants: Vec<_> = peer.grants.iter().map(|grant| grant_view(peer, grant)).collect();
+            let data = serde_json::json!({ "via": via, "replaced": replaced, "grants": grants });
+            relay.emit("peer_paired", &PeerPaired { peer: peer_ref(peer), replaced });
+            vec![Entry { data: Some(data), ..entry(Action::Pair, peer, by) }]
+        };
+        let (peer, _) = self.change(make, tell).inspect_err(|_| {
             if was_revoked {
                 lock(&self.revoked).insert(fingerprint);
             }
         })?;
-        tracing::info!(
-            peer = %peer.name, fingerprint = %peer.fingerprint, via,
-            replaced = replaced_peer.as_ref().map(|old| old.fingerprint.to_string()), "paired"
-        );
-        let mut relay = self.relay.lock();
-        // A reason from before the two were paired (again) says nothing any more.
-        relay.set_why(peer.fingerprint, None);
-        if let Some(old) = replaced {
-            relay.unpin(old, self.clock.now());
-        }
-        relay
-            .emit("peer_paired", &PeerPaired { peer: peer_ref(&peer), replaced: replaced_peer.as_ref().map(peer_ref) });
         Ok(peer)
     }
 
@@ -190,42 +218,98 @@ impl Book {
     ///
     /// # Errors
     /// The disk's: the peer is cut off, but would be trusted again after a restart.
-    pub(super) fn unpin(&self, fingerprint: Fingerprint) -> Result<bool, Failure> {
+    pub(super) fn unpin(&self, fingerprint: Fingerprint, by: Option<Caller>) -> Result<bool, Failure> {
         lock(&self.revoked).insert(fingerprint);
         self.publish();
         let cut = self.relay.lock().unpin(fingerprint, self.clock.now());
-        let peer = self.change(|store| Ok((store.get(fingerprint).cloned(), store.unpin(fingerprint)))).map_err(
-            |failure| {
-                let message =
-                    format!("it is cut off now, but would be trusted again after a restart: {}", failure.message);
-                Failure { message, ..failure }.hint("make room on that disk, then unpair it again")
-            },
-        )?;
-        lock(&self.revoked).remove(&fingerprint);
-        if let Some(peer) = peer {
+        let known = self.store().get(fingerprint).cloned();
+        let refused_by = by.clone();
+        let tell = |relay: &mut Relay, peer: &Option<Peer>| {
+            let Some(peer) = peer else { return Vec::new() };
             tracing::info!(peer = %peer.name, %fingerprint, link_cut = cut, "unpaired");
-            self.relay.lock().emit("peer_unpaired", &serde_json::json!({ "peer": peer_ref(&peer) }));
-        }
+            relay.emit("peer_unpaired", &serde_json::json!({ "peer": peer_ref(peer) }));
+            vec![entry(Action::Unpair, peer, by)]
+        };
+        let make = |store: &Store| Ok((store.get(fingerprint).cloned(), store.unpin(fingerprint)));
+        self.change(make, tell).map_err(|failure| {
+            if let Some(peer) = known {
+                let failed = Some((failure.code, failure.message.clone()));
+                self.relay.lock().record(Entry { failed, ..entry(Action::Unpair, &peer, refused_by) });
+            }
+            let message = format!("it is cut off now, but would be trusted again after a restart: {}", failure.message);
+            Failure { message, ..failure }.hint("make room on that disk, then unpair it again")
+        })?;
+        lock(&self.revoked).remove(&fingerprint);
         Ok(cut)
     }
 
-    /// Changes what is kept of a peer.
+    /// Changes what is kept of a peer, but for its grants.
     ///
     /// # Errors
     /// The store's; nothing has changed then.
-    pub(super) fn update(&self, fingerprint: Fingerprint, change: impl FnOnce(&mut Peer)) -> Result<Peer, Failure> {
-        self.change(|store| store.update(fingerprint, change))
+    pub(super) fn update(
+        &self,
+        fingerprint: Fingerprint,
+        by: Option<Caller>,
+        change: impl FnOnce(&mut Peer),
+    ) -> Result<Peer, Failure> {
+        let make = |store: &Store| {
+            let before = store.get(fingerprint).cloned();
+            let (after, change) = store.update(fingerprint, change)?;
+            Ok(((before, after), change))
+        };
+        let tell = |_: &mut Relay, (before, after): &(Option<Peer>, Peer)| {
+            let data = before.as_ref().and_then(|before| rights::differences(before, after));
+            data.map(|data| Entry { data: Some(data), ..entry(Action::Peer, after, by) }).into_iter().collect()
+        };
+        Ok(self.change(make, tell)?.1)
     }
 
-    /// Writes a change, believes it and publishes it.
-    fn change<T>(&self, make: impl FnOnce(&Store) -> Result<(T, Change), Failure>) -> Result<T, Failure> {
+    /// Writes a change, believes it, publishes it and tells of it; nobody tells of another in between.
+    fn change<T>(
+        &self,
+        make: impl FnOnce(&Store) -> Result<(T, Change), Failure>,
+        tell: impl FnOnce(&mut Relay, &T) -> Vec<Entry>,
+    ) -> Result<T, Failure> {
         let mut unsaved = lock(&self.changing);
-        let (made, change) = make(&self.store())?;
+        let (made, mut change) = make(&self.store())?;
+        change.date(self.clock.date());
         change.write()?;
         unsaved.0 = false;
+        self.believe(change);
+        let mut relay = self.relay.lock();
+        let entries = tell(&mut relay, &made);
+        entries.into_iter().for_each(|entry| relay.record(entry));
+        Ok(made)
+    }
+
+    /// As [`Book::change`], for what takes from a peer: it holds also when the disk will not take it, and
+    /// is written as soon as the disk does.
+    fn narrow<T>(
+        &self,
+        make: impl FnOnce(&Store) -> Result<(T, Change), Failure>,
+        tell: impl FnOnce(&mut Relay, &T) -> Vec<Entry>,
+    ) -> Result<T, Failure> {
+        let mut unsaved = lock(&self.changing);
+        let (made, mut change) = make(&self.store())?;
+        change.date(self.clock.date());
+        let written = change.write();
+        unsaved.0 = written.is_err();
+        self.believe(change);
+        let mut relay = self.relay.lock();
+        let failed = written.as_ref().err().map(|failure| (failure.code, failure.message.clone()));
+        for entry in tell(&mut relay, &made) {
+            relay.record(Entry { failed: failed.clone(), ..entry });
+        }
+        written.map(|()| made).map_err(|failure| {
+            let message = format!("it holds now, but a restart would undo it: {}", failure.message);
+            Failure { message, ..failure }.hint("make room on that disk: it is written as soon as that can be")
+        })
+    }
+
+    fn believe(&self, change: Change) {
         self.store().believe(change);
         self.publish();
-        Ok(made)
     }
 
     fn set_listening(&self, store: &Store) {
@@ -267,7 +351,7 @@ impl Book {
         let mut notes = std::mem::take(&mut *lock(&self.notes));
         let store = self.store().clone();
         let mut save = save_seen;
-        let change = store.with(|peer| {
+        let mut change = store.with(|peer| {
             let Some(note) = notes.remove(&peer.fingerprint) else { return };
             let before = peer.clone();
             note.apply(peer);
@@ -275,6 +359,7 @@ impl Book {
             unsaved.0 |= before != *peer;
         });
         if save && unsaved.0 {
+            change.date(self.clock.date());
             // That it cannot be written changes nothing about the links.
             match change.write() {
                 Ok(()) => unsaved.0 = false,
@@ -286,13 +371,19 @@ impl Book {
 }
 
 /// A peer as the relay is to know it.
-fn standing(peer: &Peer) -> Standing {
+fn standing(peer: &Peer, withdrawn: &HashSet<GrantId>) -> Standing {
     Standing {
         name: peer.name.clone(),
-        grants: peer.grants.clone(),
+        grants: peer.grants.iter().filter(|grant| !withdrawn.contains(&grant.id)).cloned().collect(),
         removed: peer.removed,
         calls_per_minute: peer.calls_per_minute,
     }
+}
+
+/// What the audit log says of a peer.
+fn entry(action: Action, peer: &Peer, caller: Option<Caller>) -> Entry {
+    let (name, fingerprint) = (peer.name.to_string(), peer.fingerprint.to_string());
+    Entry { peer: Some(name), fingerprint: Some(fingerprint), caller, ..Entry::new(action) }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -350,7 +441,7 @@ impl Keeper for Notes {
 mod tests {
     use super::*;
     use crate::daemon::offers::tests::desk;
-    use crate::trust::{Grant, GrantId, Preset};
+    use crate::trust::{Grant, Preset};
     use crate::wire::PeerName;
 
     #[test]
@@ -381,7 +472,7 @@ mod tests {
         assert_eq!(peer.addresses, expected);
     }
 
-    fn new_peer(fingerprint: Fingerprint) -> NewPeer {
+    pub(super) fn new_peer(fingerprint: Fingerprint) -> NewPeer {
         NewPeer {
             fingerprint,
             petname: None,
@@ -398,7 +489,7 @@ mod tests {
         let (temp, offers, _) = desk();
         let (book, dir) = (Arc::clone(&offers.book), StateDir::open(&temp.path().join("s")).unwrap());
         let peer = Fingerprint::from_bytes([1; 32]);
-        book.pin(new_peer(peer)).unwrap();
+        book.pin(new_peer(peer), None).unwrap();
         let writer = std::thread::spawn(move || {
             for n in 0..50 {
                 book.note(peer, |note| note.version = Some(n.to_string()));
@@ -417,7 +508,7 @@ mod tests {
         let (temp, offers, _) = desk();
         let book = Arc::clone(&offers.book);
         let peer = Fingerprint::from_bytes([1; 32]);
-        book.pin(new_peer(peer)).unwrap();
+        book.pin(new_peer(peer), None).unwrap();
         let file = temp.path().join("s/peers.json");
         let before = std::fs::read(&file).unwrap();
         for n in 0..1000 {
@@ -435,7 +526,7 @@ mod tests {
         book.take_notes(false);
         assert!(String::from_utf8(std::fs::read(&file).unwrap()).unwrap().contains("7.7.7"));
         book.note(peer, |note| note.version = Some("8".into()));
-        book.unpin(peer).unwrap();
+        book.unpin(peer, None).unwrap();
         book.take_notes(true);
         assert!(book.store().peers().is_empty());
     }

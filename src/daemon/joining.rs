@@ -18,6 +18,7 @@ use crate::pairing::message::Info;
 use crate::pairing::ticket::Ticket;
 use crate::trust::Peer;
 use crate::trust::store::{Address, AddressSource};
+use crate::wire::audit::Caller;
 use crate::wire::commands::command_to_join;
 use crate::wire::control::{OfferKind, PairCheck, PairChecked, PairJoin, Paired};
 use crate::wire::error::{Code, Failure};
@@ -31,7 +32,7 @@ impl Offers {
     /// # Errors
     /// What joining would end with.
     pub(super) fn check(&self, request: &PairCheck) -> Result<PairChecked, Failure> {
-        let terms = self.terms(&request.terms)?;
+        let terms = self.terms(&request.terms, None)?;
         self.check_petname(&terms)?;
         let Some(address) = &request.address else { return Ok(PairChecked::default()) };
         let address = self.other_machine(address)?;
@@ -47,8 +48,13 @@ impl Offers {
     ///
     /// # Errors
     /// Whatever is in the way; nothing is stored then.
-    pub(super) async fn join(&self, own_spki: &[u8], request: &PairJoin) -> Result<Paired, Failure> {
-        let terms = self.terms(&request.terms)?;
+    pub(super) async fn join(
+        &self,
+        own_spki: &[u8],
+        request: &PairJoin,
+        by: Option<Caller>,
+    ) -> Result<Paired, Failure> {
+        let terms = self.terms(&request.terms, by)?;
         match (&request.code, &request.ticket) {
             (Some(code), None) => self.join_by_code(own_spki, code, request.address.as_deref(), &terms).await,
             (None, Some(ticket)) => self.join_by_ticket(own_spki, ticket, request.address.as_deref(), &terms).await,
@@ -92,8 +98,9 @@ impl Offers {
             return Err(Failure::new(Code::InvalidRequest, "This ticket is of this very machine")
                 .hint("use it on the other one"));
         }
+        let date = self.context.clock.date();
         // Refused before anything is sent: the other side would be left with a pin of this one.
-        self.book.store().petname_for(&terms.peer(ticket.offerer(), "peer", Vec::new(), OfferKind::Ticket))?;
+        self.book.store().petname_for(&terms.peer(ticket.offerer(), "peer", Vec::new(), OfferKind::Ticket, date))?;
         let mut addresses: Vec<String> = first.map(str::to_owned).into_iter().collect();
         addresses.extend(ticket.addresses().iter().cloned());
         let known = |reached: &str| {
@@ -123,11 +130,12 @@ impl Offers {
         };
         let store = |offerer: Fingerprint, info: &Info, reached: &str| {
             let already = self.book.store().get(offerer).is_some();
-            let new = terms.peer(offerer, &info.name, known(reached), kind);
+            let new = terms.peer(offerer, &info.name, known(reached), kind, self.context.clock.date());
+            let by = terms.by.clone();
             let (book, dialer) = (Arc::clone(&self.book), self.dialer.clone());
             // Waits for the disk, and goes on also when the client has gone meanwhile.
             let stored = spawn_blocking(move || {
-                let peer = book.pin(new).map_err(half_paired)?;
+                let peer = book.pin(new, by).map_err(half_paired)?;
                 dialer.kick(offerer);
                 Ok((peer, already))
             });

@@ -3,6 +3,7 @@
 mod addresses;
 mod announcing;
 mod book;
+mod caller;
 mod consent;
 mod findings;
 mod interfaces;
@@ -136,6 +137,10 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     let bound = places.ports();
     let limits = Limits { hold: settings.approval_time.value, ..Limits::for_messages_of(settings.message_limit.value) };
     let relay = Shared::new(Relay::new(me(&key, &settings, &bound)?, limits));
+    // The date by which grants end is told before any peer can come.
+    if let Some(latest) = store.latest() {
+        clock.not_before(latest);
+    }
     let pins = Pins::default();
     let (wanted, is_wanted) = watch::channel(false);
     let book = Arc::new(Book::new(store, pins.clone(), relay.clone(), clock.clone(), wanted));
@@ -214,6 +219,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     wings.spawn(session_watch.run(sessions::report(relay.clone(), clock.clone())));
     wings.spawn(places.run(is_wanted, door, tasks.clone()));
     wings.spawn(Arc::clone(&book).keep_notes());
+    wings.spawn(Arc::clone(&book).keep_dates());
     wings.spawn(keep_addresses(relay.clone(), bound.clone()));
     let server = control::Context { relay: relay.clone(), clock: clock.clone(), admin: office.clone(), going_down };
     wings.spawn(control::serve(control_socket, server));
@@ -246,6 +252,9 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     tasks.shutdown().await;
     // The last links have told their end by now.
     book.take_notes(true);
+    if let Err(error) = book.keep_date() {
+        tracing::warn!(%error, "the date by which grants end could not be kept");
+    }
     // Leftovers mean nothing without the lock, but a client would try them.
     let _ = dir.remove("daemon.sock");
     let _ = dir.remove("daemon.pid");
@@ -288,6 +297,7 @@ async fn keep_time(relay: Shared, clock: Clock, woken: impl Fn()) {
     loop {
         let (next, notes) = {
             let mut relay = relay.lock();
+            relay.set_date(clock.date(), clock.now());
             (relay.tick(clock.now()), relay.take_notes())
         };
         notes.iter().for_each(|note| tracing::warn!("{note}"));
@@ -300,7 +310,10 @@ async fn keep_time(relay: Shared, clock: Clock, woken: impl Fn()) {
         let slept = clock.now().saturating_sub(now).saturating_sub(awake.elapsed());
         if slept > SUSPENDED {
             tracing::info!(seconds = slept.as_secs(), "the machine was suspended");
-            relay.lock().tick(clock.now());
+            let mut relay = relay.lock();
+            relay.set_date(clock.date(), clock.now());
+            relay.tick(clock.now());
+            drop(relay);
             woken();
         }
     }

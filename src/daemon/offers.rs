@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
@@ -17,9 +17,11 @@ use tokio::time::{sleep, timeout};
 use zeroize::Zeroizing;
 
 use super::book::Book;
+use super::caller::caller;
 use super::offered::offered;
 use super::ports::Ports;
 use super::{addresses, views};
+use crate::control::server::Connected;
 use crate::identity::{Fingerprint, random};
 use crate::link::Context;
 use crate::link::dialer::Dialer;
@@ -30,13 +32,15 @@ use crate::pairing::window::{AttemptId, DEFAULT_OPEN, Ending, FailedAttempt, Off
 use crate::relay::{ClientId, Shared};
 use crate::tasks::Tasks;
 use crate::trust::store::{Address, AddressSource, NewPeer};
-use crate::trust::{Grant, GrantId, Peer};
+use crate::trust::{Grant, Peer};
 use crate::wire::PeerName;
+use crate::wire::audit::Caller;
 use crate::wire::control::{
     AttemptFailed, Offer, OfferKind, PairFailed, PairOffer, PairTerms, PeerView, ReplyTo, request_event_line,
 };
 use crate::wire::error::{Code, Failure};
 use crate::wire::link::to_json;
+use crate::wire::rights::GrantTerms;
 use words::{burned, expired, in_words, invalid, taken_back};
 
 /// How long after pairing the link is waited for, so that the answer can show it.
@@ -110,6 +114,10 @@ pub(super) struct Terms {
     petname: Option<PeerName>,
     replaces: Option<Fingerprint>,
     grant: Grant,
+    /// How long the grant holds from the moment of pairing.
+    lasts: Option<Duration>,
+    /// Who has decided it.
+    pub(super) by: Option<Caller>,
 }
 
 impl Offers {
@@ -158,12 +166,13 @@ impl Offers {
     /// Another is open, or the terms cannot be kept; nothing is opened then.
     pub(super) async fn offer(
         self: &Arc<Self>,
-        client: ClientId,
+        connected: Connected,
         reply: &ReplyTo,
         request: &PairOffer,
     ) -> Result<Offer, Failure> {
+        let client = connected.id;
         self.ports.look_again(); // A tailnet that has just come up may be asked for before the next look.
-        let terms = self.terms(&request.terms)?;
+        let terms = self.terms(&request.terms, caller(connected))?;
         self.check_petname(&terms)?;
         let open_for = request.window_seconds.map_or(DEFAULT_OPEN, Duration::from_secs);
         let (offering, code, ticket) = match request.kind {
@@ -292,19 +301,22 @@ impl Offers {
     ///
     /// # Errors
     /// An unknown grant, a name that is none, a peer that is not there.
-    pub(super) fn terms(&self, terms: &PairTerms) -> Result<Terms, Failure> {
-        let preset = terms
-            .grant
-            .parse()
-            .map_err(|error: crate::trust::grant::Invalid| Failure::new(Code::InvalidRequest, error.to_string()))?;
-        let grant = Grant::of_preset(GrantId(0), preset);
+    pub(super) fn terms(&self, terms: &PairTerms, by: Option<Caller>) -> Result<Terms, Failure> {
+        let granted = GrantTerms {
+            preset: Some(terms.grant.clone()),
+            for_seconds: terms.for_seconds,
+            until: terms.until.clone(),
+            ..GrantTerms::default()
+        };
+        let grant = Grant::of_terms(&granted, self.context.clock.date())
+            .map_err(|failure| self.book.blame_date(failure, terms.until.as_deref()))?;
         let petname = terms.petname.as_deref().map(str::parse::<PeerName>).transpose();
         let petname = petname.map_err(|error| Failure::new(Code::InvalidRequest, error.to_string()))?;
         let replaces = match &terms.replace {
             Some(peer) => Some(self.book.store().find(peer)?.fingerprint),
             None => None,
         };
-        Ok(Terms { petname, replaces, grant })
+        Ok(Terms { petname, replaces, grant, lasts: terms.for_seconds.map(Duration::from_secs), by })
     }
 
     /// Refuses a given petname that another has, while it is not known yet who the other device is: a
@@ -315,7 +327,13 @@ impl Offers {
     pub(super) fn check_petname(&self, terms: &Terms) -> Result<(), Failure> {
         if terms.petname.is_some() {
             let nobody = Fingerprint::from_bytes([0; 32]);
-            self.book.store().petname_for(&terms.peer(nobody, "peer", Vec::new(), OfferKind::Code))?;
+            self.book.store().petname_for(&terms.peer(
+                nobody,
+                "peer",
+                Vec::new(),
+                OfferKind::Code,
+                SystemTime::UNIX_EPOCH,
+            ))?;
         }
         Ok(())
     }
@@ -397,21 +415,24 @@ impl Open {
 }
 
 impl Terms {
-    /// The peer that is pinned on these terms.
+    /// The peer that is pinned on these terms at this date.
     pub(super) fn peer(
         &self,
         fingerprint: Fingerprint,
         suggested: &str,
         addresses: Vec<Address>,
         kind: OfferKind,
+        date: SystemTime,
     ) -> NewPeer {
+        // What holds for a time holds from now on, not from when that was said.
+        let expires = self.lasts.map_or(self.grant.expires, |lasts| Some(date.checked_add(lasts).unwrap_or(date)));
         NewPeer {
             fingerprint,
             petname: self.petname.clone(),
             suggested: PeerName::suggested(suggested),
             replaces: self.replaces,
             addresses,
-            grant: self.grant.clone(),
+            grant: Grant { expires, ..self.grant.clone() },
             via: match kind {
                 OfferKind::Code => "code",
                 OfferKind::Ticket => "ticket",
@@ -426,8 +447,9 @@ pub(super) async fn wait_linked(relay: &Shared, peer: Fingerprint) {
 }
 
 pub(super) fn view(book: &Book, relay: &Shared, peer: &Peer) -> PeerView {
+    let date = book.date();
     let store = book.store();
-    views::peer_view(store.get(peer.fingerprint).unwrap_or(peer), &relay.lock())
+    views::peer_view(store.get(peer.fingerprint).unwrap_or(peer), &relay.lock(), date)
 }
 
 fn tell(relay: &Shared, client: ClientId, id: Option<&Bytes>, event: &str, data: &[u8]) {

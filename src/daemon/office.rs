@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::sync::{Notify, watch};
+use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use super::book::Book;
+use super::caller::caller;
 use super::machines;
 use super::offers::Offers;
 use super::ports::Ports;
@@ -55,8 +57,8 @@ impl Admin for Office {
         Box::pin(async move {
             match request {
                 Request::Status => Ok(to_json(&self.status())),
-                Request::AddPeer { host, port } => self.add_peer(&host, port).await,
-                Request::RemovePeer { host } => self.remove_peer(&host),
+                Request::AddPeer { host, port } => self.add_peer(&host, port, caller(connected)).await,
+                Request::RemovePeer { host } => self.remove_peer(&host, caller(connected)).await,
                 Request::ListTailscale => list_tailscale(self.settings.tailscale_socket.value.as_deref()).await,
                 Request::Refresh => {
                     self.ports.look_again();
@@ -66,28 +68,32 @@ impl Admin for Office {
                 }
                 Request::Identity { name } => self.identity(name.as_deref()),
                 Request::Peers => Ok(to_json(&self.peers())),
-                Request::PeerRename { peer, name } => self.rename(&peer, &name),
-                Request::PeerAddress { peer, add, remove } => self.change_addresses(&peer, &add, &remove),
-                Request::Unpair { peer } => self.unpair(&peer),
+                Request::PeerRename { peer, name } => self.rename(&peer, &name, caller(connected)).await,
+                Request::PeerAddress { peer, add, remove } => {
+                    self.change_addresses(&peer, &add, remove, caller(connected)).await
+                }
+                Request::Unpair { peer } => self.unpair(&peer, caller(connected)).await,
                 Request::VerifyPeers => Ok(to_json(&self.verify())),
                 Request::PairOffer(offer) => {
-                    self.offers.offer(client, &reply, &offer).await.map(|offer| to_json(&offer))
+                    self.offers.offer(connected, &reply, &offer).await.map(|offer| to_json(&offer))
                 }
                 Request::PairJoin(join) => {
-                    self.offers.join(self.key.spki(), &join).await.map(|paired| to_json(&paired))
+                    self.offers.join(self.key.spki(), &join, caller(connected)).await.map(|paired| to_json(&paired))
                 }
                 Request::PairCheck(check) => self.offers.check(&check).map(|checked| to_json(&checked)),
                 Request::Discover { lan } => Ok(to_json(&machines::discover(&self, lan).await)),
                 Request::PeerCheck { peer } => self.check_peer(&peer).await.map(|checks| to_json(&checks)),
-                Request::PeerRate { .. }
-                | Request::Grant(_)
-                | Request::Grants { .. }
-                | Request::Revoke { .. }
-                | Request::Lock
-                | Request::Unlock => self.rights(connected, request),
+                Request::PeerRate { peer, calls_per_minute } => {
+                    self.set_rate(&peer, calls_per_minute, caller(connected)).await
+                }
+                Request::Grant(grant) => self.grant(grant, caller(connected)).await,
+                Request::Grants { peer } => self.grants(peer.as_deref()),
+                Request::Revoke { grant } => self.revoke(&grant, caller(connected)).await,
+                Request::Lock => self.lock_peers(caller(connected)).await,
+                Request::Unlock => self.unlock_peers(caller(connected)).await,
                 Request::Approvals { approval } => self.approvals(approval.as_deref()),
-                Request::Approve(approve) => self.approve(connected, &approve),
-                Request::Deny { approval } => self.deny(connected, &approval),
+                Request::Approve(approve) => self.approve(&approve, caller(connected)),
+                Request::Deny { approval } => self.deny(&approval, caller(connected)),
                 Request::AuditSync => Ok(to_json(&json!({}))),
                 Request::PairCancel => Ok(to_json(&json!({ "cancelled": self.offers.cancel(client) }))),
                 // The control server sees to these itself.
@@ -134,6 +140,17 @@ impl Office {
         }
     }
 
+    /// Does what waits for the disk beside everything else; it goes on also when nobody waits for it any
+    /// more.
+    pub(super) async fn on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Book) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let book = Arc::clone(&self.book);
+        let done = spawn_blocking(move || work(&book)).await;
+        done.unwrap_or_else(|error| Err(Failure::new(Code::Internal, error.to_string())))
+    }
+
     /// Has every pinned peer dialled at once that is not linked.
     pub(super) fn dial_all(&self) {
         self.book.fingerprints().into_iter().for_each(|peer| self.dialer.kick(peer));
@@ -157,7 +174,7 @@ impl Office {
             listen: self.ports.all().iter().map(ToString::to_string).collect(),
             missing: self.ports.missing(),
             listening: *self.listening.borrow() > 0,
-            locked: false,
+            locked: relay.is_locked(),
             approvals: relay.held_count(),
             audit_failure: None,
             refused: Refused {
@@ -172,7 +189,8 @@ impl Office {
     fn peers(&self) -> PeerList {
         let store = self.book.store();
         let relay = self.context.relay.lock();
-        PeerList { peers: store.peers().iter().map(|peer| views::peer_view(peer, &relay)).collect() }
+        let date = self.context.clock.date();
+        PeerList { peers: store.peers().iter().map(|peer| views::peer_view(peer, &relay, date)).collect() }
     }
 
     fn identity(&self, name: Option<&str>) -> Result<Vec<u8>, Failure> {

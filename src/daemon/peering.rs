@@ -17,6 +17,7 @@ use crate::link::session;
 use crate::link::tls::{Alpn, Expect};
 use crate::trust::Peer;
 use crate::trust::store::{Address, AddressSource, add_address};
+use crate::wire::audit::Caller;
 use crate::wire::commands::quoted;
 use crate::wire::control::Unpaired;
 use crate::wire::error::{Code, Failure};
@@ -30,9 +31,9 @@ const LINKING: Duration = Duration::from_secs(10);
 const CONFIGURED_RETRY: Duration = Duration::from_secs(60);
 
 /// Who has an address tried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 enum By {
-    User,
+    User(Option<Caller>),
     Configuration,
 }
 
@@ -57,14 +58,20 @@ impl Office {
         self.book.store().peers().iter().any(|peer| peer.addresses.iter().any(|known| known.address == address))
     }
 
-    pub(super) fn rename(&self, peer: &str, name: &str) -> Result<Vec<u8>, Failure> {
+    pub(super) async fn rename(&self, peer: &str, name: &str, by: Option<Caller>) -> Result<Vec<u8>, Failure> {
         let name: PeerName = parsed(name)?;
         let fingerprint = self.book.store().find(peer)?.fingerprint;
-        let peer = self.book.update(fingerprint, |peer| peer.name = name)?;
+        let peer = self.on_disk(move |book| book.update(fingerprint, by, |peer| peer.name = name)).await?;
         Ok(self.peer_answer(&peer))
     }
 
-    pub(super) fn change_addresses(&self, peer: &str, add: &[String], remove: &[String]) -> Result<Vec<u8>, Failure> {
+    pub(super) async fn change_addresses(
+        &self,
+        peer: &str,
+        add: &[String],
+        remove: Vec<String>,
+        by: Option<Caller>,
+    ) -> Result<Vec<u8>, Failure> {
         let fingerprint = self.book.store().find(peer)?.fingerprint;
         let add: Vec<String> = add.iter().map(|address| checked_address(address)).collect::<Result<_, _>>()?;
         if let Some(unknown) = {
@@ -78,33 +85,35 @@ impl Office {
             return Err(Failure::new(Code::InvalidRequest, format!("{unknown} is no address of {peer}"))
                 .hint(format!("`pi-remote peers show {}` lists them", quoted(peer))));
         }
-        let peer = self.book.update(fingerprint, |peer| {
+        let change = move |peer: &mut Peer| {
             peer.addresses.retain(|known| !remove.iter().any(|gone| with_port(gone, DEFAULT_PORT) == known.address));
             for address in add {
                 add_address(&mut peer.addresses, Address { address, source: AddressSource::User });
             }
-        })?;
+        };
+        let peer = self.on_disk(move |book| book.update(fingerprint, by, change)).await?;
         self.dialer.kick(fingerprint);
         Ok(self.peer_answer(&peer))
     }
 
-    pub(super) fn unpair(&self, peer: &str) -> Result<Vec<u8>, Failure> {
+    pub(super) async fn unpair(&self, peer: &str, by: Option<Caller>) -> Result<Vec<u8>, Failure> {
         let peer = self.book.store().find(peer)?.clone();
-        let link_cut = self.book.unpin(peer.fingerprint)?;
+        let fingerprint = peer.fingerprint;
+        let link_cut = self.on_disk(move |book| book.unpin(fingerprint, by)).await?;
         Ok(to_json(&Unpaired { peer: views::peer_ref(&peer), link_cut }))
     }
 
-    fn peer_answer(&self, peer: &Peer) -> Vec<u8> {
+    pub(super) fn peer_answer(&self, peer: &Peer) -> Vec<u8> {
         #[derive(Serialize)]
         struct Data {
             peer: crate::wire::control::PeerView,
         }
-        to_json(&Data { peer: views::peer_view(peer, &self.context.relay.lock()) })
+        to_json(&Data { peer: views::peer_view(peer, &self.context.relay.lock(), self.context.clock.date()) })
     }
 
     /// The original's way to a peer: by address. Whoever answers there must be pinned, and the
     /// address is its own from then on.
-    pub(super) async fn add_peer(&self, host: &str, port: Option<u64>) -> Result<Vec<u8>, Failure> {
+    pub(super) async fn add_peer(&self, host: &str, port: Option<u64>, by: Option<Caller>) -> Result<Vec<u8>, Failure> {
         let already = |name: &str| Failure::new(Code::AlreadyConnected, format!("Already connected to {name}"));
         if host.trim().is_empty() {
             return Err(Failure::new(Code::InvalidRequest, "add_peer needs a host"));
@@ -115,7 +124,8 @@ impl Office {
             if self.context.relay.lock().is_linked(peer.fingerprint) {
                 return Err(already(host));
             }
-            self.book.update(peer.fingerprint, |peer| peer.removed = false)?;
+            let fingerprint = peer.fingerprint;
+            self.on_disk(move |book| book.update(fingerprint, by, |peer| peer.removed = false)).await?;
             self.dialer.kick(peer.fingerprint);
             self.wait_linked(peer.fingerprint).await?;
             let port =
@@ -130,7 +140,7 @@ impl Office {
         let port =
             exact.ok_or_else(|| Failure::new(Code::InvalidRequest, format!("{port} is no TCP port (1 to 65535)")))?;
         check_dialled(host)?;
-        self.link_at(&with_port(host, port), By::User).await?;
+        self.link_at(&with_port(host, port), By::User(by)).await?;
         Ok(to_json(&json!({ "host": name, "port": port })))
     }
 
@@ -159,12 +169,16 @@ impl Office {
                 Failure { message, ..error.into_failure() }
             })?;
         let fingerprint = link.peer;
-        let keep = |peer: &mut Peer| {
+        let (by_user, by) = match by {
+            By::User(caller) => (true, caller),
+            By::Configuration => (false, None),
+        };
+        let keep = move |peer: &mut Peer| {
             // Only the user takes up again what the user has cut.
-            peer.removed &= matches!(by, By::Configuration);
+            peer.removed &= !by_user;
             add_address(&mut peer.addresses, Address { address: reached, source: AddressSource::User });
         };
-        let peer = self.book.update(fingerprint, keep)?;
+        let peer = self.on_disk(move |book| book.update(fingerprint, by, keep)).await?;
         if self.context.relay.lock().is_linked(fingerprint) {
             return Err(Failure::new(Code::AlreadyConnected, format!("Already connected to {}", peer.name)));
         }
@@ -194,7 +208,7 @@ impl Office {
         facts.and_then(|facts| facts.why).unwrap_or_else(|| Failure::new(Code::Unreachable, "No link came up"))
     }
 
-    pub(super) fn remove_peer(&self, host: &str) -> Result<Vec<u8>, Failure> {
+    pub(super) async fn remove_peer(&self, host: &str, by: Option<Caller>) -> Result<Vec<u8>, Failure> {
         let (name, port) = split_port(host);
         let found = {
             let store = self.book.store();
@@ -214,7 +228,7 @@ impl Office {
         };
         let missing = || Failure::new(Code::PeerNotFound, format!("Peer {host} not found"));
         let fingerprint = found.ok_or_else(missing)?;
-        self.book.update(fingerprint, |peer| peer.removed = true)?;
+        self.on_disk(move |book| book.update(fingerprint, by, |peer| peer.removed = true)).await?;
         self.context.relay.lock().end_links_of(fingerprint, ByeReason::Removed, self.context.clock.now());
         Ok(to_json(&json!({ "host": name })))
     }

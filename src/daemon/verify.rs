@@ -29,7 +29,7 @@ impl Office {
                 let lasting = |peers: &[Peer]| -> Vec<Peer> {
                     peers.iter().cloned().map(|peer| Peer { last_seen: None, ..peer }).collect()
                 };
-                if lasting(stored.peers()) == lasting(store.peers()) {
+                if lasting(stored.peers()) == lasting(store.peers()) && stored.is_locked() == store.is_locked() {
                     Ok(format!("{} pinned, as this daemon knows them", stored.peers().len()))
                 } else {
                     Err(Failure::new(

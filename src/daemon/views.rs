@@ -1,6 +1,6 @@
 //! What is shown of peers, links and this device.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::clock::rfc3339;
 use crate::relay::{LinkView, Relay};
@@ -10,8 +10,8 @@ use crate::wire::error::{Code, Failure};
 use crate::wire::session::Verb;
 use crate::wire::{DEFAULT_PORT, HostPort};
 
-/// A peer as `peers` shows it.
-pub(super) fn peer_view(peer: &Peer, relay: &Relay) -> PeerView {
+/// A peer as `peers` shows it at this date.
+pub(super) fn peer_view(peer: &Peer, relay: &Relay, date: SystemTime) -> PeerView {
     let facts = relay.peer_facts(peer.fingerprint);
     let connected = relay.is_linked(peer.fingerprint);
     let names = |verbs: &[Verb]| verbs.iter().map(Verb::to_string).collect();
@@ -25,7 +25,8 @@ pub(super) fn peer_view(peer: &Peer, relay: &Relay) -> PeerView {
         why: why(relay, peer).map(|why| why.message),
         mend: why(relay, peer).and_then(|why| why.hint),
         version: facts.as_ref().and_then(|facts| facts.version.clone()).or_else(|| peer.version.clone()),
-        grants: peer.grants.iter().map(|grant| grant_view(peer, grant)).collect(),
+        grants: standing_grants(peer, date),
+        calls_per_minute: peer.calls_per_minute,
         may_there: names(&may_there.verbs),
         may_there_asking: names(&may_there.ask),
         paired_at: peer.paired_at.clone(),
@@ -82,6 +83,11 @@ fn why(relay: &Relay, peer: &Peer) -> Option<Failure> {
         return Some(failure.hint("add_peer takes it up again"));
     }
     relay.peer_facts(peer.fingerprint)?.why
+}
+
+/// What a peer may do at this date.
+pub(super) fn standing_grants(peer: &Peer, date: SystemTime) -> Vec<GrantView> {
+    peer.grants.iter().filter(|grant| !grant.is_over(date)).map(|grant| grant_view(peer, grant)).collect()
 }
 
 /// A grant as `grants` shows it.

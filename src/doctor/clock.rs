@@ -13,6 +13,8 @@ use crate::wire::error::{Code, Failure};
 
 /// From here on two clocks do not agree.
 const APART: Duration = Duration::from_secs(300);
+/// From here on the date that is kept cannot be what this clock said before it was set a little.
+const FAR_AHEAD: Duration = Duration::from_secs(24 * 3600);
 /// From here on their difference is worth a word.
 const NEARLY: Duration = Duration::from_secs(10);
 
@@ -45,6 +47,15 @@ fn judge(now: SystemTime, daemon: Option<&str>, files: &Files, peers: &[PeerChec
     let latest = seen.filter_map(|time| parse_rfc3339(time).ok()).max();
     if let Some(latest) = latest.filter(|latest| !agree && *latest > now + APART) {
         return wrong(format!("a peer was seen at {}, which is still to come", rfc3339(latest)));
+    }
+    if let Some(latest) = files.latest.filter(|latest| *latest > now + FAR_AHEAD) {
+        let said = format!(
+            "{}; grants end by {}, the latest date seen (`latest` in peers.json), which is still to come: set the \
+             clock, or take that member out while the daemon is stopped",
+            rfc3339(now),
+            rfc3339(latest)
+        );
+        return Check::note(name, said);
     }
     if off.is_empty() {
         let words = clocks.iter().filter(|(_, ahead)| duration(*ahead) > NEARLY).map(difference);
@@ -116,6 +127,18 @@ mod tests {
             assert_eq!(check.fix.is_some(), state == State::Failed);
         }
         assert!(judged(&[DAY + 900]).detail.contains("p0's is 1day ahead"));
+    }
+
+    #[test]
+    fn a_date_that_ends_grants_too_early_is_told() {
+        let files = |latest| Files {
+            latest: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(latest)),
+            ..Files::unreadable(std::path::Path::new("/s"), Failure::new(Code::Io, "x"))
+        };
+        assert_eq!(judge(SystemTime::UNIX_EPOCH, None, &files(24 * 3600), &[]).state(), State::Ok);
+        let check = judge(SystemTime::UNIX_EPOCH, None, &files(24 * 3600 + 1), &[]);
+        assert_eq!(check.state(), State::Note);
+        assert!(check.detail.contains("1970-01-02") && check.detail.contains("`latest`"), "{check:?}");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use nix::sys::statvfs::{FsFlags, statvfs};
 use serde_json::{Map, Value};
@@ -37,6 +38,8 @@ pub(super) struct Files {
     pub(super) dir: Option<StateDir>,
     pub(super) settings: Option<Settings>,
     pub(super) peers: Vec<Peer>,
+    /// The date by which grants end, as it was kept last.
+    pub(super) latest: Option<SystemTime>,
     /// Why there are no settings, where there are none.
     pub(super) unset: &'static str,
     /// The control socket can have its path.
@@ -57,7 +60,7 @@ impl Files {
         let path_fits = socket.ok;
         let rest = CONTENTS.iter().map(|name| Check::skipped(*name, because));
         let checks = std::iter::once(first).chain(rest).chain([socket]).collect();
-        Self { checks, dir: None, settings: None, peers: Vec::new(), unset: because, path_fits }
+        Self { checks, dir: None, settings: None, peers: Vec::new(), latest: None, unset: because, path_fits }
     }
 }
 
@@ -89,8 +92,9 @@ pub(super) fn files(path: &Path) -> Files {
         settings_file(&dir, &settings),
         socket,
     ];
+    let latest = peers.as_ref().ok().and_then(Store::latest);
     let peers = peers.map(|peers| peers.peers().to_vec()).unwrap_or_default();
-    Files { checks, settings: settings.ok(), peers, unset: NO_SETTINGS, path_fits, dir: Some(dir) }
+    Files { checks, settings: settings.ok(), peers, latest, unset: NO_SETTINGS, path_fits, dir: Some(dir) }
 }
 
 /// The command that mends a directory that is refused.

@@ -1,23 +1,25 @@
 //! PURE: what a peer was given: which verbs, on which sessions, from where, and until when.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use crate::wire::ids::SessionId;
+use crate::wire::ids::{SessionId, is_unsafe_to_show};
 use crate::wire::link::SessionInfo;
 use crate::wire::session::Verb;
 
 /// Most selectors, and most conditions, of one grant.
 pub const MAX_PARTS: usize = 64;
+/// Largest number of a grant: every reader of JSON has it exact.
+pub const MAX_GRANT_ID: u64 = 1 << 53;
 /// Longest selector or condition, in bytes.
 const MAX_TEXT: usize = 256;
 
 /// Names a grant for `revoke`; never used twice on a device: `g1`, `g2`, ...
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct GrantId(pub u64);
 
@@ -59,8 +61,10 @@ pub enum Condition {
     TailscaleNode(String),
 }
 
-/// Something that a peer may do, or may not.
+/// Something that a peer may do, or may not. What it does not understand is no grant: a condition that
+/// is not known here, or an end with a typing error, would give too much if it were left out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Grant {
     /// Names it.
     pub id: GrantId,
@@ -161,6 +165,35 @@ impl Grant {
         Self { id, preset, allow, ask, deny, sessions: Vec::new(), from: Vec::new(), expires: None }
     }
 
+    /// The grant as it is kept: every verb in one list alone and once, in their order.
+    ///
+    /// # Errors
+    /// It asks about `list` or `events`, has too many parts, or is not what its preset says.
+    pub fn checked(mut self) -> Result<Self, Invalid> {
+        let settle = |verbs: &mut Vec<Verb>, taken: &[Verb]| {
+            verbs.retain(|verb| !taken.contains(verb));
+            verbs.sort_unstable();
+            verbs.dedup();
+        };
+        settle(&mut self.deny, &[]);
+        settle(&mut self.ask, &self.deny);
+        settle(&mut self.allow, &[self.deny.as_slice(), &self.ask].concat());
+        if let Some(verb) = self.ask.iter().find(|verb| matches!(verb, Verb::List | Verb::Events)) {
+            return Err(Invalid(format!("nobody can be asked about {verb} each time: allow it or leave it out")));
+        }
+        once(&mut self.sessions);
+        once(&mut self.from);
+        if self.sessions.len().max(self.from.len()) > MAX_PARTS {
+            return Err(Invalid(format!("a grant has at most {MAX_PARTS} session selectors and conditions each")));
+        }
+        let lists = [self.allow.as_slice(), &self.ask, &self.deny];
+        if self.preset != Preset::Custom && lists != self.preset.lists() {
+            let name = self.preset;
+            return Err(Invalid(format!("it is called `{name}` and has other lists of verbs: call it `custom`")));
+        }
+        Ok(self)
+    }
+
     /// Whether it has ended at this date.
     pub fn is_over(&self, date: SystemTime) -> bool {
         self.expires.is_some_and(|expires| expires <= date)
@@ -237,6 +270,9 @@ fn matches(pattern: &str, text: &str) -> bool {
 
 fn is_in(address: IpAddr, network: IpAddr, bits: u8) -> bool {
     let same = |a: &[u8], b: &[u8]| {
+        if usize::from(bits) > a.len() * 8 {
+            return false;
+        }
         let (whole, rest) = (usize::from(bits / 8), bits % 8);
         let mask = !(0xffu8.checked_shr(u32::from(rest)).unwrap_or(0));
         a.get(..whole) == b.get(..whole)
@@ -271,9 +307,10 @@ impl fmt::Display for Preset {
 impl FromStr for GrantId {
     type Err = Invalid;
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        let number = text.strip_prefix('g').filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
-        let number = number.and_then(|digits| digits.parse().ok());
+        // One text for each: no sign, no zeros in front.
+        let number = text.strip_prefix('g').and_then(|digits| digits.parse::<u64>().ok());
         number
+            .filter(|number| *number <= MAX_GRANT_ID && format!("g{number}") == text)
             .map(Self)
             .ok_or_else(|| Invalid("a grant is named `g` and a number: `pi-remote grants` lists them".into()))
     }
@@ -315,27 +352,73 @@ impl FromStr for Condition {
             || Invalid("a condition is `cidr:NETWORK/BITS`, `tailscale:user=LOGIN` or `tailscale:node=NAME`".into());
         let (kind, rest) = text.split_once(':').ok_or_else(invalid)?;
         match (kind, rest.split_once('=')) {
-            ("cidr", _) => cidr(rest).ok_or_else(invalid),
+            ("cidr", _) => cidr(rest).unwrap_or_else(|| Err(invalid())),
             ("tailscale", Some(("user", user))) if is_text(user) => Ok(Condition::TailscaleUser(user.to_owned())),
+            ("tailscale", Some(("node", node))) if node.contains('.') => {
+                let label = node.split('.').next().unwrap_or_default();
+                Err(Invalid(format!("a node is named by the first label of its name: `tailscale:node={label}`")))
+            }
             ("tailscale", Some(("node", node))) if is_text(node) => Ok(Condition::TailscaleNode(node.to_owned())),
             _ => Err(invalid()),
         }
     }
 }
 
-fn cidr(text: &str) -> Option<Condition> {
-    let (network, bits) = match text.split_once('/') {
-        Some((network, bits)) => (network.parse::<IpAddr>().ok()?, bits.parse::<u8>().ok()?),
+/// A network, or one address; `None` where the text is neither.
+fn cidr(text: &str) -> Option<Result<Condition, Invalid>> {
+    let (address, bits) = match text.split_once('/') {
+        Some((address, bits)) => (address.parse::<IpAddr>().ok()?, plain_number(bits)?),
         None => {
             let address = text.parse::<IpAddr>().ok()?;
             (address, if address.is_ipv4() { 32 } else { 128 })
         }
     };
-    (bits <= if network.is_ipv4() { 32 } else { 128 }).then_some(Condition::Cidr(network, bits))
+    let network = match address {
+        IpAddr::V4(v4) if bits <= 32 => IpAddr::from((v4 & Ipv4Addr::from(mask(32, bits) as u32)).octets()),
+        IpAddr::V6(v6) if bits <= 128 => IpAddr::from((v6 & Ipv6Addr::from(mask(128, bits))).octets()),
+        IpAddr::V4(_) | IpAddr::V6(_) => return None,
+    };
+    if network != address {
+        let message = format!("{text} has bits behind the network's: `cidr:{network}/{bits}`");
+        return Some(Err(Invalid(message)));
+    }
+    // An address of IPv4 is one, however it came: it would never lie in such a network.
+    if network.to_canonical() != network {
+        let v4 = network.to_canonical();
+        let message = match bits.checked_sub(96) {
+            Some(bits) => format!("an address of IPv4 is written as one: `cidr:{v4}/{bits}`"),
+            None => "addresses of IPv4 are written as such".to_owned(),
+        };
+        return Some(Err(Invalid(message)));
+    }
+    Some(Ok(Condition::Cidr(network, bits)))
+}
+
+/// The first `bits` of `width` bits.
+fn mask(width: u32, bits: u8) -> u128 {
+    let all = u128::MAX >> (128 - width);
+    all & !all.checked_shr(u32::from(bits)).unwrap_or(0)
+}
+
+fn plain_number(digits: &str) -> Option<u8> {
+    digits.parse().ok().filter(|number: &u8| number.to_string() == digits)
+}
+
+fn once<T: PartialEq>(parts: &mut Vec<T>) {
+    let mut seen = Vec::with_capacity(parts.len().min(MAX_PARTS));
+    for part in parts.drain(..) {
+        if !seen.contains(&part) {
+            seen.push(part);
+        }
+        if seen.len() > MAX_PARTS {
+            break;
+        }
+    }
+    *parts = seen;
 }
 
 fn is_text(text: &str) -> bool {
-    !text.is_empty() && text.len() <= MAX_TEXT && !text.chars().any(char::is_control)
+    !text.is_empty() && text.len() <= MAX_TEXT && text.trim() == text && !text.chars().any(is_unsafe_to_show)
 }
 
 impl fmt::Display for Condition {
@@ -365,21 +448,98 @@ macro_rules! as_text {
 }
 as_text!(GrantId, Selector, Condition);
 
-mod date {
+/// A date in JSON, RFC 3339 in UTC.
+pub(super) mod date {
     use std::time::SystemTime;
 
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(date: &Option<SystemTime>, to: S) -> Result<S::Ok, S::Error> {
+    pub(in super::super) fn serialize<S: Serializer>(date: &Option<SystemTime>, to: S) -> Result<S::Ok, S::Error> {
         match date {
             Some(date) => to.collect_str(&humantime::format_rfc3339_millis(*date)),
             None => to.serialize_none(),
         }
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SystemTime>, D::Error> {
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SystemTime>, D::Error> {
         let text = Option::<String>::deserialize(from)?;
         text.map(|text| humantime::parse_rfc3339(&text).map_err(D::Error::custom)).transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::strategies;
+    use super::*;
+
+    #[test]
+    fn a_grants_parts_are_written_as_they_are_read() {
+        for text in ["id:s1", "name:my work*", "name:a:b"] {
+            assert_eq!(text.parse::<Selector>().unwrap().to_string(), text);
+        }
+        for text in ["cidr:10.0.0.0/8", "cidr:fd00::/8", "tailscale:user=me@github", "tailscale:node=desk"] {
+            assert_eq!(text.parse::<Condition>().unwrap().to_string(), text);
+        }
+        assert_eq!("cidr:192.0.2.7".parse::<Condition>().unwrap().to_string(), "cidr:192.0.2.7/32");
+        assert_eq!("g12".parse(), Ok(GrantId(12)));
+        for bad in ["", "g", "12", "G1", "g+1", "g01", "g-1", "g1 ", "g18446744073709551615"] {
+            assert!(bad.parse::<GrantId>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_network_that_no_text_makes_holds_no_address() {
+        for (address, bits) in [("10.0.0.0", 33), ("10.0.0.0", 40), ("fd00::", 129), ("fd00::", 255)] {
+            let network: IpAddr = address.parse().unwrap();
+            assert!(!is_in(network, network, bits), "{address}/{bits}");
+        }
+    }
+
+    #[test]
+    fn a_grant_with_a_member_that_is_not_known_is_no_grant() {
+        let read = |json: &str| serde_json::from_str::<Grant>(json);
+        read(r#"{"id":"g1","preset":"read"}"#).unwrap();
+        for bad in [
+            r#"{"id":"g1","preset":"full","expire":"2026-01-01T00:00:00Z"}"#,
+            r#"{"id":"g1","preset":"full","expires":"2026-01-01"}"#,
+            r#"{"id":"g1","preset":"full","from":["tailscale:group=x"]}"#,
+            r#"{"id":"g1","preset":"all"}"#,
+            r#"{"id":"g1","preset":"full","allow":["admin"]}"#,
+        ] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_grant_that_is_not_what_it_is_called_is_refused() {
+        let read = Grant::of_preset(GrantId(1), Preset::Read);
+        assert!(read.clone().checked().is_ok());
+        assert!(Grant { allow: Verb::ALL.to_vec(), ..read.clone() }.checked().is_err());
+        assert!(Grant { deny: vec![], ..Grant::of_preset(GrantId(1), Preset::None) }.checked().is_err());
+        assert!(Grant { allow: Verb::ALL.to_vec(), preset: Preset::Custom, ..read }.checked().is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn a_grant_survives_the_disk(grant in strategies::grant()) {
+            let json = serde_json::to_string(&grant).unwrap();
+            let read: Grant = serde_json::from_str(&json).unwrap();
+            prop_assert_eq!(read.checked().unwrap(), grant);
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in "(cidr:|tailscale:|id:|name:|g)?\\PC{0,30}") {
+            let _ = (text.parse::<Condition>(), text.parse::<Selector>(), text.parse::<GrantId>());
+        }
+
+        #[test]
+        fn a_pattern_of_stars_takes_no_longer_than_its_product(stars in 1..120usize, length in 0..256usize) {
+            let pattern = "*a".repeat(stars);
+            prop_assert_eq!(matches(&pattern, &"a".repeat(length)), length >= stars);
+            prop_assert!(!matches(&pattern, &"b".repeat(length)));
+        }
     }
 }

@@ -1,11 +1,12 @@
-//! `peers.json`: the pinned peers. A change is written first and believed afterwards, so memory and
-//! disk agree on who is trusted.
+//! `peers.json`: the pinned peers, what they may do, and whether any is served at all. A change is
+//! written first and believed afterwards, so memory and disk agree on who is trusted.
 
+use std::collections::HashSet;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use super::grant::{Grant, GrantId, Preset};
+use super::grant::{Grant, GrantId, MAX_GRANT_ID, Preset, date};
 use crate::clock::rfc3339;
 use crate::identity::Fingerprint;
 use crate::state_dir::StateDir;
@@ -20,6 +21,8 @@ const MAX_FILE: usize = 4 * 1024 * 1024;
 const VERSION: u32 = 2;
 /// Most peers that a device pins.
 pub const MAX_PEERS: usize = 1000;
+/// Most grants of one peer.
+pub const MAX_GRANTS: usize = 64;
 
 /// Where an address of a peer comes from; what is more certain is forgotten later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -94,32 +97,96 @@ pub struct NewPeer {
     pub via: &'static str,
 }
 
+/// What the file holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Contents {
+    version: u32,
+    /// The number of the next grant: none is used twice.
+    next_grant: u64,
+    /// Nothing is taken from any peer.
+    pub locked: bool,
+    /// The latest date that was seen: what has an end has ended though the clock be set back.
+    #[serde(with = "date")]
+    pub latest: Option<SystemTime>,
+    /// By name.
+    pub peers: Vec<Peer>,
+}
+
 /// A change that was checked, to be written with [`Change::write`] and then believed with
 /// [`Store::believe`]; no other may be made meanwhile.
 #[derive(Debug)]
 pub struct Change {
     dir: StateDir,
-    next_grant: u64,
-    peers: Vec<Peer>,
+    contents: Contents,
 }
 
 /// The pinned peers, on disk and in memory.
 #[derive(Debug, Clone)]
 pub struct Store {
     dir: StateDir,
-    next_grant: u64,
-    peers: Vec<Peer>,
+    contents: Contents,
     own_name: Option<PeerName>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct File {
-    version: u32,
-    /// The number of the next grant: none is used twice.
-    #[serde(default)]
-    next_grant: u64,
-    peers: Vec<Peer>,
+/// Reads what `peers.json` holds.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub fn read(bytes: &[u8]) -> Result<Contents, String> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        version: u32,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct File {
+        #[serde(default)]
+        next_grant: u64,
+        #[serde(default)]
+        locked: bool,
+        #[serde(default, with = "date")]
+        latest: Option<SystemTime>,
+        peers: Vec<Peer>,
+    }
+    let in_words = |error: serde_json::Error| error.to_string();
+    let Versioned { version } = serde_json::from_slice(bytes).map_err(in_words)?;
+    if version != 1 && version != VERSION {
+        return Err(format!("version {version} is not known to this program"));
+    }
+    let File { mut next_grant, locked, latest, mut peers } = serde_json::from_slice(bytes).map_err(in_words)?;
+    if version == 1 {
+        // Whoever was paired by that version had everything.
+        for (peer, number) in peers.iter_mut().zip(1..) {
+            peer.grants = vec![Grant::of_preset(GrantId(number), Preset::Full)];
+        }
+    }
+    let (mut names, mut keys, mut ids) = (HashSet::new(), HashSet::new(), HashSet::new());
+    for peer in &mut peers {
+        let name = &peer.name;
+        if !names.insert(name.clone()) || !keys.insert(peer.fingerprint) {
+            return Err(format!("{name} stands there twice"));
+        }
+        if peer.calls_per_minute == Some(0) {
+            return Err(format!("the callsPerMinute of {name} is 0: at least 1"));
+        }
+        if peer.grants.len() > MAX_GRANTS {
+            return Err(format!("{name} has more than {MAX_GRANTS} grants"));
+        }
+        for grant in &mut peer.grants {
+            let id = grant.id;
+            if !ids.insert(id) {
+                return Err(format!("the grant {id} of {name} stands there twice"));
+            }
+            *grant = grant.clone().checked().map_err(|wrong| format!("the grant {id} of {name}: {wrong}"))?;
+            next_grant = next_grant.max(id.0 + 1);
+        }
+    }
+    if next_grant > MAX_GRANT_ID {
+        return Err("no number is left for another grant".to_owned());
+    }
+    peers.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(Contents { version: VERSION, next_grant: next_grant.max(1), locked, latest, peers })
 }
 
 impl Store {
@@ -128,45 +195,44 @@ impl Store {
     /// # Errors
     /// When the file is open to others, unreadable, or not what this program wrote.
     pub fn load(dir: StateDir) -> Result<Self, Failure> {
-        let Some(bytes) = dir.read_secret(FILE, MAX_FILE)? else {
-            return Ok(Self { dir, next_grant: 1, peers: Vec::new(), own_name: None });
+        let contents = match dir.read_secret(FILE, MAX_FILE)? {
+            Some(bytes) => read(&bytes).map_err(|what| {
+                Failure::new(Code::Io, format!("{}: {what}", dir.join(FILE).display()))
+                    .hint("restore the file from a backup, or move it away and pair again")
+            })?,
+            None => Contents { version: VERSION, next_grant: 1, locked: false, latest: None, peers: Vec::new() },
         };
-        let path = dir.join(FILE);
-        let broken = |what: String| {
-            Failure::new(Code::Io, format!("{}: {what}", path.display()))
-                .hint("restore the file from a backup, or move it away and pair again")
-        };
-        let mut file: File = serde_json::from_slice(&bytes).map_err(|error| broken(error.to_string()))?;
-        if file.version == 1 {
-            // Whoever was paired by that version had everything.
-            for (peer, number) in file.peers.iter_mut().zip(1..) {
-                peer.grants = vec![Grant::of_preset(GrantId(number), Preset::Full)];
-                file.next_grant = number + 1;
-            }
-        } else if file.version != VERSION {
-            return Err(broken(format!("version {} is not known to this program", file.version)));
-        }
-        for (n, peer) in file.peers.iter().enumerate() {
-            if file
-                .peers
-                .iter()
-                .skip(n + 1)
-                .any(|other| other.fingerprint == peer.fingerprint || other.name == peer.name)
-            {
-                return Err(broken(format!("{} stands there twice", peer.name)));
-            }
-        }
-        Ok(Self { dir, next_grant: file.next_grant.max(1), peers: file.peers, own_name: None })
+        Ok(Self { dir, contents, own_name: None })
+    }
+
+    /// Whether nothing is taken from any peer.
+    pub fn is_locked(&self) -> bool {
+        self.contents.locked
+    }
+
+    /// The latest date that was seen when this was last written.
+    pub fn latest(&self) -> Option<SystemTime> {
+        self.contents.latest
+    }
+
+    /// When the next grant ends, of those that do.
+    pub fn next_end(&self) -> Option<SystemTime> {
+        self.peers().iter().flat_map(|peer| &peer.grants).filter_map(|grant| grant.expires).min()
+    }
+
+    /// Whose grant this is.
+    pub fn find_grant(&self, id: GrantId) -> Option<(&Peer, &Grant)> {
+        self.peers().iter().find_map(|peer| Some((peer, peer.grants.iter().find(|grant| grant.id == id)?)))
     }
 
     /// Every pinned peer, by name.
     pub fn peers(&self) -> &[Peer] {
-        &self.peers
+        &self.contents.peers
     }
 
     /// A peer by fingerprint.
     pub fn get(&self, fingerprint: Fingerprint) -> Option<&Peer> {
-        self.peers.iter().find(|peer| peer.fingerprint == fingerprint)
+        self.peers().iter().find(|peer| peer.fingerprint == fingerprint)
     }
 
     /// A peer by petname or full fingerprint.
@@ -175,9 +241,9 @@ impl Store {
     /// `peer_not_found`.
     pub fn find(&self, text: &str) -> Result<&Peer, Failure> {
         let wanted = text.parse::<Fingerprint>().ok();
-        self.peers.iter().find(|peer| Some(peer.fingerprint) == wanted || peer.name.as_str() == text).ok_or_else(|| {
-            Failure::new(Code::PeerNotFound, format!("Peer {text} not found")).hint("`pi-remote peers` lists them")
-        })
+        self.peers().iter().find(|peer| Some(peer.fingerprint) == wanted || peer.name.as_str() == text).ok_or_else(
+            || Failure::new(Code::PeerNotFound, format!("Peer {text} not found")).hint("`pi-remote peers` lists them"),
+        )
     }
 
     /// This device's own name, which no peer is to be called: `NAME/session` must mean one machine.
@@ -191,10 +257,10 @@ impl Store {
     /// `name_taken` when the user gave a petname that another peer has.
     pub fn petname_for(&self, new: &NewPeer) -> Result<PeerName, Failure> {
         let own = |peer: &&Peer| peer.fingerprint == new.fingerprint || Some(peer.fingerprint) == new.replaces;
-        let kept = self.peers.iter().find(|peer| Some(peer.fingerprint) == new.replaces);
+        let kept = self.peers().iter().find(|peer| Some(peer.fingerprint) == new.replaces);
         let kept = kept.or_else(|| self.get(new.fingerprint)).map(|peer| peer.name.clone());
         let is_taken = |name: &PeerName| {
-            self.own_name.as_ref() == Some(name) || self.peers.iter().any(|peer| peer.name == *name && !own(&peer))
+            self.own_name.as_ref() == Some(name) || self.peers().iter().any(|peer| peer.name == *name && !own(&peer))
         };
         match (new.petname.clone(), kept) {
             (Some(name), kept) if is_taken(&name) && kept.as_ref() != Some(&name) => Err(name_taken(&name)),
@@ -219,8 +285,7 @@ impl Store {
             name,
             fingerprint: new.fingerprint,
             addresses: new.addresses,
-            grants: before
-                .map_or(vec![Grant { id: GrantId(self.next_grant), ..new.grant }], |before| before.grants.clone()),
+            grants: before.map(|before| before.grants.clone()).unwrap_or_default(),
             calls_per_minute: before.and_then(|before| before.calls_per_minute),
             paired_at: rfc3339(at),
             paired_via: new.via.to_owned(),
@@ -228,24 +293,29 @@ impl Store {
             version: same.and_then(|same| same.version.clone()),
             removed: false,
         };
+        let mut change = self.change();
+        if before.is_none() {
+            peer.grants.push(change.minted(new.grant)?);
+        }
         for address in before.map(|before| before.addresses.as_slice()).unwrap_or_default() {
             add_address(&mut peer.addresses, address.clone());
         }
-        let mut peers = self.peers.clone();
+        let peers = &mut change.contents.peers;
         peers.retain(|p| p.fingerprint != new.fingerprint && Some(p.fingerprint) != new.replaces);
         if peers.len() >= MAX_PEERS {
             return Err(Failure::new(Code::Overloaded, format!("More than {MAX_PEERS} peers"))
                 .hint("`pi-remote unpair` those you do not use"));
         }
         peers.push(peer.clone());
-        Ok((peer, self.change(peers)))
+        peers.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok((peer, change))
     }
 
     /// Takes a pin away.
     pub fn unpin(&self, fingerprint: Fingerprint) -> Change {
-        let mut peers = self.peers.clone();
-        peers.retain(|peer| peer.fingerprint != fingerprint);
-        self.change(peers)
+        let mut change = self.change();
+        change.contents.peers.retain(|peer| peer.fingerprint != fingerprint);
+        change
     }
 
     /// Changes what is kept of a peer.
@@ -253,56 +323,124 @@ impl Store {
     /// # Errors
     /// `peer_not_found`, `name_taken`, or the disk's; nothing is changed then.
     pub fn update(&self, fingerprint: Fingerprint, change: impl FnOnce(&mut Peer)) -> Result<(Peer, Change), Failure> {
-        let mut peers = self.peers.clone();
-        let Some(peer) = peers.iter_mut().find(|peer| peer.fingerprint == fingerprint) else {
-            return Err(Failure::new(Code::PeerNotFound, format!("Peer {fingerprint} not found")));
-        };
+        let mut made = self.change();
+        let peer = made.peer(fingerprint)?;
         change(peer);
         let changed = peer.clone();
         let is_new_name = self.get(fingerprint).is_some_and(|peer| peer.name != changed.name);
         let is_own = is_new_name && self.own_name.as_ref() == Some(&changed.name);
+        let peers = &mut made.contents.peers;
         if is_own || peers.iter().any(|peer| peer.name == changed.name && peer.fingerprint != fingerprint) {
             return Err(name_taken(&changed.name));
         }
-        Ok((changed, self.change(peers)))
+        peers.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok((changed, made))
+    }
+
+    /// Gives a peer a grant, which gets its name: in place of those it has, or beside them.
+    ///
+    /// # Errors
+    /// `peer_not_found`, `overloaded` with too many grants, or `invalid_request` for one that gives
+    /// nothing; nothing is changed then.
+    pub fn grant(&self, fingerprint: Fingerprint, grant: Grant, add: bool) -> Result<(Peer, Grant, Change), Failure> {
+        let mut change = self.change();
+        let grant = change.minted(grant)?;
+        let peer = change.peer(fingerprint)?;
+        let grants = &mut peer.grants;
+        if !add {
+            grants.clear();
+        }
+        if grants.len() >= MAX_GRANTS {
+            return Err(Failure::new(Code::Overloaded, format!("More than {MAX_GRANTS} grants of one peer"))
+                .hint("`pi-remote revoke` those that are of no use, or grant without --add, which replaces all"));
+        }
+        grant.check_is_of_use(grants)?;
+        grants.push(grant.clone());
+        Ok((peer.clone(), grant, change))
+    }
+
+    /// Takes a grant away; it is given back with what the peer is without it.
+    ///
+    /// # Errors
+    /// `not_found`.
+    pub fn revoke(&self, id: GrantId) -> Result<(Peer, Grant, Change), Failure> {
+        let Some((peer, grant)) = self.find_grant(id) else {
+            return Err(Failure::new(Code::NotFound, format!("No grant {id}")).hint("`pi-remote grants` lists them"));
+        };
+        let (fingerprint, grant) = (peer.fingerprint, grant.clone());
+        let mut change = self.change();
+        let peer = change.peer(fingerprint)?;
+        peer.grants.retain(|grant| grant.id != id);
+        Ok((peer.clone(), grant, change))
+    }
+
+    /// Takes away what has ended at this date; it is given back with whose it was.
+    pub fn expire(&self, date: SystemTime) -> (Vec<(Fingerprint, Grant)>, Change) {
+        let mut over = Vec::new();
+        let change = self.with(|peer| {
+            over.extend(peer.grants.extract_if(.., |grant| grant.is_over(date)).map(|grant| (peer.fingerprint, grant)));
+        });
+        (over, change)
+    }
+
+    /// Nothing is taken from any peer, or they are served again.
+    pub fn lock(&self, locked: bool) -> Change {
+        let mut change = self.change();
+        change.contents.locked = locked;
+        change
     }
 
     /// All as it is, after this change to each peer.
     pub fn with(&self, change: impl FnMut(&mut Peer)) -> Change {
-        let mut peers = self.peers.clone();
-        peers.iter_mut().for_each(change);
-        self.change(peers)
+        let mut made = self.change();
+        made.contents.peers.iter_mut().for_each(change);
+        made
     }
 
     /// Makes a change that was written what is in memory too.
     pub fn believe(&mut self, change: Change) {
-        self.peers = change.peers;
-        self.next_grant = change.next_grant;
+        self.contents = change.contents;
     }
 
-    fn change(&self, mut peers: Vec<Peer>) -> Change {
-        peers.sort_by(|a, b| a.name.cmp(&b.name));
-        Change { dir: self.dir.clone(), next_grant: self.next_grant + 1, peers }
+    fn change(&self) -> Change {
+        Change { dir: self.dir.clone(), contents: self.contents.clone() }
     }
 }
 
 impl Change {
+    /// Has the date written with it, where it is later than the one that is kept.
+    pub fn date(&mut self, date: SystemTime) {
+        self.contents.latest = self.contents.latest.max(Some(date));
+    }
+
     /// Writes it to the disk.
     ///
     /// # Errors
-    /// The disk's; what was there before is there still.
+    /// The disk's, or more than is read again; what was there before is there still.
     pub fn write(&self) -> Result<(), Failure> {
-        #[derive(Serialize)]
-        #[serde(rename_all = "camelCase")]
-        struct File<'a> {
-            version: u32,
-            next_grant: u64,
-            peers: &'a [Peer],
-        }
-        let file = File { version: VERSION, next_grant: self.next_grant, peers: &self.peers };
-        let mut json = serde_json::to_vec_pretty(&file).map_err(|e| Failure::new(Code::Internal, e.to_string()))?;
+        let mut json =
+            serde_json::to_vec_pretty(&self.contents).map_err(|e| Failure::new(Code::Internal, e.to_string()))?;
         json.push(b'\n');
+        if json.len() > MAX_FILE {
+            return Err(Failure::new(Code::Overloaded, format!("{FILE} would exceed {MAX_FILE} bytes"))
+                .hint("`pi-remote revoke` grants or `pi-remote unpair` peers that are of no use"));
+        }
         self.dir.write_atomic(FILE, &json)
+    }
+
+    fn peer(&mut self, fingerprint: Fingerprint) -> Result<&mut Peer, Failure> {
+        let peer = self.contents.peers.iter_mut().find(|peer| peer.fingerprint == fingerprint);
+        peer.ok_or_else(|| Failure::new(Code::PeerNotFound, format!("Peer {fingerprint} not found")))
+    }
+
+    /// A grant with a name that none has had.
+    fn minted(&mut self, grant: Grant) -> Result<Grant, Failure> {
+        let id = GrantId(self.contents.next_grant);
+        if id.0 >= MAX_GRANT_ID {
+            return Err(Failure::new(Code::Overloaded, "no number is left for another grant"));
+        }
+        self.contents.next_grant += 1;
+        Ok(Grant { id, ..grant })
     }
 }
 
@@ -333,125 +471,4 @@ fn name_taken(name: &PeerName) -> Failure {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::wire::commands::HOSTILE;
-    use std::os::unix::fs::PermissionsExt;
-
-    fn store() -> (tempfile::TempDir, Store) {
-        let dir = tempfile::tempdir().unwrap();
-        let state = StateDir::open(&dir.path().join("s")).unwrap();
-        (dir, Store::load(state).unwrap())
-    }
-
-    impl Store {
-        fn pin_now(&mut self, new: NewPeer) -> Result<Peer, Failure> {
-            let (peer, change) = self.pin(new, SystemTime::UNIX_EPOCH)?;
-            change.write()?;
-            self.believe(change);
-            Ok(peer)
-        }
-    }
-
-    fn new(byte: u8, suggested: &str) -> NewPeer {
-        NewPeer {
-            fingerprint: Fingerprint::from_bytes([byte; 32]),
-            petname: None,
-            suggested: PeerName::suggested(suggested),
-            replaces: None,
-            addresses: vec![],
-            grant: Grant::of_preset(GrantId(0), Preset::Full),
-            via: "ticket",
-        }
-    }
-
-    #[test]
-    fn a_name_that_would_do_harm_in_a_shell_is_loaded_and_quoted_in_hints() {
-        let (_dir, mut store) = store();
-        let named = |byte| NewPeer { petname: Some(HOSTILE.parse().unwrap()), ..new(byte, "x") };
-        store.pin_now(named(1)).unwrap();
-        let mut again = Store::load(store.dir.clone()).unwrap();
-        assert_eq!(again.peers()[0].name.as_str(), HOSTILE);
-        let taken = again.pin_now(named(2)).unwrap_err().hint.unwrap();
-        let option = format!("--replace {}", quoted(HOSTILE));
-        assert!(taken.contains(&option), "{taken}");
-    }
-
-    #[test]
-    fn what_was_pinned_is_there_after_a_restart() {
-        let (_dir, mut store) = store();
-        let peer = store.pin_now(new(1, "desktop")).unwrap();
-        let again = Store::load(store.dir.clone()).unwrap();
-        assert_eq!(again.peers(), [peer]);
-        let mode = std::fs::metadata(store.dir.join(FILE)).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-    }
-
-    #[test]
-    fn a_suggested_name_that_is_taken_gets_a_number_and_a_given_one_is_refused() {
-        let (_dir, mut store) = store();
-        store.pin_now(new(1, "pi")).unwrap();
-        assert_eq!(store.pin_now(new(2, "pi")).unwrap().name.as_str(), "pi-2");
-        let given = NewPeer { petname: Some("pi".parse().unwrap()), ..new(3, "x") };
-        assert_eq!(store.pin_now(given).unwrap_err().code, Code::NameTaken);
-        assert_eq!(store.peers().len(), 2);
-    }
-
-    #[test]
-    fn pairing_again_keeps_the_name_and_replacing_moves_it_to_the_new_key() {
-        let (_dir, mut store) = store();
-        store.pin_now(new(1, "pi")).unwrap();
-        assert_eq!(store.pin_now(new(1, "other")).unwrap().name.as_str(), "pi");
-        let replacing = NewPeer { replaces: Some(Fingerprint::from_bytes([1; 32])), ..new(2, "other") };
-        assert_eq!(store.pin_now(replacing).unwrap().name.as_str(), "pi");
-        assert!(store.get(Fingerprint::from_bytes([1; 32])).is_none(), "the old pin is dropped");
-    }
-
-    #[test]
-    fn pairing_again_changes_nothing_but_when_and_how_it_was_paired() {
-        let (_dir, mut store) = store();
-        let address = |n: u8| Address { address: format!("192.0.2.{n}:7433"), source: AddressSource::User };
-        store.pin_now(NewPeer { addresses: vec![address(1)], ..new(1, "pi") }).unwrap();
-        let seen = |peer: &mut Peer| (peer.last_seen, peer.version) = (Some("then".into()), Some("1".into()));
-        let (before, change) = store.update(Fingerprint::from_bytes([1; 32]), seen).unwrap();
-        store.believe(change);
-        let again = NewPeer { via: "code", addresses: vec![address(1), address(2)], ..new(1, "other") };
-        let again = store.pin_now(again).unwrap();
-        let expected = Peer { addresses: vec![address(1), address(2)], paired_via: "code".into(), ..before };
-        assert_eq!(again, expected);
-        assert_eq!(store.peers(), [again]);
-    }
-
-    #[test]
-    fn no_peer_is_called_what_this_machine_is_called() {
-        let (_dir, mut store) = store();
-        store.keep_for_itself("pi".parse().unwrap());
-        assert_eq!(store.pin_now(new(1, "pi")).unwrap().name.as_str(), "pi-2");
-        let given = NewPeer { petname: Some("pi".parse().unwrap()), ..new(2, "x") };
-        assert_eq!(store.pin_now(given).unwrap_err().code, Code::NameTaken);
-        let renamed = store.update(Fingerprint::from_bytes([1; 32]), |peer| peer.name = "pi".parse().unwrap());
-        assert_eq!(renamed.err().unwrap().code, Code::NameTaken);
-    }
-
-    #[test]
-    fn addresses_are_bounded_and_the_least_certain_goes_first() {
-        let mut addresses = Vec::new();
-        let address = |n: usize, source| Address { address: format!("192.0.2.{n}:7433"), source };
-        add_address(&mut addresses, address(0, AddressSource::User));
-        for n in 1..20 {
-            add_address(&mut addresses, address(n, AddressSource::Hello));
-        }
-        assert_eq!(addresses.len(), MAX_ADDRESSES);
-        assert_eq!(addresses[0].address, "192.0.2.0:7433");
-        assert_eq!(addresses[7].address, "192.0.2.19:7433");
-    }
-
-    #[test]
-    fn a_broken_file_is_named_and_left_alone() {
-        let (_dir, mut store) = store();
-        store.pin_now(new(1, "a")).unwrap();
-        store.dir.write_atomic(FILE, b"{\"version\":1,\"peers\":[{}]}").unwrap();
-        let failure = Store::load(store.dir.clone()).unwrap_err();
-        assert!(failure.message.contains("peers.json") && failure.hint.is_some(), "{failure:?}");
-    }
-}
+mod tests;

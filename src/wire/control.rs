@@ -275,6 +275,9 @@ pub struct PeerView {
     pub version: Option<String>,
     /// What it may do here.
     pub grants: Vec<GrantView>,
+    /// How many calls a minute it may make, where the user has said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calls_per_minute: Option<u32>,
     /// What this device may do there, as the peer said.
     pub may_there: Vec<String>,
     /// What it may do there once a person there has approved it.

@@ -63,7 +63,7 @@ impl Desk for Arc<Offers> {
         let info = info.clone();
         Box::pin(async move {
             let open = won?;
-            let new = open.terms.peer(joiner, &info.name, known_at(&info, from), open.kind);
+            let new = open.terms.peer(joiner, &info.name, known_at(&info, from), open.kind, self.context.clock.date());
             let offers = Arc::clone(self);
             // Goes on, and is told of, also when nobody waits for it any more.
             let stored = spawn_blocking(move || offers.store(attempt, open, new)).await;
@@ -105,7 +105,7 @@ impl Offers {
     fn store(&self, attempt: AttemptId, open: Open, new: NewPeer) -> Result<(), Failure> {
         let joiner = new.fingerprint;
         let already = self.book.store().get(joiner).is_some();
-        let pinned = self.book.pin(new);
+        let pinned = self.book.pin(new, open.terms.by.clone());
         let mut slot = self.lock();
         slot.pinning -= 1;
         self.book.window_is(slot.open.is_some() || slot.pinning > 0);

@@ -1,6 +1,5 @@
 use std::net::SocketAddr;
 use std::task::Poll;
-use std::time::SystemTime;
 
 use tokio::time::Instant;
 
@@ -61,7 +60,7 @@ async fn open_for(offers: &Arc<Offers>, kind: OfferKind, seconds: u64) -> Client
     let client = offers.context.relay.lock().open_client();
     let terms = PairTerms { grant: "full".into(), ..PairTerms::default() };
     let request = PairOffer { kind, window_seconds: Some(seconds), terms, ..PairOffer::default() };
-    offers.offer(client, &ReplyTo::default(), &request).await.unwrap();
+    offers.offer(Connected { id: client, pid: None }, &ReplyTo::default(), &request).await.unwrap();
     client
 }
 
@@ -91,7 +90,7 @@ async fn no_window_opens_for_a_client_that_has_gone() {
     offers.context.relay.lock().close_client(client, clock.now());
     let terms = PairTerms { grant: "full".into(), ..PairTerms::default() };
     let request = PairOffer { terms, ..PairOffer::default() };
-    assert!(offers.offer(client, &ReplyTo::default(), &request).await.is_err());
+    assert!(offers.offer(Connected { id: client, pid: None }, &ReplyTo::default(), &request).await.is_err());
     assert!(!offers.is_open());
 }
 
@@ -254,4 +253,29 @@ async fn a_code_burned_by_stalls_names_who_stalled() {
     assert!(told.contains("pairing_burned") && told.contains("(from 192.0.2.19, 192.0.2.18, 192.0.2.17, "), "{told}");
     assert!(!offers.is_open() && !*offers.announced().borrow());
     open(&offers, 600).await;
+}
+
+#[tokio::test]
+async fn what_is_granted_for_a_time_holds_from_the_moment_of_pairing() {
+    let (_temp, offers, clock) = desk();
+    let terms = |json: &str| offers.terms(&serde_json::from_str(json).unwrap(), None);
+    let hour = terms(r#"{"grant":"read","grantForSeconds":3600}"#).unwrap();
+    let until = terms(r#"{"grant":"read","grantUntil":"1970-01-01T02:00:00Z"}"#).unwrap();
+    let date = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+    clock.advance(Duration::from_secs(600));
+    let ends = |terms: &Terms| {
+        let nobody = Fingerprint::from_bytes([1; 32]);
+        terms.peer(nobody, "p", Vec::new(), OfferKind::Code, clock.date()).grant.expires
+    };
+    assert_eq!((ends(&hour), ends(&until)), (Some(date(4200)), Some(date(7200))));
+    for (bad, says) in [
+        (r#"{"grant":"read","grantForSeconds":0}"#, "no time"),
+        (r#"{"grant":"read","grantForSeconds":1,"grantUntil":"1970-01-01T02:00:00Z"}"#, "not both"),
+        (r#"{"grant":"read","grantUntil":"1970-01-01T00:05:00Z"}"#, "is over"),
+        (r#"{"grant":"custom"}"#, "a preset is"),
+        ("{}", "a preset is"),
+    ] {
+        let failure = terms(bad).err().unwrap();
+        assert!(failure.message.contains(says), "{bad}: {failure}");
+    }
 }

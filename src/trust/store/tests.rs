@@ -1,0 +1,280 @@
+use super::*;
+use crate::wire::commands::HOSTILE;
+use std::os::unix::fs::PermissionsExt;
+
+fn store() -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let state = StateDir::open(&dir.path().join("s")).unwrap();
+    (dir, Store::load(state).unwrap())
+}
+
+impl Store {
+    fn pin_now(&mut self, new: NewPeer) -> Result<Peer, Failure> {
+        let (peer, change) = self.pin(new, SystemTime::UNIX_EPOCH)?;
+        change.write()?;
+        self.believe(change);
+        Ok(peer)
+    }
+}
+
+fn new(byte: u8, suggested: &str) -> NewPeer {
+    NewPeer {
+        fingerprint: Fingerprint::from_bytes([byte; 32]),
+        petname: None,
+        suggested: PeerName::suggested(suggested),
+        replaces: None,
+        addresses: vec![],
+        grant: Grant::of_preset(GrantId(0), Preset::Full),
+        via: "ticket",
+    }
+}
+
+#[test]
+fn a_name_that_would_do_harm_in_a_shell_is_loaded_and_quoted_in_hints() {
+    let (_dir, mut store) = store();
+    let named = |byte| NewPeer { petname: Some(HOSTILE.parse().unwrap()), ..new(byte, "x") };
+    store.pin_now(named(1)).unwrap();
+    let mut again = Store::load(store.dir.clone()).unwrap();
+    assert_eq!(again.peers()[0].name.as_str(), HOSTILE);
+    let taken = again.pin_now(named(2)).unwrap_err().hint.unwrap();
+    let option = format!("--replace {}", quoted(HOSTILE));
+    assert!(taken.contains(&option), "{taken}");
+}
+
+#[test]
+fn what_was_pinned_is_there_after_a_restart() {
+    let (_dir, mut store) = store();
+    let peer = store.pin_now(new(1, "desktop")).unwrap();
+    let again = Store::load(store.dir.clone()).unwrap();
+    assert_eq!(again.peers(), [peer]);
+    let mode = std::fs::metadata(store.dir.join(FILE)).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn a_suggested_name_that_is_taken_gets_a_number_and_a_given_one_is_refused() {
+    let (_dir, mut store) = store();
+    store.pin_now(new(1, "pi")).unwrap();
+    assert_eq!(store.pin_now(new(2, "pi")).unwrap().name.as_str(), "pi-2");
+    let given = NewPeer { petname: Some("pi".parse().unwrap()), ..new(3, "x") };
+    assert_eq!(store.pin_now(given).unwrap_err().code, Code::NameTaken);
+    assert_eq!(store.peers().len(), 2);
+}
+
+#[test]
+fn pairing_again_keeps_the_name_and_replacing_moves_it_to_the_new_key() {
+    let (_dir, mut store) = store();
+    store.pin_now(new(1, "pi")).unwrap();
+    assert_eq!(store.pin_now(new(1, "other")).unwrap().name.as_str(), "pi");
+    let replacing = NewPeer { replaces: Some(Fingerprint::from_bytes([1; 32])), ..new(2, "other") };
+    assert_eq!(store.pin_now(replacing).unwrap().name.as_str(), "pi");
+    assert!(store.get(Fingerprint::from_bytes([1; 32])).is_none(), "the old pin is dropped");
+}
+
+#[test]
+fn pairing_again_changes_nothing_but_when_and_how_it_was_paired() {
+    let (_dir, mut store) = store();
+    let address = |n: u8| Address { address: format!("192.0.2.{n}:7433"), source: AddressSource::User };
+    store.pin_now(NewPeer { addresses: vec![address(1)], ..new(1, "pi") }).unwrap();
+    let seen = |peer: &mut Peer| (peer.last_seen, peer.version) = (Some("then".into()), Some("1".into()));
+    let (before, change) = store.update(Fingerprint::from_bytes([1; 32]), seen).unwrap();
+    store.believe(change);
+    let again = NewPeer { via: "code", addresses: vec![address(1), address(2)], ..new(1, "other") };
+    let again = store.pin_now(again).unwrap();
+    let expected = Peer { addresses: vec![address(1), address(2)], paired_via: "code".into(), ..before };
+    assert_eq!(again, expected);
+    assert_eq!(store.peers(), [again]);
+}
+
+#[test]
+fn no_peer_is_called_what_this_machine_is_called() {
+    let (_dir, mut store) = store();
+    store.keep_for_itself("pi".parse().unwrap());
+    assert_eq!(store.pin_now(new(1, "pi")).unwrap().name.as_str(), "pi-2");
+    let given = NewPeer { petname: Some("pi".parse().unwrap()), ..new(2, "x") };
+    assert_eq!(store.pin_now(given).unwrap_err().code, Code::NameTaken);
+    let renamed = store.update(Fingerprint::from_bytes([1; 32]), |peer| peer.name = "pi".parse().unwrap());
+    assert_eq!(renamed.err().unwrap().code, Code::NameTaken);
+}
+
+#[test]
+fn addresses_are_bounded_and_the_least_certain_goes_first() {
+    let mut addresses = Vec::new();
+    let address = |n: usize, source| Address { address: format!("192.0.2.{n}:7433"), source };
+    add_address(&mut addresses, address(0, AddressSource::User));
+    for n in 1..20 {
+        add_address(&mut addresses, address(n, AddressSource::Hello));
+    }
+    assert_eq!(addresses.len(), MAX_ADDRESSES);
+    assert_eq!(addresses[0].address, "192.0.2.0:7433");
+    assert_eq!(addresses[7].address, "192.0.2.19:7433");
+}
+
+#[test]
+fn a_broken_file_is_named_and_left_alone() {
+    let (_dir, mut store) = store();
+    store.pin_now(new(1, "a")).unwrap();
+    store.dir.write_atomic(FILE, b"{\"version\":1,\"peers\":[{}]}").unwrap();
+    let failure = Store::load(store.dir.clone()).unwrap_err();
+    assert!(failure.message.contains("peers.json") && failure.hint.is_some(), "{failure:?}");
+}
+
+fn terms(json: &str) -> Grant {
+    Grant::of_terms(&serde_json::from_str(json).unwrap(), SystemTime::UNIX_EPOCH).unwrap()
+}
+
+fn device(byte: u8) -> Fingerprint {
+    Fingerprint::from_bytes([byte; 32])
+}
+
+impl Store {
+    fn grant_now(&mut self, peer: u8, grant: &str, add: bool) -> Result<Grant, Failure> {
+        let (_, grant, change) = self.grant(device(peer), terms(grant), add)?;
+        change.write()?;
+        self.believe(change);
+        Ok(grant)
+    }
+
+    fn ids(&self, peer: u8) -> Vec<u64> {
+        self.get(device(peer)).unwrap().grants.iter().map(|grant| grant.id.0).collect()
+    }
+}
+
+#[test]
+fn a_grant_replaces_or_is_added_and_no_id_is_used_twice() {
+    let (_dir, mut store) = store();
+    store.pin_now(new(1, "pi")).unwrap();
+    store.pin_now(new(2, "other")).unwrap();
+    assert_eq!((store.ids(1), store.ids(2)), (vec![1], vec![2]));
+    store.grant_now(1, r#"{"preset":"read"}"#, false).unwrap();
+    store.grant_now(1, r#"{"verbs":["send"]}"#, true).unwrap();
+    assert_eq!(store.ids(1), [3, 4]);
+    let (peer, grant, change) = store.revoke(GrantId(4)).unwrap();
+    assert_eq!((peer.grants.len(), grant.id), (1, GrantId(4)));
+    change.write().unwrap();
+    store.believe(change);
+    let mut again = Store::load(store.dir.clone()).unwrap();
+    assert_eq!(again.peers(), store.peers());
+    again.grant_now(2, r#"{"preset":"none"}"#, true).unwrap();
+    assert_eq!(again.ids(2), [2, 5], "not 4 again");
+    assert_eq!(again.revoke(GrantId(4)).err().unwrap().code, Code::NotFound);
+    // What gives nothing without the list is refused, and so is one too many.
+    assert!(again.grant_now(1, r#"{"verbs":["send"]}"#, false).is_err());
+    for _ in again.ids(2).len()..MAX_GRANTS {
+        again.grant_now(2, r#"{"preset":"read"}"#, true).unwrap();
+    }
+    assert_eq!(again.grant_now(2, r#"{"preset":"read"}"#, true).unwrap_err().code, Code::Overloaded);
+    again.grant_now(2, r#"{"preset":"read"}"#, false).unwrap();
+    // Other changes name no grant.
+    let next = again.contents.next_grant;
+    assert_eq!(
+        [again.lock(true), again.unpin(device(1)), again.with(|_| ())].map(|c| c.contents.next_grant),
+        [next; 3]
+    );
+}
+
+#[test]
+fn pairing_again_never_widens_and_replacing_moves_grants_to_the_new_key() {
+    let (_dir, mut store) = store();
+    store.pin_now(new(1, "pi")).unwrap();
+    let read = store.grant_now(1, r#"{"preset":"read","sessions":["name:x"]}"#, false).unwrap();
+    assert_eq!(store.pin_now(new(1, "pi")).unwrap().grants, [read.clone()]);
+    let replacing = NewPeer { replaces: Some(device(1)), ..new(2, "pi") };
+    assert_eq!(store.pin_now(replacing).unwrap().grants, [read.clone()]);
+    let (_, _, change) = store.revoke(read.id).unwrap();
+    store.believe(change);
+    assert_eq!(store.pin_now(new(2, "pi")).unwrap().grants, [], "nothing stays nothing");
+}
+
+#[test]
+fn what_is_over_is_taken_out_and_the_rest_stays() {
+    let (_dir, mut store) = store();
+    let second = |n| SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(n);
+    store.pin_now(new(1, "pi")).unwrap();
+    assert_eq!(store.next_end(), None);
+    store.grant_now(1, r#"{"preset":"read","forSeconds":10}"#, true).unwrap();
+    store.grant_now(1, r#"{"preset":"read","forSeconds":20}"#, true).unwrap();
+    assert_eq!(store.next_end(), Some(second(10)));
+    let (over, change) = store.expire(second(10));
+    assert_eq!(over.iter().map(|(peer, grant)| (*peer, grant.id.0)).collect::<Vec<_>>(), [(device(1), 2)]);
+    store.believe(change);
+    assert_eq!((store.ids(1), store.next_end()), (vec![1, 3], Some(second(20))));
+}
+
+#[test]
+fn lock_and_date_are_kept_and_the_date_never_goes_back() {
+    let (_dir, mut store) = store();
+    let second = |n| SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(n);
+    let mut change = store.lock(true);
+    change.date(second(9));
+    change.write().unwrap();
+    store.believe(change);
+    let mut again = Store::load(store.dir.clone()).unwrap();
+    assert_eq!((again.is_locked(), again.latest()), (true, Some(second(9))));
+    let mut change = again.lock(false);
+    change.date(second(5));
+    again.believe(change);
+    assert_eq!((again.is_locked(), again.latest()), (false, Some(second(9))));
+}
+
+#[test]
+fn a_file_of_the_first_version_gives_everything_and_is_written_as_the_second() {
+    let (_dir, store) = store();
+    let peer = |byte: u8, name: &str| {
+        serde_json::json!({
+            "name": name, "fingerprint": device(byte), "addresses": [], "pairedAt": "then", "pairedVia": "code",
+            "grant": { "preset": "full" },
+        })
+    };
+    let file = serde_json::json!({ "version": 1, "peers": [peer(1, "b"), peer(2, "a")] });
+    store.dir.write_atomic(FILE, file.to_string().as_bytes()).unwrap();
+    let mut read = Store::load(store.dir.clone()).unwrap();
+    let full = |id| vec![Grant::of_preset(GrantId(id), Preset::Full)];
+    assert_eq!(read.peers().iter().map(|peer| peer.grants.clone()).collect::<Vec<_>>(), [full(2), full(1)]);
+    read.grant_now(1, r#"{"preset":"read"}"#, false).unwrap();
+    assert_eq!(read.ids(1), [3]);
+    let written = String::from_utf8(std::fs::read(store.dir.join(FILE)).unwrap()).unwrap();
+    assert!(written.contains("\"version\": 2"), "{written}");
+    assert_eq!(Store::load(store.dir.clone()).unwrap().peers(), read.peers());
+}
+
+#[test]
+fn a_grant_that_a_hand_has_spoilt_is_refused_with_whose_it_is() {
+    let file = |grants: &str, more: &str| {
+        let fingerprint = device(1);
+        format!(
+            r#"{{"version":2,{more}"peers":[{{"name":"desk","fingerprint":"{fingerprint}","addresses":[],"pairedAt":"","pairedVia":"code","grants":{grants}}}]}}"#
+        )
+    };
+    assert!(read(file("[]", "").as_bytes()).is_ok());
+    let many = |n| {
+        format!(
+            "[{}]",
+            (0..n)
+                .map(|n| format!(r#"{{"id":"g{n}","preset":"read","allow":["list","read","events"]}}"#))
+                .collect::<Vec<_>>()
+                .join(",")
+        )
+    };
+    assert!(read(file(&many(MAX_GRANTS), "").as_bytes()).is_ok());
+    for (grants, says) in [
+        (r#"[{"id":"g1","preset":"custom","allow":["read"],"ask":["list"]}]"#, "desk: nobody can be asked about list"),
+        (r#"[{"id":"g1","preset":"read","allow":["list","read","send"]}]"#, "the grant g1 of desk"),
+        (r#"[{"id":"g1","preset":"custom"},{"id":"g1","preset":"custom"}]"#, "g1 of desk stands there twice"),
+        (r#"[{"id":"g9007199254740992","preset":"custom"}]"#, "no number is left"),
+        (&many(MAX_GRANTS + 1), "desk has more than 64"),
+        (r#"[{"id":"g1","preset":"custom","until":"x"}]"#, "unknown field"),
+    ] {
+        let error = read(file(grants, "").as_bytes()).unwrap_err();
+        assert!(error.contains(says), "{grants}: {error}");
+    }
+    assert!(read(file("[]", r#""latest":"soon","#).as_bytes()).is_err());
+    assert!(read(br#"{"version":3}"#).unwrap_err().contains("version 3"));
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_bytes_make_it_panic(bytes: Vec<u8>, text in "\\{\"version\":2,\\PC{0,60}") {
+        let _ = (read(&bytes), read(text.as_bytes()));
+    }
+}
