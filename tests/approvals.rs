@@ -20,9 +20,9 @@ struct Asking {
 impl Asking {
     fn start(config: Value) -> Self {
         let laptop = TestDaemon::start("laptop");
-        let mut desktop = TestDaemon::start_with("desktop", &[], config);
+        let desktop = TestDaemon::start_with("desktop", &[], config);
         pair(&desktop, &laptop);
-        asks_first(&mut desktop);
+        asks_first(&desktop);
         let session = FakeSession::start(&desktop.dir, &"s-1".parse().unwrap()).unwrap();
         eventually("the session is seen", || laptop.sessions() == ["desktop/s-1"]);
         let mut events = desktop.control();
@@ -46,17 +46,12 @@ impl Asking {
 }
 
 /// Has a daemon ask its user before any of its peers changes something.
-fn asks_first(daemon: &mut TestDaemon) {
-    daemon.kill();
-    let path = daemon.dir.join("peers.json");
-    let mut file: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-    for peer in file["peers"].as_array_mut().unwrap() {
-        peer["grants"] = json!([{
-            "id": "g1", "preset": "ask", "allow": ["list", "read", "events"], "ask": ["summary", "send", "control"],
-        }]);
+fn asks_first(daemon: &TestDaemon) {
+    let peers = daemon.ask(json!({"type": "peers"}));
+    for peer in peers["data"]["peers"].as_array().unwrap() {
+        let granted = daemon.ask(json!({"type": "grant", "peer": peer["name"], "preset": "ask"}));
+        assert_eq!(granted["success"], true, "{granted}");
     }
-    std::fs::write(&path, file.to_string()).unwrap();
-    daemon.run(&[]);
 }
 
 /// The commands but `subscribe` that a session has received.
@@ -170,9 +165,9 @@ async fn an_approval_for_a_while_lets_the_next_through_until_it_is_ended() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_shown_of_a_held_call_hides_nothing_and_moves_no_cursor() {
-    let mut desktop = TestDaemon::start("desktop");
+    let desktop = TestDaemon::start("desktop");
     let peer = HandPeer::paired(&desktop, "by-hand");
-    asks_first(&mut desktop);
+    asks_first(&desktop);
     let session = FakeSession::start(&desktop.dir, &"s-1".parse().unwrap()).unwrap();
     eventually("the session is seen", || !desktop.sessions().is_empty());
     let mut link = peer.link(&desktop, &[]);
@@ -205,9 +200,9 @@ async fn what_is_shown_of_a_held_call_hides_nothing_and_moves_no_cursor() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ninth_held_call_of_a_peer_is_refused_and_a_forged_sender_too() {
-    let mut desktop = TestDaemon::start("desktop");
+    let desktop = TestDaemon::start("desktop");
     let peer = HandPeer::paired(&desktop, "by-hand");
-    asks_first(&mut desktop);
+    asks_first(&desktop);
     let session = FakeSession::start(&desktop.dir, &"s-1".parse().unwrap()).unwrap();
     eventually("the session is seen", || !desktop.sessions().is_empty());
     let mut link = peer.link(&desktop, &[]);

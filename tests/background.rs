@@ -2,7 +2,7 @@
 //! with two of them.
 
 use std::io::Read;
-use std::net::TcpListener;
+use std::net::{Shutdown, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -221,6 +221,9 @@ fn a_port_that_is_taken_is_named() {
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = other.local_addr().unwrap();
     let (listen, port) = (address.to_string(), address.port().to_string());
+    // It hangs up, so that nobody waits to hear what it is.
+    let taking = other.try_clone().unwrap();
+    let hanging_up = std::thread::spawn(move || while taking.accept().is_ok() {});
     for words in [
         vec!["daemon", "--listen", &listen],
         vec!["daemon", "--listen", "127.0.0.1", "--port", &port],
@@ -232,6 +235,8 @@ fn a_port_that_is_taken_is_named() {
         assert!(failure["message"].as_str().unwrap().contains(&port), "{failure}");
         assert!(!home.dir().join("daemon.sock").exists());
     }
+    socket2::SockRef::from(&other).shutdown(Shutdown::Both).unwrap();
+    hanging_up.join().unwrap();
     drop(other);
     run(&home.dir(), &["daemon", "--background", "--listen", &listen]).ends(0);
     run(&home.dir(), &["stop"]).ends(0);

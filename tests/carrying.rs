@@ -42,11 +42,13 @@ async fn an_answer_at_the_limit_passes_while_small_calls_go_by_it_and_one_over_i
 
     let mut large = pair.laptop.control();
     let reading = std::thread::spawn(move || {
+        let begun = Instant::now();
         for _ in 0..5 {
             large.send(&read("large"));
             let line = large.line().unwrap();
             assert!(line.len() > LIMIT && line.contains(r#""success":true,"data":{"response":"#));
         }
+        begun.elapsed() / 5
     });
     let mut small = pair.laptop.control();
     let mut times = Vec::new();
@@ -55,12 +57,12 @@ async fn an_answer_at_the_limit_passes_while_small_calls_go_by_it_and_one_over_i
         assert_eq!(small.ask(read("small"))["success"], true);
         times.push(begun.elapsed());
     }
-    reading.join().unwrap();
+    let each = reading.join().unwrap();
     times.sort_unstable();
-    let p99 = times[(times.len() - 1) * 99 / 100];
-    println!("{} small calls by five of 8 MiB: p99 {p99:?}, most {:?}", times.len(), times.last());
-    // Behind an 8 MiB answer they would take as long as it does, some seconds in all.
-    assert!(p99 < Duration::from_millis(500), "{p99:?}");
+    let median = times[times.len() / 2];
+    println!("{} small calls by five of 8 MiB at {each:?}: median {median:?}, most {:?}", times.len(), times.last());
+    // Behind an 8 MiB answer they would take as long as it does, however busy the machine is.
+    assert!(median < each / 4, "{median:?} beside {each:?}");
 
     let refused = pair.laptop.ask(read("over"));
     assert_eq!(refused["code"], "too_large", "{refused}");

@@ -23,7 +23,7 @@ fn peer(connected: bool) -> Value {
             "from": [], "expires": null,
         }],
         "mayThere": if connected { json!(["list", "read", "summary", "events", "send", "control"]) } else { json!([]) },
-        "pairedAt": "2026-01-01T00:00:00Z", "pairedVia": "code",
+        "mayThereAsking": [], "pairedAt": "2026-01-01T00:00:00Z", "pairedVia": "code",
     })
 }
 
@@ -78,7 +78,7 @@ fn the_offer_shows_the_code_and_what_to_type_on_the_other_machine() {
         vec![event("paired", paired(true))],
     );
     let mut screen = Running::on_terminal(daemon.dir.path(), "pair --window 2m");
-    assert!(screen.until("[Y/n]").contains("which lets it run code"), "the question comes first");
+    assert!(screen.until("[full]:").contains("like handing over the keyboard"), "the question comes first");
     assert!(daemon.received("pair_offer").is_empty(), "no code before it is answered");
     screen.write("\n");
     let shown = screen.until("Ctrl-C takes it back.");
@@ -304,17 +304,17 @@ fn on_a_terminal_a_slip_is_asked_about_again_at_once_and_an_end_of_input_is_no_y
     let daemon = joining(Value::Null, answered(paired(true)));
     for words in ["pair", "pair desk.example", "pair --ticket -"] {
         let mut left = Running::on_terminal(daemon.dir.path(), words);
-        left.until("[Y/n]");
+        left.until("[full]:");
         left.write("\u{4}");
         left.wait_until_over();
         left.end().ends(130);
     }
     let mut screen = Running::on_terminal(daemon.dir.path(), "pair desk.example");
-    screen.until("[Y/n]");
+    screen.until("[full]:");
     screen.write("k7mq2xvt\n");
-    screen.until("y or n; the code is asked for next");
-    screen.until("[Y/n]");
-    screen.write("y\n");
+    screen.until("1, 2, 3 or 4; the code is asked for next");
+    screen.until("[full]:");
+    screen.write("full\n");
     screen.until("The code that desk.example shows:");
     screen.write(&format!("{SLIP}\n"));
     screen.until("Nothing was sent: type it again");
@@ -343,7 +343,7 @@ fn what_is_known_to_fail_is_said_before_anything_is_asked() {
     assert_eq!(daemon.received("pair_check")[2]["address"], "desk.example");
     if has_program("script") {
         let mut screen = Running::on_terminal(daemon.dir.path(), "pair desk.example");
-        assert!(!screen.until("a peer is called so").contains("[Y/n]"));
+        assert!(!screen.until("a peer is called so").contains("[full]:"));
         screen.wait_until_over();
         screen.end().ends(1);
     }
@@ -449,12 +449,12 @@ mod between_real_daemons {
         }
         let (laptop, desktop) = two();
         let mut offering = Running::on_terminal(&laptop.dir, "pair");
-        offering.until("[Y/n]");
+        offering.until("[full]:");
         offering.write("\n");
         let shown = offering.until("Ctrl-C takes it back.");
         let command = shown.lines().map(str::trim).find(|line| line.starts_with("pi-remote pair ")).unwrap();
         let mut joining = Running::on_terminal(&desktop.dir, command.strip_prefix("pi-remote ").unwrap());
-        joining.until("[Y/n]");
+        joining.until("[full]:");
         joining.write("\n");
         joining.until("shows:");
         joining.write(&format!("{WRONG}\n"));

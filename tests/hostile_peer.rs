@@ -422,12 +422,13 @@ fn a_peer_that_stops_reading_is_bounded_and_dropped() {
             "type": "relay", "id": n.to_string(), "targetSessionId": "s-1", "fireAndForget": true,
             "rpcCommand": {"type": "send", "message": message},
         }));
+        // It goes on writing, so that it is not simply silent.
+        link.send(&json!({"type": "heartbeat", "pong": 1}));
     }
     let answers: Vec<Value> = (0..40).map(|_| calling.next()).collect();
     let full = answers.iter().filter(|answer| answer["code"] == "overloaded").count();
     assert!(full > 0, "some found no room: {}", answers[0]);
     assert!(resident(&daemon) < before + (24 << 20), "{} bytes, {before} before", resident(&daemon));
-    // It goes on writing, so that it is not simply silent.
     let begun = Instant::now();
     while daemon.peer("mallory")["connected"] == true {
         link.send(&json!({"type": "heartbeat", "pong": 1}));

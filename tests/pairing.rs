@@ -3,13 +3,15 @@
 use std::io::Read;
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::Barrier;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use pi_remote::clock::Clock;
 use pi_remote::pairing::ticket::{Secret, Ticket};
 use rustls::AlertDescription;
 use serde_json::{Value, json};
 
 use crate::support::code;
+use crate::support::instant::Machine;
 use crate::support::peer::{ALPN_PAIR, HandPeer};
 use crate::support::{Control, DEADLINE, TestDaemon, TestPair, eventually, pair, pinned};
 
@@ -97,6 +99,37 @@ fn a_window_that_expired_takes_nobody() {
     let refused = join(&laptop, &ticket, json!({}));
     assert_eq!(refused["success"], false, "{refused}");
     assert!(pinned(&desktop).is_empty() && pinned(&laptop).is_empty());
+}
+
+#[test]
+fn a_window_outlives_a_wall_clock_that_jumps_and_not_its_time() {
+    let begun = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    let year = Duration::from_secs(365 * 24 * 3600);
+    let clock = Clock::manual(begun);
+    let (desktop, laptop) = (Machine::start_with("desktop", clock.clone()), Machine::start("laptop"));
+    let open = |control: &mut Control| {
+        let offer = control.ask(json!({"type": "pair_offer", "kind": "ticket", "grant": "full"}));
+        offer["data"]["ticket"].as_str().unwrap_or_else(|| panic!("no ticket: {offer}")).to_owned()
+    };
+    let join = |ticket: &str| {
+        let request = json!({"type": "pair_join", "ticket": ticket, "grant": "full"});
+        laptop.control().ask(request)["success"] == true
+    };
+    let mut offering = desktop.control();
+    let ticket = open(&mut offering);
+    clock.set_wall(begun - year);
+    clock.advance(Duration::from_secs(601));
+    clock.set_wall(begun);
+    assert!(!join(&ticket), "ten minutes have passed, whatever the date says");
+    assert_eq!(offering.until(|line| line["type"] == "event")["data"]["error"]["code"], "pairing_expired");
+
+    for date in [begun + year, begun - year] {
+        let mut offering = desktop.control();
+        let ticket = open(&mut offering);
+        clock.set_wall(date);
+        assert!(join(&ticket), "a year more or less on the date is no time that passed");
+        assert_eq!(offering.until(|line| line["type"] == "event")["event"], "paired");
+    }
 }
 
 #[test]

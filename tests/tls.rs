@@ -5,15 +5,21 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use pi_remote::session::fake::FakeSession;
 use pi_remote::wire::frames;
-use rustls::AlertDescription;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::sign::{CertifiedKey, Signer, SigningKey, SingleCertAndKey};
+use rustls::{AlertDescription, HandshakeKind, SignatureAlgorithm, SignatureScheme};
+use rustls_pki_types::PrivateKeyDer;
 use serde_json::{Value, json};
 
-use crate::support::peer::{ALPN_LINK, ALPN_PAIR, HandPeer, certificate, connect_from};
+use crate::support::peer::{
+    ALPN_LINK, ALPN_PAIR, HandPeer, Link, Tls, certificate, client_config, connect_from, refusal,
+};
 use crate::support::proxy::Proxy;
 use crate::support::{DEADLINE, TestDaemon, TestPair, eventually, within};
 
@@ -161,6 +167,79 @@ fn a_copied_certificate_without_its_key_gets_decrypt_error() {
     let (daemon, peer, _) = daemon_and_stranger();
     let thief = HandPeer { certificate: peer.certificate, ..HandPeer::new() };
     assert_eq!(thief.refusal(&daemon, &[ALPN_LINK]), Some(AlertDescription::DecryptError));
+}
+
+/// A key that signs whatever schemes the other side names.
+#[derive(Debug)]
+struct Forced(Arc<dyn SigningKey>);
+
+impl SigningKey for Forced {
+    fn choose_scheme(&self, _offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
+        self.0.choose_scheme(&[SignatureScheme::ECDSA_NISTP256_SHA256])
+    }
+    fn algorithm(&self) -> SignatureAlgorithm {
+        self.0.algorithm()
+    }
+}
+
+#[test]
+fn an_ecdsa_key_gets_nowhere_offered_honestly_or_forced() {
+    let (daemon, _peer, _) = daemon_and_stranger();
+    let mut offering = daemon.control();
+    offering.ask(json!({"type": "pair_offer", "kind": "ticket", "grant": "full"}));
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    let certificate = rcgen::CertificateParams::new(vec![]).unwrap().self_signed(&key).unwrap();
+    let honest = any_supported_type(&PrivateKeyDer::try_from(key.serialize_der()).unwrap()).unwrap();
+    let forced: Arc<dyn SigningKey> = Arc::new(Forced(Arc::clone(&honest)));
+    for (key, alert) in [(honest, AlertDescription::CertificateRequired), (forced, AlertDescription::AccessDenied)] {
+        for alpn in [ALPN_LINK, ALPN_PAIR] {
+            let shown = SingleCertAndKey::from(CertifiedKey::new(vec![certificate.der().clone()], Arc::clone(&key)));
+            let tcp = connect_from(Ipv4Addr::LOCALHOST, daemon.port().unwrap()).unwrap();
+            let connected = Tls::connect(Arc::new(client_config(Arc::new(shown), &[alpn])), tcp);
+            assert_eq!(refusal(connected), Some(alert), "{}", String::from_utf8_lossy(alpn));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paired_device_that_names_no_protocol_has_nothing_carried_out() {
+    let (daemon, peer, _) = daemon_and_stranger();
+    let session = FakeSession::start(&daemon.dir, &"s-1".parse().unwrap()).unwrap();
+    eventually("the daemon sees its session", || daemon.sessions() == ["desktop/s-1"]);
+    for pairing in [false, true] {
+        let mut offering = daemon.control();
+        if pairing {
+            offering.ask(json!({"type": "pair_offer", "kind": "ticket", "grant": "full"}));
+        }
+        let mut link = Link::new(peer.connect(&daemon, &[]).unwrap());
+        link.send(&peer.hello(&["s-9"]));
+        link.send(&json!({"type": "rpc", "id": 1, "targetSessionId": "s-1", "command": {"type": "abort"}}));
+        assert!(link.rest().is_empty(), "it is told nothing");
+    }
+    assert!(session.received().is_empty(), "{:?}", session.received());
+    assert_eq!(daemon.sessions(), ["desktop/s-1"]);
+    assert_eq!(daemon.ask(json!({"type": "status"}))["data"]["refused"]["count"], 2);
+}
+
+#[test]
+fn no_session_is_taken_up_again_and_after_unpair_there_is_nothing_to_take_up() {
+    let daemon = TestDaemon::start("desktop");
+    let (gone, _stays) = (HandPeer::paired(&daemon, "laptop"), HandPeer::paired(&daemon, "tablet"));
+    // What the daemon gave it, if it gave anything, it would offer the next time.
+    let config = Arc::new(gone.client_config(&[ALPN_LINK]));
+    let connect = || {
+        let tls = Tls::connect(Arc::clone(&config), connect_from(gone.from, daemon.port().unwrap()).unwrap()).unwrap();
+        assert_eq!(tls.handshake_kind(), Some(HandshakeKind::Full));
+        tls
+    };
+    for _ in 0..3 {
+        let mut link = Link::new(connect());
+        link.send(&gone.hello(&[]));
+        link.until("hello");
+        link.ping();
+    }
+    daemon.ask(json!({"type": "unpair", "peer": "laptop"}));
+    assert_eq!(refusal(Ok(connect())), Some(AlertDescription::AccessDenied));
 }
 
 #[test]

@@ -13,15 +13,20 @@ mod discover;
 mod doctor;
 mod error;
 mod events;
+mod grant;
+mod grants;
 mod hint;
 mod id;
 mod input;
+mod lock;
 mod man;
 mod output;
 mod pair;
 mod peers;
 mod read;
 mod relay;
+mod revoke;
+mod rights;
 mod send;
 mod service;
 mod sessions;
@@ -62,11 +67,16 @@ Examples:
     pi-remote send desktop/work 'run the tests' --wait --timeout 10m
   A message on stdin, where no other user sees it in `ps`:
     pi-remote send desktop/work - < message.txt
+  Let another machine follow one session for two hours, and do no more:
+    pi-remote grant laptop read --session name:work --for 2h
+  Take nothing from any machine until you have looked:
+    pi-remote lock
   Cut off a stolen laptop:
     pi-remote unpair laptop
 
-Exit codes: 0 done, 1 failed, 2 usage, 3 daemon not running, 4 no such session or peer, or several,
-5 refused, 6 timed out, 7 verification failed, 8 unreachable and nothing delivered, 130 interrupted.";
+Exit codes: 0 done, 1 failed, 2 usage, 3 daemon not running, 4 no such session, peer or grant,
+or several, 5 refused, 6 timed out, 7 verification failed, 8 unreachable and nothing delivered,
+130 interrupted.";
 
 const GLOBAL: &str = "Global options";
 
@@ -102,6 +112,17 @@ enum Command {
     Peers(peers::Args),
     /// Trust a peer no more, and cut its link
     Unpair(unpair::Args),
+    /// Say what a peer may do here: which verbs, on which sessions, from where, how long
+    #[command(after_help = grant::EXAMPLES)]
+    Grant(grant::Args),
+    /// List what peers may do here
+    Grants(grants::Args),
+    /// Take a grant away
+    Revoke(revoke::Args),
+    /// Take nothing from any peer
+    Lock,
+    /// Serve peers again as their grants say
+    Unlock,
     /// Show this device's name and fingerprint
     Id(id::Args),
     /// Show the daemon, its listener, its links
@@ -235,6 +256,11 @@ async fn dispatch(cx: Context, command: Command) -> Result<(), Error> {
         Command::Pair(args) => pair::run(cx, args).await,
         Command::Peers(args) => peers::run(cx, args).await,
         Command::Unpair(args) => unpair::run(cx, args).await,
+        Command::Grant(args) => grant::run(cx, args).await,
+        Command::Grants(args) => grants::run(cx, args).await,
+        Command::Revoke(args) => revoke::run(cx, args).await,
+        Command::Lock => lock::lock(cx).await,
+        Command::Unlock => lock::unlock(cx).await,
         Command::Id(args) => id::run(cx, args).await,
         Command::Status => status::run(cx).await,
         Command::Sessions => sessions::run(cx).await,
@@ -411,6 +437,7 @@ mod tests {
             "pair --ticket -",
             "--wait --timeout",
             "< message.txt",
+            "grant laptop read --session name:work --for 2h",
             "unpair laptop",
             "130 interrupted",
         ] {
@@ -433,6 +460,17 @@ mod tests {
             "pi-remote --json send a b --timeout x",
             "pi-remote --json peers rename a b/c",
             "pi-remote --json peers address a",
+            "pi-remote --json peers rate a 0",
+            "pi-remote --json peers rate a many",
+            "pi-remote --json grant a everything",
+            "pi-remote --json grant a --verbs list,write",
+            "pi-remote --json grant a --ask list",
+            "pi-remote --json grant a read --session work",
+            "pi-remote --json grant a read --for soon",
+            "pi-remote --json grant a read --until 2020-01-01",
+            "pi-remote --json grant a read --for 2h --until 2040-01-01",
+            "pi-remote --json grant a read --from 10.0.0.0/8",
+            "pi-remote --json revoke 3",
             "pi-remote --json completions tcsh",
         ] {
             let failure = usage_error(words);

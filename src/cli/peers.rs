@@ -4,7 +4,8 @@ use clap::Subcommand;
 use serde_json::{Map, Value, json};
 
 use super::output::{Style, Table, failure_json};
-use super::{Context, Error, doctor, members};
+use super::{Context, Error, doctor, lock, members, rights};
+use crate::trust::{Grant, GrantId, Preset};
 use crate::wire::check::Checks;
 use crate::wire::control::{PeerList, PeerView};
 use crate::wire::host_port::{NotHostPort, check_dialled};
@@ -47,6 +48,37 @@ enum PeersCommand {
         #[arg(long, value_name = "HOST:PORT", group = "change")]
         remove: Vec<HostPort>,
     },
+    /// Change how many calls a minute a peer may make here
+    #[command(after_help = RATE_HELP)]
+    Rate {
+        /// A petname or a full fingerprint
+        peer: String,
+        /// A number from 1 on, or `default`
+        #[arg(value_parser = rate)]
+        calls: Rate,
+    },
+}
+
+const RATE_HELP: &str = "\
+By default a peer with `full` is not limited, and any other may make 120 calls a minute. A number holds
+for both. What is over it is refused with `rate_limited`, refused calls count too, and nothing is lost
+but the call. To take nothing at all: pi-remote grant PEER none
+
+Examples:
+  pi-remote peers rate laptop 30
+  pi-remote peers rate laptop default";
+
+/// Calls a minute; `None` is the default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Rate(Option<u32>);
+
+fn rate(text: &str) -> Result<Rate, String> {
+    match (text, text.parse::<u32>()) {
+        ("default", _) => Ok(Rate(None)),
+        (_, Ok(calls @ 1..)) => Ok(Rate(Some(calls))),
+        (_, Ok(0)) => Err("from 1 on; to take nothing from a peer: pi-remote grant PEER none".into()),
+        (_, Err(_)) => Err("a number of calls a minute, or `default`".into()),
+    }
 }
 
 fn dialled(text: &str) -> Result<HostPort, String> {
@@ -59,10 +91,21 @@ pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
         return verify(cx).await;
     }
     match args.command {
-        None => cx.show("peers", Map::new(), |_, list: &PeerList| all(&cx, &list.peers)).await,
+        None => {
+            if !cx.out.json {
+                say_if_locked(&cx).await?;
+            }
+            cx.show("peers", Map::new(), |_, list: &PeerList| all(&cx, &list.peers)).await
+        }
         Some(PeersCommand::Show { peer }) => {
             let list: PeerList = cx.ask("peers", Map::new()).await?;
-            one(&cx, find(&list.peers, &peer)?)
+            let peer = find(&list.peers, &peer)?;
+            one(&cx, peer)?;
+            if cx.out.json || peer.grants.len() < 2 {
+                return Ok(());
+            }
+            cx.out.line("")?;
+            cx.out.table(&rights::table([(peer.name.as_str(), peer.grants.as_slice())]))
         }
         Some(PeersCommand::Rename { peer, name }) => {
             change(cx, "peer_rename", json!({ "peer": peer, "name": name })).await
@@ -70,6 +113,9 @@ pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
         Some(PeersCommand::Address { peer, add, remove }) => {
             let shown = |addresses: &[HostPort]| addresses.iter().map(HostPort::to_string).collect::<Vec<_>>();
             change(cx, "peer_address", json!({ "peer": peer, "add": shown(&add), "remove": shown(&remove) })).await
+        }
+        Some(PeersCommand::Rate { peer, calls: Rate(calls) }) => {
+            change(cx, "peer_rate", json!({ "peer": peer, "callsPerMinute": calls })).await
         }
     }
 }
@@ -97,6 +143,9 @@ pub(crate) fn details(peer: &PeerView) -> Table {
     }
     row("may here", Style::Plain, &may_here(peer));
     row("may there", Style::Plain, &may_there(peer));
+    if let Some(calls) = peer.calls_per_minute {
+        row("rate", Style::Plain, &format!("at most {calls} calls a minute here"));
+    }
     row("fingerprint", Style::Plain, &peer.fingerprint);
     row("addresses", Style::Plain, &peer.addresses.join(", "));
     row("version", Style::Plain, peer.version.as_deref().unwrap_or("not seen yet"));
@@ -130,7 +179,7 @@ fn shown(cx: &Context, peer: &PeerView) -> Result<(), Error> {
 fn all(cx: &Context, peers: &[PeerView]) -> Result<(), Error> {
     let out = cx.out;
     if peers.is_empty() {
-        out.note(&cx.typed("nothing is paired; see: pi-remote pair --help"));
+        note_none(cx);
         return Ok(());
     }
     for (n, peer) in peers.iter().enumerate() {
@@ -140,6 +189,22 @@ fn all(cx: &Context, peers: &[PeerView]) -> Result<(), Error> {
         shown(cx, peer)?;
     }
     Ok(())
+}
+
+/// Says that there is no peer.
+pub(crate) fn note_none(cx: &Context) {
+    cx.out.note(&cx.typed("nothing is paired; see: pi-remote pair --help"));
+}
+
+/// Says it first where nothing is taken from any of them.
+pub(crate) async fn say_if_locked(cx: &Context) -> Result<(), Error> {
+    #[derive(serde::Deserialize)]
+    struct Locked {
+        #[serde(default)]
+        locked: bool,
+    }
+    let status: Locked = cx.ask("status", Map::new()).await?;
+    if status.locked { lock::say_locked(cx, cx.out) } else { Ok(()) }
 }
 
 fn state(peer: &PeerView) -> String {
@@ -152,20 +217,26 @@ fn state(peer: &PeerView) -> String {
 
 /// What this device may do there, by the preset's name where it is one.
 pub(crate) fn may_there(peer: &PeerView) -> String {
-    let all = |verb: &Verb| peer.may_there.iter().any(|there| there == verb.as_str());
-    if Verb::ALL.iter().all(all) {
-        "full".into()
-    } else if peer.may_there.is_empty() {
-        "not said yet".into()
-    } else {
-        peer.may_there.join(", ")
+    let (may, asking) = (&peer.may_there, &peer.may_there_asking);
+    if may.is_empty() && asking.is_empty() {
+        return if peer.connected { "nothing" } else { "not said yet" }.into();
+    }
+    let is = |verbs: &[Verb], names: &[String]| verbs.iter().map(|verb| verb.as_str()).eq(names);
+    let presets = Preset::NAMED.map(|preset| Grant::of_preset(GrantId::default(), preset));
+    match presets.iter().find(|grant| is(&grant.allow, may) && is(&grant.ask, asking)) {
+        Some(grant) => grant.preset.to_string(),
+        None => rights::of_lists(may, asking, &[]),
     }
 }
 
-/// The presets of what it may do here.
-pub(crate) fn may_here(peer: &PeerView) -> String {
-    let presets: Vec<&str> = peer.grants.iter().map(|grant| grant.preset.as_str()).collect();
-    if presets.is_empty() { "nothing".into() } else { presets.join(", ") }
+/// What it may do here, in few words; several grants are only counted.
+fn may_here(peer: &PeerView) -> String {
+    match peer.grants.as_slice() {
+        // What only takes away gives nothing.
+        grants if grants.iter().all(|grant| grant.allow.is_empty() && grant.ask.is_empty()) => "nothing".into(),
+        [only] => rights::in_short(only),
+        several => format!("{} grants", several.len()),
+    }
 }
 
 async fn verify(cx: Context) -> Result<(), Error> {

@@ -103,7 +103,8 @@ pub(crate) async fn call(cx: &Context, call: Call<'_>) -> Result<Answer, Error> 
         }
         _ => failure,
     });
-    let raw = raw.map_err(|failure| in_words(failure, &target.shown, deadline - GRACE))?;
+    let raw =
+        raw.map_err(|failure| with_way_on(in_words(failure, &target.shown, deadline - GRACE), target.peer.as_deref()))?;
     answer(target.shown, raw)
 }
 
@@ -131,6 +132,17 @@ fn in_words(failure: Failure, target: &str, waited: Duration) -> Failure {
     }
     let message = format!("{target} did not answer within {}", humantime::format_duration(waited));
     Failure { message, ..failure }
+}
+
+/// A peer that refuses has no words for this side's user, and only its own user can change that.
+fn with_way_on(failure: Failure, peer: Option<&str>) -> Failure {
+    match peer.filter(|_| failure.code == Code::Forbidden && failure.hint.is_none()) {
+        Some(peer) => {
+            let show = format!("what this device may do there is shown by: pi-remote peers show {}", quoted(peer));
+            failure.hint(format!("{show}\n`pi-remote grant` there changes it"))
+        }
+        None => failure,
+    }
 }
 
 /// A message's text: its `content`, or the text blocks in it.

@@ -59,7 +59,10 @@ pub(crate) async fn pair(
     pair::report(cx, &paired, true)?;
     // The other side had stored this device's pin before the join here could end well.
     match said.unwrap_or_else(|_| Err(Failure::new(Code::Timeout, "no word came for 30 s"))) {
-        Ok(name) => cx.out.note(&format!("{host} calls this machine {name}")),
+        Ok(name) => {
+            cx.out.note(&format!("{host} calls this machine {name}, and lets it do everything there (full)"));
+            cx.out.note(&format!("to narrow that, on {host}: pi-remote grant {} read", quoted(&name)));
+        }
         Err(failure) => cx.out.note(&format!(
             "paired here; {host} did not confirm ({failure}): if it does not link, unpair and pair again"
         )),

@@ -5,12 +5,15 @@ use std::time::Duration;
 use serde_json::Map;
 
 use super::output::{Style, Table};
-use super::{Context, Error};
+use super::{Context, Error, lock};
 use crate::wire::control::{PeerStatus, Status};
 
 pub(crate) async fn run(cx: Context) -> Result<(), Error> {
     let verbose = cx.verbose;
     cx.show("status", Map::new(), |out, status: &Status| {
+        if status.locked {
+            lock::say_locked(&cx, out)?;
+        }
         out.table(&about(status))?;
         if !status.peers.is_empty() {
             out.line("")?;

@@ -145,7 +145,11 @@ async fn listen(mut port: Port, mut wanted: watch::Receiver<bool>, door: &Door, 
                     tracing::warn!(address = %port.address, %error, "cannot listen; trying again and again");
                     (door.lost)(port.address, Some(&error));
                 }
-                sleep(retry).await;
+                // Who wants it anew does not wait out the pause of who gave up.
+                tokio::select! {
+                    () = sleep(retry) => {}
+                    changed = wanted.changed() => if changed.is_err() { return },
+                }
                 retry = (retry * 2).min(LONGEST_RETRY);
                 continue;
             }
@@ -193,6 +197,9 @@ async fn accept(listener: &TcpListener, door: &Door, connections: &mut JoinSet<(
                 // Here, so that the order of arrival is that of the connections and not of the tasks.
                 let place = door.admission.enter(from.ip());
                 connections.spawn(authenticate(stream, from, place, door.clone()));
+                // Whoever had to make way goes before the next one comes, or a flood of connections
+                // would pile up as tasks that the bounds of admission know nothing of.
+                tokio::task::yield_now().await;
             }
             Err(error) => {
                 // Out of descriptors, most likely: they come back, the listener stays.

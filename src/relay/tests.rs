@@ -3,7 +3,7 @@
 
 mod consent;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
@@ -19,6 +19,9 @@ use crate::wire::control::{self, ReplyTo};
 use crate::wire::frames::{self, FrameDecoder};
 use crate::wire::link::{LinkMessage, Outcome, Rpc, SessionInfo, WaitUntil};
 use crate::wire::{Code, Failure};
+
+mod history;
+mod rights;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -457,228 +460,6 @@ fn another_petname_is_told_with_its_sessions_and_stray_answers_are_noted_once() 
         relay.link_message(link, LinkMessage::RpcResponse { id, outcome: answer("x") }, Duration::ZERO);
     }
     assert_eq!(relay.take_notes().len(), 1);
-}
-
-/// One step of a random history.
-#[derive(Debug, Clone)]
-enum Step {
-    Ask { client: usize, target: usize, forget: bool },
-    PeerAsks { peer: usize, target: usize },
-    PeerCancels { peer: usize },
-    SessionAnswers { which: usize, twice: bool, fails: bool },
-    PeerAnswers { peer: usize, which: usize, from: usize },
-    SessionGoes { target: usize },
-    SessionComes { target: usize },
-    LinkDrops { peer: usize },
-    LinkComes { peer: usize },
-    ClientGoes { client: usize },
-    Time { millis: u64 },
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        6 => (0..3usize, 0..5usize, prop::bool::weighted(0.1)).prop_map(|(client, target, forget)| Step::Ask { client, target, forget }),
-        3 => (0..2usize, 0..3usize).prop_map(|(peer, target)| Step::PeerAsks { peer, target }),
-        1 => (0..2usize).prop_map(|peer| Step::PeerCancels { peer }),
-        5 => (0..9usize, any::<bool>(), any::<bool>()).prop_map(|(which, twice, fails)| Step::SessionAnswers { which, twice, fails }),
-        4 => (0..2usize, 0..9usize, 0..2usize).prop_map(|(peer, which, from)| Step::PeerAnswers { peer, which, from }),
-        1 => (0..3usize).prop_map(|target| Step::SessionGoes { target }),
-        1 => (0..3usize).prop_map(|target| Step::SessionComes { target }),
-        1 => (0..2usize).prop_map(|peer| Step::LinkDrops { peer }),
-        2 => (0..2usize).prop_map(|peer| Step::LinkComes { peer }),
-        1 => (0..3usize).prop_map(|client| Step::ClientGoes { client }),
-        1 => (0..200_000u64).prop_map(|millis| Step::Time { millis }),
-    ]
-}
-
-/// A router with three clients, three sessions here, and two peers with one session each.
-struct World {
-    relay: Relay,
-    now: Duration,
-    clients: Vec<Option<ClientId>>,
-    links: [Option<LinkId>; 2],
-    open: Vec<(CallId, String)>,
-    asked_of_peer: [Vec<u64>; 2],
-    peer_calls: u64,
-    asked: HashMap<ClientId, u64>,
-    answered: HashMap<ClientId, HashMap<String, u32>>,
-    last_of_session: HashMap<String, CallId>,
-    last_of_link: HashMap<LinkId, u64>,
-}
-
-impl World {
-    fn new() -> Self {
-        let mut relay = relay(1, 1);
-        for peer in [2, 3] {
-            pin(&mut relay, peer);
-        }
-        for id in ["a", "b", "c"] {
-            relay.session_added(session(id), Duration::ZERO);
-        }
-        let clients = (0..3).map(|_| Some(relay.open_client())).collect();
-        Self {
-            relay,
-            now: Duration::ZERO,
-            clients,
-            links: [None, None],
-            open: vec![],
-            asked_of_peer: [vec![], vec![]],
-            peer_calls: 0,
-            asked: HashMap::new(),
-            answered: HashMap::new(),
-            last_of_session: HashMap::new(),
-            last_of_link: HashMap::new(),
-        }
-    }
-
-    fn take(&mut self, step: Step) {
-        const TARGETS: [&str; 5] = ["a", "b", "c", "far-0", "far-1"];
-        match step {
-            Step::Ask { client, target, forget } => {
-                let Some(client) = self.clients[client] else { return };
-                let number = self.asked.entry(client).or_default();
-                *number += 1;
-                let request = control::Relay { fire_and_forget: forget, ..request(TARGETS[target], *number) };
-                ask_with(&mut self.relay, client, request, *number, self.now);
-            }
-            Step::PeerAsks { peer, target } => {
-                let Some(link) = self.links[peer] else { return };
-                self.peer_calls += 1;
-                let rpc = Rpc {
-                    id: self.peer_calls,
-                    target: TARGETS[target].into(),
-                    command: Bytes::from_static(br#"{"type":"get_message"}"#),
-                    wait_until: None,
-                    timeout_ms: None,
-                };
-                self.relay.link_message(link, LinkMessage::Rpc(rpc), self.now);
-            }
-            Step::PeerCancels { peer } => {
-                let Some(link) = self.links[peer] else { return };
-                self.relay.link_message(link, LinkMessage::Cancel(self.peer_calls), self.now);
-            }
-            Step::SessionAnswers { which, twice, fails } => {
-                if self.open.is_empty() {
-                    return;
-                }
-                let (call, _) = self.open.remove(which % self.open.len());
-                for _ in 0..=u8::from(twice) {
-                    let failed = Failure::new(Code::SessionRefused, "no");
-                    let said = if fails { Err(failed) } else { Ok((Bytes::from_static(b"{}"), None)) };
-                    self.relay.session_answered(call, said, self.now);
-                }
-            }
-            Step::PeerAnswers { peer, which, from } => {
-                let (Some(link), false) = (self.links[from], self.asked_of_peer[peer].is_empty()) else { return };
-                let at = which % self.asked_of_peer[peer].len();
-                let id = self.asked_of_peer[peer][at];
-                self.relay.link_message(link, LinkMessage::RpcResponse { id, outcome: answer("x") }, self.now);
-            }
-            Step::SessionGoes { target } => self.relay.session_removed(&TARGETS[target].parse().unwrap(), self.now),
-            Step::SessionComes { target } => {
-                let id: SessionId = TARGETS[target].parse().unwrap();
-                if !self.relay.local.contains_key(&id) {
-                    self.relay.session_added(session(TARGETS[target]), Duration::ZERO);
-                }
-            }
-            Step::LinkDrops { peer } => {
-                if let Some(link) = self.links[peer].take() {
-                    self.relay.link_closed(link, LinkEnd::Lost("test".into()), self.now);
-                    self.asked_of_peer[peer].clear();
-                }
-            }
-            Step::LinkComes { peer } => {
-                if self.links[peer].is_none() {
-                    let byte = peer as u8 + 2;
-                    let id = self.relay.open_link(device(byte), true, facts(1), self.now).unwrap();
-                    let far = format!("far-{peer}");
-                    self.relay.link_message(id, hello_from(1, false, &[far.as_str()]), self.now);
-                    self.links[peer] = Some(id);
-                }
-            }
-            Step::ClientGoes { client } => {
-                if let Some(id) = self.clients[client].take() {
-                    self.relay.close_client(id, self.now);
-                }
-            }
-            Step::Time { millis } => {
-                self.now += Duration::from_millis(millis);
-                self.relay.tick(self.now);
-                for (peer, link) in self.links.iter_mut().enumerate() {
-                    if link.is_some_and(|link| self.relay.poll_dropped(link, &mut cx()).is_ready()) {
-                        *link = None;
-                        self.asked_of_peer[peer].clear();
-                    }
-                }
-            }
-        }
-        self.drain();
-    }
-
-    fn drain(&mut self) {
-        for work in work(&mut self.relay) {
-            match work {
-                SessionWork::Call { call, session, .. } => {
-                    let last = self.last_of_session.insert(session.to_string(), call);
-                    assert!(last < Some(call), "calls to {session} changed places");
-                    self.open.push((call, session.to_string()));
-                }
-                SessionWork::Drop(call) => self.open.retain(|(open, _)| *open != call),
-            }
-        }
-        for (peer, link) in self.links.iter().enumerate() {
-            let Some(link) = *link else { continue };
-            for message in messages(&mut self.relay, link) {
-                if let LinkMessage::Rpc(rpc) = message {
-                    let last = self.last_of_link.insert(link, rpc.id);
-                    assert!(last < Some(rpc.id), "calls over a link changed places");
-                    self.asked_of_peer[peer].push(rpc.id);
-                }
-            }
-        }
-        for client in self.clients.iter().flatten() {
-            for line in lines(&mut self.relay, *client) {
-                let id = line["id"].as_str().unwrap().to_owned();
-                *self.answered.entry(*client).or_default().entry(id).or_default() += 1;
-            }
-        }
-    }
-
-    fn finish(mut self) {
-        self.take(Step::Time { millis: 48 * 60 * 60 * 1000 });
-        for client in self.clients.iter().flatten() {
-            let asked = self.asked.get(client).copied().unwrap_or_default();
-            let answered = self.answered.remove(client).unwrap_or_default();
-            for number in 1..=asked {
-                assert_eq!(answered.get(&number.to_string()), Some(&1), "request {number} of {asked}");
-            }
-            assert_eq!(answered.len() as u64, asked, "an answer to nothing");
-        }
-        assert!(self.relay.pending.is_empty() && self.relay.pending.bytes() == 0);
-        assert!(self.relay.clients.values().all(|client| client.calls.is_empty() && client.call_bytes == 0));
-        assert!(self.relay.links.values().all(|link| link.calls.is_empty() && link.call_bytes == 0));
-        for peer in 0..2 {
-            self.take(Step::LinkDrops { peer });
-        }
-        for client in 0..3 {
-            self.take(Step::ClientGoes { client });
-        }
-        assert_eq!(self.relay.budget.held(), 0, "bytes left behind");
-        assert!(self.relay.remote.is_empty() && self.relay.links.is_empty() && self.relay.contests.is_empty());
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
-
-    #[test]
-    fn every_call_has_one_outcome_and_nothing_is_left_behind(steps in prop::collection::vec(step(), 0..120)) {
-        let mut world = World::new();
-        for step in steps {
-            world.take(step);
-        }
-        world.finish();
-    }
 }
 
 /// Two routers and the connections between them; each direction delivers in order, the connections

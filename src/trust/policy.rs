@@ -72,7 +72,7 @@ mod tests {
     use proptest::prelude::*;
     use proptest::sample::select;
 
-    use super::super::grant::{GrantId, Preset, TailnetNode};
+    use super::super::grant::{GrantId, Preset, Tailnet, TailnetNode};
     use super::super::strategies::{date, grant, grants, origin, second, session, tailnet};
     use super::*;
 
@@ -92,11 +92,11 @@ mod tests {
     }
 
     fn at(address: &str) -> Origin {
-        Origin { address: address.parse().unwrap(), tailnet: None }
+        Origin { address: address.parse().unwrap(), tailnet: Tailnet::Unknown }
     }
 
     fn known(address: &str, user: Option<&str>, node: &str) -> Origin {
-        let tailnet = Some(TailnetNode { user: user.map(str::to_owned), node: node.to_owned() });
+        let tailnet = Tailnet::Node(TailnetNode { user: user.map(str::to_owned), node: node.to_owned() });
         Origin { tailnet, ..at(address) }
     }
 
@@ -275,8 +275,8 @@ mod tests {
             grants in grants(), tailnet in tailnet(),
             verb in select(Verb::ALL.to_vec()), session in session(), origin in origin(), date in date(),
         ) {
-            let unknown = Origin { tailnet: None, ..origin.clone() };
-            let known = Origin { tailnet: Some(tailnet), ..origin };
+            let unknown = Origin { tailnet: Tailnet::Unknown, ..origin.clone() };
+            let known = Origin { tailnet, ..origin };
             let of = |origin: &Origin| verdict(&grants, verb, &session, origin, date);
             prop_assert!(of(&unknown) >= of(&known));
         }

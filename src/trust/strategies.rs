@@ -6,7 +6,7 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
-use super::grant::{Grant, GrantId, Origin, Preset, TailnetNode};
+use super::grant::{Grant, GrantId, Origin, Preset, Tailnet, TailnetNode};
 use crate::wire::link::SessionInfo;
 use crate::wire::session::Verb;
 
@@ -57,13 +57,19 @@ pub(super) fn session() -> impl Strategy<Value = SessionInfo> {
     })
 }
 
-pub(super) fn tailnet() -> impl Strategy<Value = TailnetNode> {
-    (option::of(select(vec!["me@x", "you@x"])), select(vec!["d", "e"]))
-        .prop_map(|(user, node)| TailnetNode { user: user.map(str::to_owned), node: node.to_owned() })
+/// What the tailnet says once it is known.
+pub(super) fn tailnet() -> impl Strategy<Value = Tailnet> {
+    option::of((option::of(select(vec!["me@x", "you@x"])), select(vec!["d", "e"]))).prop_map(|node| {
+        node.map_or(Tailnet::NotThere, |(user, node)| {
+            Tailnet::Node(TailnetNode { user: user.map(str::to_owned), node: node.to_owned() })
+        })
+    })
 }
 
 pub(super) fn origin() -> impl Strategy<Value = Origin> {
     let address = select(vec!["10.1.2.3", "::ffff:10.1.2.3", "192.0.2.1", "fd00::1"]);
-    (address, option::of(tailnet()))
-        .prop_map(|(address, tailnet)| Origin { address: address.parse().unwrap(), tailnet })
+    (address, option::of(tailnet())).prop_map(|(address, tailnet)| Origin {
+        address: address.parse().unwrap(),
+        tailnet: tailnet.unwrap_or_default(),
+    })
 }

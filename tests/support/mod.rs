@@ -17,6 +17,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -32,6 +33,7 @@ pub struct TestDaemon {
     pub listen: Vec<String>,
     name: String,
     child: Option<Child>,
+    log: Arc<Mutex<String>>,
     _keep: Option<TempDir>,
 }
 
@@ -49,8 +51,8 @@ impl TestDaemon {
         set_mode(&dir, 0o700);
         config["name"] = name.into();
         std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
-        let mut daemon =
-            Self { dir, fingerprint: String::new(), listen: vec![], name: name.into(), child: None, _keep: Some(keep) };
+        let (fingerprint, listen, log) = (String::new(), vec![], Arc::default());
+        let mut daemon = Self { dir, fingerprint, listen, name: name.into(), child: None, log, _keep: Some(keep) };
         daemon.run(options);
         daemon
     }
@@ -67,7 +69,7 @@ impl TestDaemon {
             let output = child.wait_with_output().unwrap();
             panic!("the daemon {} did not start: {line}{}", self.name, String::from_utf8_lossy(&output.stderr));
         };
-        drain(child.stderr.take().unwrap());
+        drain(child.stderr.take().unwrap(), Arc::clone(&self.log));
         self.fingerprint = ready["fingerprint"].as_str().unwrap().into();
         self.listen = ready["listen"].as_array().unwrap().iter().map(|a| a.as_str().unwrap().into()).collect();
         self.child = Some(child);
@@ -81,6 +83,11 @@ impl TestDaemon {
     /// The process id.
     pub fn pid(&self) -> u32 {
         self.child.as_ref().unwrap().id()
+    }
+
+    /// Everything logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
     }
 
     /// Kills the process as nothing can be caught (SIGKILL).
@@ -273,9 +280,10 @@ pub fn set_mode(path: &Path, mode: u32) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
-fn drain(stderr: std::process::ChildStderr) {
+fn drain(stderr: std::process::ChildStderr, log: Arc<Mutex<String>>) {
     std::thread::spawn(move || {
         for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            *log.lock().unwrap() += &format!("{line}\n");
             // Shown by the test harness only when the test fails.
             println!("{line}");
         }

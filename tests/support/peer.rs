@@ -14,6 +14,7 @@ use pi_remote::pairing::message::Info;
 use pi_remote::pairing::ticket::Ticket;
 use pi_remote::wire::frames::{self, FrameDecoder, MAX_PAYLOAD};
 
+use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature};
 use rustls::server::ParsedCertificate;
@@ -22,7 +23,7 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS13;
 use rustls::{
     AlertDescription, CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, DistinguishedName,
-    ServerConfig, ServerConnection, SignatureScheme, StreamOwned,
+    HandshakeKind, ServerConfig, ServerConnection, SignatureScheme, StreamOwned,
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use serde_json::{Value, json};
@@ -101,31 +102,25 @@ impl HandPeer {
 
     /// A TLS connection to a daemon. In TLS 1.3 this side is through before the daemon has judged it.
     pub fn connect(&self, daemon: &TestDaemon, alpns: &[&[u8]]) -> io::Result<Tls> {
-        let tcp = connect_from(self.from, daemon.port().unwrap())?;
-        let name = ServerName::from(IpAddr::from([0, 0, 0, 0]));
-        let mut conn = ClientConnection::new(Arc::new(self.client_config(alpns)), name).unwrap();
-        let mut stream = tcp.try_clone()?;
-        while conn.is_handshaking() {
-            conn.complete_io(&mut stream)?;
-        }
-        // The last flight of this side is still to go out.
-        while conn.wants_write() {
-            conn.write_tls(&mut stream)?;
-        }
-        Ok(Tls { side: Side::Client(StreamOwned::new(conn, stream)), tcp })
+        self.connect_over(connect_from(self.from, daemon.port().unwrap())?, alpns)
     }
 
-    /// Why the daemon ends a connection on which this side says nothing: the alert, if one comes, and
-    /// whether a byte came before.
-    pub fn refusal(&self, daemon: &TestDaemon, alpns: &[&[u8]]) -> Option<AlertDescription> {
-        let mut tls = match self.connect(daemon, alpns) {
-            Ok(tls) => tls,
-            Err(error) => return alert(&error),
-        };
+    /// As [`HandPeer::connect`], over a connection that is there.
+    pub fn connect_over(&self, tcp: TcpStream, alpns: &[&[u8]]) -> io::Result<Tls> {
+        Tls::connect(Arc::new(self.client_config(alpns)), tcp)
+    }
+
+    /// The bytes of the ClientHello with which it would begin.
+    pub fn client_hello(&self, alpns: &[&[u8]]) -> Vec<u8> {
+        let mut conn = ClientConnection::new(Arc::new(self.client_config(alpns)), no_name()).unwrap();
         let mut bytes = Vec::new();
-        let ended = tls.read_to_end(&mut bytes);
-        assert!(bytes.is_empty(), "application bytes: {}", String::from_utf8_lossy(&bytes));
-        ended.err().and_then(|error| alert(&error))
+        conn.write_tls(&mut bytes).unwrap();
+        bytes
+    }
+
+    /// Why the daemon ends a connection on which this side says nothing.
+    pub fn refusal(&self, daemon: &TestDaemon, alpns: &[&[u8]]) -> Option<AlertDescription> {
+        refusal(self.connect(daemon, alpns))
     }
 
     /// As [`HandPeer::refusal`] with the pairing protocol, but where it is let in the connection is
@@ -190,15 +185,9 @@ impl HandPeer {
         Ok(Tls { side: Side::Server(StreamOwned::new(conn, stream)), tcp })
     }
 
-    fn client_config(&self, alpns: &[&[u8]]) -> ClientConfig {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider));
-        let builder = builder.with_protocol_versions(&[&TLS13]).unwrap().dangerous();
-        let builder = builder.with_custom_certificate_verifier(Arc::new(Anyone(provider)));
-        let mut config = builder.with_client_cert_resolver(self.shown());
-        config.alpn_protocols = alpns.iter().map(|id| id.to_vec()).collect();
-        config.enable_sni = false;
-        config
+    /// How it dials; sessions are kept for as long as this is, should a server give any.
+    pub fn client_config(&self, alpns: &[&[u8]]) -> ClientConfig {
+        client_config(self.shown(), alpns)
     }
 
     fn server_config(&self, alpn: &[u8]) -> ServerConfig {
@@ -216,6 +205,35 @@ impl HandPeer {
         let key = aws_lc_rs::sign::any_supported_type(&self.key.private_key()).unwrap();
         Arc::new(SingleCertAndKey::from(CertifiedKey::new(vec![self.certificate.clone()], key)))
     }
+}
+
+/// How somebody dials who shows this, and takes any server.
+pub fn client_config(shown: Arc<dyn ResolvesClientCert>, alpns: &[&[u8]]) -> ClientConfig {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider));
+    let builder = builder.with_protocol_versions(&[&TLS13]).unwrap().dangerous();
+    let builder = builder.with_custom_certificate_verifier(Arc::new(Anyone(provider)));
+    let mut config = builder.with_client_cert_resolver(shown);
+    config.alpn_protocols = alpns.iter().map(|id| id.to_vec()).collect();
+    config.enable_sni = false;
+    config
+}
+
+fn no_name() -> ServerName<'static> {
+    ServerName::from(IpAddr::from([0, 0, 0, 0]))
+}
+
+/// Why the other side ends a connection on which this one says nothing: the alert, if one comes. No
+/// byte may come before it.
+pub fn refusal(connected: io::Result<Tls>) -> Option<AlertDescription> {
+    let mut tls = match connected {
+        Ok(tls) => tls,
+        Err(error) => return alert(&error),
+    };
+    let mut bytes = Vec::new();
+    let ended = tls.read_to_end(&mut bytes);
+    assert!(bytes.is_empty(), "application bytes: {}", String::from_utf8_lossy(&bytes));
+    ended.err().and_then(|error| alert(&error))
 }
 
 /// A session as a hello lists it.
@@ -270,6 +288,28 @@ enum Side {
 }
 
 impl Tls {
+    /// Dials over a connection that is there.
+    pub fn connect(config: Arc<ClientConfig>, tcp: TcpStream) -> io::Result<Self> {
+        let mut conn = ClientConnection::new(config, no_name()).unwrap();
+        let mut stream = tcp.try_clone()?;
+        while conn.is_handshaking() {
+            conn.complete_io(&mut stream)?;
+        }
+        // The last flight of this side is still to go out.
+        while conn.wants_write() {
+            conn.write_tls(&mut stream)?;
+        }
+        Ok(Self { side: Side::Client(StreamOwned::new(conn, stream)), tcp })
+    }
+
+    /// Whether the handshake was a full one or took up a session.
+    pub fn handshake_kind(&self) -> Option<HandshakeKind> {
+        match &self.side {
+            Side::Client(stream) => stream.conn.handshake_kind(),
+            Side::Server(stream) => stream.conn.handshake_kind(),
+        }
+    }
+
     /// RFC 9266.
     pub fn channel_binding(&self) -> [u8; 32] {
         let (out, label) = ([0; 32], b"EXPORTER-Channel-Binding");

@@ -19,7 +19,9 @@ pub(crate) use join::by_ticket;
 pub(crate) use report::{failed, failure_of_line, outcome_of_line, report};
 pub(crate) use secrets::looks_like_secret;
 
+use super::rights::{self, Lasting};
 use super::{Context, Error, daemon, input, ssh};
+use crate::trust::Preset;
 use crate::wire::control::{OfferKind, PairCheck, PairChecked, PairOffer, PairTerms, PeerView};
 use crate::wire::host_port::{HostPort, check_dialled};
 use crate::wire::{DEFAULT_PORT, Failure, PeerName};
@@ -33,15 +35,17 @@ Examples:
     desktop$ pi-remote pair 192.168.1.20 --grant full --json < code
   Both halves from here, where ssh leads to the other machine:
     laptop$  pi-remote pair --ssh desktop
+  A machine that may follow the sessions here until tomorrow, and no more:
+    laptop$  pi-remote pair --grant read --for 24h
   A machine with a new key takes its old name and grants:
     laptop$  pi-remote pair --replace desktop";
 
 /// How long the daemon may take to look at the terms, and to open a window.
 const PAIRING_DEADLINE: Duration = Duration::from_secs(30);
+/// What is given where the question is answered with Enter.
+const PROPOSED: Preset = Preset::Full;
 /// Longest `--window`.
 const MAX_WINDOW: Duration = Duration::from_secs(60 * 60);
-/// The only grant so far.
-const FULL: &str = "full";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -66,9 +70,11 @@ pub(crate) struct Args {
     /// The peer whose name and grants go to the new key: the same machine with another key
     #[arg(long, value_name = "PEER", value_parser = NonEmptyStringValueParser::new())]
     replace: Option<String>,
-    /// What the other machine may do here: full [default: ask]
-    #[arg(long, value_name = "PRESET")]
-    grant: Option<String>,
+    /// What the other machine may do here: full, ask, read or none [default: it is asked for]
+    #[arg(long, value_name = "PRESET", value_parser = rights::preset)]
+    grant: Option<Preset>,
+    #[command(flatten)]
+    lasting: Lasting,
     /// How long the code or ticket holds [default: 10m]
     #[arg(long, value_name = "DURATION", value_parser = window)]
     window: Option<Duration>,
@@ -98,7 +104,7 @@ pub(crate) fn interrupted(cx: &Context) -> Error {
     report::ended(cx, Error::interrupted())
 }
 
-async fn pair(cx: &Context, args: Args, way: Way, terms: PairTerms) -> Result<(), Error> {
+async fn pair(cx: &Context, args: Args, way: Way, mut terms: PairTerms) -> Result<(), Error> {
     let mut client = daemon::connect_or_start(cx).await?;
     let address = if let Way::Join(host) = &way { Some(host.clone()) } else { None };
     let check = PairCheck { address, terms: terms.clone() };
@@ -109,7 +115,7 @@ async fn pair(cx: &Context, args: Args, way: Way, terms: PairTerms) -> Result<()
         return Ok(());
     }
     if args.grant.is_none() {
-        ask_grant(cx, &way).await?;
+        terms.grant = ask_grant(cx, &way).await?.to_string();
     }
     match way {
         Way::Offer(kind) => {
@@ -190,21 +196,19 @@ fn dialled(host: &str) -> Result<String, Error> {
 }
 
 fn terms(args: &Args, can_ask: bool) -> Result<PairTerms, Error> {
-    match args.grant.as_deref() {
-        Some(FULL) => {}
-        Some(_) => {
-            return Err(Error::usage("only `full` can be granted yet; ask, read and none come later", "--grant full"));
-        }
-        None if can_ask => {}
-        None => {
-            return Err(Error::usage(
-                "without a terminal, --grant says what the other machine may do here",
-                "--grant full lets it see every session here, read it, and send to it as you do",
-            ));
-        }
+    if args.grant.is_none() && !can_ask {
+        return Err(Error::usage(
+            "without a terminal, --grant says what the other machine may do here: full, ask, read or none",
+            "--grant read lets it see the sessions here and read them; --grant full lets it send to them as you do",
+        ));
     }
-    let petname = args.petname.as_ref().map(|name| name.as_str().to_owned());
-    Ok(PairTerms { petname, replace: args.replace.clone(), grant: FULL.into(), for_seconds: None, until: None })
+    Ok(PairTerms {
+        petname: args.petname.as_ref().map(|name| name.as_str().to_owned()),
+        replace: args.replace.clone(),
+        grant: args.grant.unwrap_or(PROPOSED).to_string(),
+        for_seconds: args.lasting.seconds(),
+        until: args.lasting.until(),
+    })
 }
 
 /// Whether to go on, where the other machine seems to be paired already.
@@ -227,27 +231,39 @@ async fn again(cx: &Context, known: &PeerView) -> Result<bool, Error> {
     }
 }
 
-/// Asks once what the other machine may do here; anything but a yes or a no is asked about again.
-async fn ask_grant(cx: &Context, way: &Way) -> Result<(), Error> {
-    cx.out.note("Once paired, the other machine may do all that you can do with the sessions on");
-    cx.out.note("this machine: list and read them, and send to them, which lets it run code.");
-    cx.out.note("(Narrower grants come later.)");
-    loop {
-        let answer = input::question(cx, "Give it that full access? [Y/n]").await?;
-        match answer.to_lowercase().as_str() {
-            "" | "y" | "yes" | FULL => return Ok(()),
-            "n" | "no" | "none" => {
-                cx.out.note("nothing was paired");
-                return Err(Error::interrupted());
-            }
-            // What was typed or pasted here too early is not repeated: it may be the code or the ticket.
-            _ => cx.out.note(match way {
-                Way::Join(_) => "y or n; the code is asked for next",
-                Way::TakeTicket => "y or n; the ticket is asked for next",
-                Way::Offer(_) | Way::Ssh(_) => "y or n",
-            }),
+/// Asks once what the other machine may do here; what is no answer is asked about again.
+async fn ask_grant(cx: &Context, way: &Way) -> Result<Preset, Error> {
+    cx.out.note("What may the other machine do with the sessions on this one?");
+    for (number, preset) in (1..).zip(Preset::NAMED) {
+        cx.out.note(&format!("  {number}  {:<4}  {}", preset.as_str(), rights::about(preset)));
+        if preset == Preset::Full {
+            cx.out.note("           a message makes an agent run code: this is like handing over the keyboard");
         }
     }
+    cx.out.note(&cx.typed("It can be changed at any time: `pi-remote grant PEER read`"));
+    loop {
+        let answer = input::question(cx, &format!("A number or a word [{PROPOSED}]:")).await?;
+        if let Some(preset) = chosen(&answer.to_lowercase()) {
+            return Ok(preset);
+        }
+        // What was typed or pasted here too early is not repeated: it may be the code or the ticket.
+        cx.out.note(match way {
+            Way::Join(_) => "1, 2, 3 or 4; the code is asked for next",
+            Way::TakeTicket => "1, 2, 3 or 4; the ticket is asked for next",
+            Way::Offer(_) | Way::Ssh(_) => "1, 2, 3 or 4; Ctrl-C pairs with nobody",
+        });
+    }
+}
+
+fn chosen(answer: &str) -> Option<Preset> {
+    if answer.is_empty() {
+        return Some(PROPOSED);
+    }
+    (1..)
+        .zip(Preset::NAMED)
+        .find(|(number, _)| answer == number.to_string())
+        .map(|(_, preset)| preset)
+        .or(answer.parse().ok())
 }
 
 fn window(text: &str) -> Result<Duration, String> {
@@ -347,15 +363,37 @@ mod tests {
     }
 
     #[test]
-    fn only_full_can_be_granted_and_without_a_terminal_it_must_be_said() {
-        for (words, terminal, taken) in [
-            ("--grant full", false, true),
-            ("--grant read", true, false),
-            ("--grant FULL", true, false),
-            ("", true, true),
-            ("", false, false),
+    fn without_a_terminal_it_must_be_said_what_is_granted() {
+        for (words, terminal, granted) in [
+            ("--grant full", false, Some("full")),
+            ("--grant read --for 2h", false, Some("read")),
+            ("--grant none", true, Some("none")),
+            ("", true, Some("full")),
+            ("", false, None),
+            ("--for 2h", false, None),
         ] {
-            assert_eq!(terms(&args(words), terminal).is_ok(), taken, "{words}");
+            assert_eq!(terms(&args(words), terminal).ok().map(|terms| terms.grant).as_deref(), granted, "{words}");
+        }
+        assert_eq!(terms(&args("--grant read --for 2h"), false).unwrap().for_seconds, Some(7200));
+        let soon = std::time::SystemTime::now() + Duration::from_secs(3600);
+        let soon = humantime::format_rfc3339_millis(soon).to_string();
+        assert_eq!(terms(&args(&format!("--grant read --until {soon}")), false).unwrap().until, Some(soon));
+        for words in ["--grant FULL", "--grant custom", "--for 0s", "--until 2020-01-01", "--for 2h --until 2040-01-01"]
+        {
+            let words = std::iter::once("pair").chain(words.split(' '));
+            assert!(Only::try_parse_from(words.clone()).is_err(), "{:?}", words.collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn the_question_takes_a_number_a_word_or_enter() {
+        for (answer, preset) in
+            [("", Preset::Full), ("1", Preset::Full), ("2", Preset::Ask), ("read", Preset::Read), ("4", Preset::None)]
+        {
+            assert_eq!(chosen(answer), Some(preset), "{answer}");
+        }
+        for slip in ["0", "5", "y", "n", "yes", "custom", "k7mq-2xvt"] {
+            assert_eq!(chosen(slip), None, "{slip}");
         }
     }
 }

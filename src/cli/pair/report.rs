@@ -3,12 +3,11 @@
 use serde_json::{Value, json};
 
 use crate::cli::output::{self, Style, Table, failure_json};
-use crate::cli::{Context, Error, peers};
+use crate::cli::{Context, Error, peers, rights};
+use crate::trust::Preset;
 use crate::wire::Failure;
 use crate::wire::commands::quoted;
 use crate::wire::control::{Paired, PeerView};
-
-const EVERYTHING: &str = "everything: list, read, send, abort, clear";
 
 /// Says that it is done: JSON's last line, or words where `to_stdout` says.
 pub(crate) fn report(cx: &Context, paired: &Paired, to_stdout: bool) -> Result<(), Error> {
@@ -30,6 +29,7 @@ pub(crate) fn report(cx: &Context, paired: &Paired, to_stdout: bool) -> Result<(
     let name = &peer.name;
     if *already {
         cx.out.note(&format!("it was paired before: it is called {name} now, and what it may do here is as it was"));
+        cx.out.note(&cx.typed(&format!("to change that: pi-remote grant {} PRESET", quoted(name))));
     }
     if !confirmed {
         cx.out.note(&format!("paired here; {name} did not confirm: if it does not link, unpair and pair again"));
@@ -77,9 +77,12 @@ pub(crate) fn failure_of_line(line: &Value) -> Option<Failure> {
 fn both_directions(cx: &Context, peer: &PeerView) -> Table {
     let mut table = Table::new(&[]);
     let mut row = |name: &str, style: Style, value: &str| table.row([(Style::Bold, name), (style, value)]);
-    let in_words = |preset: String| if preset == "full" { EVERYTHING.to_owned() } else { preset };
-    row(&format!("{} may here", peer.name), Style::Plain, &in_words(peers::may_here(peer)));
-    row("this device may there", Style::Plain, &in_words(peers::may_there(peer)));
+    let here: Vec<String> = peer.grants.iter().map(rights::in_words).collect();
+    let here = if here.is_empty() { rights::about(Preset::None).to_owned() } else { here.join("; ") };
+    let there = peers::may_there(peer);
+    let there = there.parse().map_or(there, |preset| rights::about(preset).to_owned());
+    row(&format!("{} may here", peer.name), Style::Plain, &here);
+    row("this device may there", Style::Plain, &there);
     match (peer.connected, &peer.why) {
         (true, _) => row("link", Style::Good, "up"),
         (false, Some(why)) => row("link", Style::Bad, &format!("not up yet: {why}")),
@@ -104,8 +107,11 @@ fn next_steps(cx: &Context, peer: &PeerView) {
             ("what is in its way", "pi-remote doctor".to_owned()),
         ]
     };
+    let has_full = peer.grants.iter().any(|grant| grant.preset == Preset::Full.as_str());
+    let less = format!("to give {} less than that", output::escape(&peer.name));
+    let less = has_full.then(|| (less.as_str(), format!("pi-remote grant {name} read")));
     let undo = ("to undo this", format!("pi-remote unpair {name}"));
-    let steps: Vec<_> = steps.into_iter().chain([undo]).collect();
+    let steps: Vec<_> = steps.into_iter().chain(less).chain([undo]).collect();
     let width = steps.iter().map(|(what, _)| what.len()).max().unwrap_or_default();
     cx.out.note("");
     for (what, command) in steps {

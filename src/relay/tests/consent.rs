@@ -1,6 +1,6 @@
 //! Held calls: each has one outcome, none is begun that nobody approved, and nothing is left behind.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::*;
 use crate::wire::audit::{Action, Entry};

@@ -1,0 +1,174 @@
+//! `grant`: says what a peer may do here.
+
+use clap::builder::NonEmptyStringValueParser;
+use serde_json::{Map, json};
+
+use super::output::{Output, Style, Table};
+use super::rights::{self, Lasting, asked_verb, condition, selector, verb};
+use super::{Context, Error, members, peers};
+use crate::trust::Preset;
+use crate::trust::grant::{Condition, Selector};
+use crate::wire::commands::quoted;
+use crate::wire::control::{GrantView, SessionList, SessionView};
+use crate::wire::link::SessionInfo;
+use crate::wire::rights::{GrantRequest, GrantTerms, Granted};
+use crate::wire::session::Verb;
+
+pub(crate) const EXAMPLES: &str = "\
+Presets: full (everything), ask (list and read; everything else after approval), read (list and read),
+none (nothing, whatever other grants say).
+Verbs: list (see that a session exists), read (its last message), summary, events (hear when a turn
+ends), send, control (clear and abort).
+
+Examples:
+  The machine of a colleague follows one session for two hours, and can do no more:
+    pi-remote grant guest read --session name:work --for 2h
+  A machine of one's own may do everything, but only after somebody here has approved it:
+    pi-remote grant laptop ask
+  Everything freely, but for clear and abort:
+    pi-remote grant laptop full --ask control
+  Verbs chosen one by one, from one network alone:
+    pi-remote grant laptop --verbs list,read,send --from cidr:192.168.1.0/24
+  Hide one session from a machine that has everything:
+    pi-remote grant laptop none --session name:private --add";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// A petname or a full fingerprint
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    peer: String,
+    /// full, ask, read or none
+    #[arg(value_parser = preset)]
+    preset: Option<Preset>,
+    /// Verbs to allow, beside the preset's if there is one
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = verb)]
+    verbs: Vec<Verb>,
+    /// Verbs that need an approval each time
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = asked_verb)]
+    ask: Vec<Verb>,
+    /// Sessions it is about: name:ALIAS, in which * is any text, or id:ID; repeatable [default: all]
+    #[arg(long, value_name = "SEL", value_parser = selector)]
+    session: Vec<Selector>,
+    #[command(flatten)]
+    lasting: Lasting,
+    /// Where the peer must come from: cidr:NET/BITS, tailscale:user=LOGIN, tailscale:node=NAME;
+    /// repeatable, all must hold
+    #[arg(long, value_name = "COND", value_parser = condition)]
+    from: Vec<Condition>,
+    /// Give it beside what the peer has, not in its place
+    #[arg(long)]
+    add: bool,
+}
+
+pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
+    if args.preset.is_none() && args.verbs.is_empty() && args.ask.is_empty() {
+        let peer = quoted(&args.peer);
+        return Err(Error::usage(
+            "what is granted? A preset (full, ask, read, none), or verbs with --verbs or --ask",
+            format!(
+                "pi-remote grant {peer} read --for 2h\npi-remote grant {peer} --verbs list,read,send\n\
+                 pi-remote grant --help"
+            ),
+        ));
+    }
+    if args.preset == Some(Preset::None) && !(args.verbs.is_empty() && args.ask.is_empty()) {
+        return Err(Error::usage(
+            "none denies every verb, whatever else is said",
+            format!("pi-remote grant {} --verbs list,read gives these alone", quoted(&args.peer)),
+        ));
+    }
+    if !cx.out.json {
+        peers::say_if_locked(&cx).await?;
+    }
+    cx.show("grant", members(json!(request(&args))), |_, granted: &Granted| {
+        let grant = &granted.grant;
+        show(&cx, &format!("{} may here: {}", grant.peer, rights::in_words(grant)), granted)?;
+        note_consequence(&cx, grant);
+        Ok(())
+    })
+    .await?;
+    if !cx.out.json && !args.session.is_empty() {
+        let list: SessionList = cx.ask("list_sessions", Map::new()).await?;
+        note_unfit(&cx, &args.session, &list.sessions);
+    }
+    Ok(())
+}
+
+fn preset(text: &str) -> Result<Preset, String> {
+    rights::preset(text).map_err(|why| match verb(text) {
+        Ok(verb) => format!("{why}; a verb is given with --verbs {verb}"),
+        Err(_) => why,
+    })
+}
+
+fn request(args: &Args) -> GrantRequest {
+    let texts = |parts: &[Selector]| parts.iter().map(Selector::to_string).collect();
+    GrantRequest {
+        peer: args.peer.clone(),
+        terms: GrantTerms {
+            preset: args.preset.map(|preset| preset.to_string()),
+            verbs: args.verbs.clone(),
+            ask: args.ask.clone(),
+            sessions: texts(&args.session),
+            from: args.from.iter().map(Condition::to_string).collect(),
+            for_seconds: args.lasting.seconds(),
+            until: args.lasting.until(),
+        },
+        add: args.add,
+    }
+}
+
+/// What has changed for a peer, and all that it has where that is not one grant.
+pub(crate) fn show(cx: &Context, headline: &str, granted: &Granted) -> Result<(), Error> {
+    let Granted { grant, grants, gained, lost } = granted;
+    let out: Output = cx.out;
+    out.line(headline)?;
+    let mut table = Table::new(&[]);
+    for (style, what, words) in [(Style::Good, "  new", gained), (Style::Bad, "  no more", lost)] {
+        for words in words {
+            table.row([(style, what), (Style::Plain, words)]);
+        }
+    }
+    out.table(&table)?;
+    if gained.is_empty() && lost.is_empty() {
+        out.line("  nothing changes by that: it could do as much before")?;
+    }
+    let is_all = matches!(grants.as_slice(), [only] if only.id == grant.id);
+    if !is_all {
+        out.line("")?;
+        out.table(&rights::table([(grant.peer.as_str(), grants.as_slice())]))?;
+    }
+    Ok(())
+}
+
+/// A selector that fits no session may be meant so, for one to come; or it is a slip.
+fn note_unfit(cx: &Context, selectors: &[Selector], sessions: &[SessionView]) {
+    let own: Vec<SessionInfo> = sessions
+        .iter()
+        .filter(|session| !session.is_remote)
+        .filter_map(|session| {
+            let SessionView { session_id, name, aliases, .. } = session.clone();
+            Some(SessionInfo { session_id: session_id.parse().ok()?, name, aliases })
+        })
+        .collect();
+    for selector in selectors.iter().filter(|selector| !own.iter().any(|session| selector.fits(session))) {
+        let why = match selector {
+            Selector::Id(_) => "",
+            Selector::Name(_) => " (names given with /name count, generated ones do not)",
+        };
+        cx.out.note(&format!("note: no session here is {selector} now; one that will be is in it then{why}"));
+    }
+}
+
+fn note_consequence(cx: &Context, grant: &GrantView) {
+    let peer = quoted(&grant.peer);
+    if grant.preset == Preset::Full.as_str() {
+        cx.out.note(&cx.typed(&format!(
+            "note: with full it can have agents run anything here, as if it had the keyboard; \
+             less is: pi-remote grant {peer} read"
+        )));
+    }
+    if !grant.ask.is_empty() {
+        cx.out.note(&cx.typed("note: what waits for approval is shown by: pi-remote approvals"));
+    }
+}
