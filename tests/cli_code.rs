@@ -309,12 +309,12 @@ fn on_a_terminal_a_slip_is_asked_about_again_at_once_and_an_end_of_input_is_no_y
         left.wait_until_over();
         left.end().ends(130);
     }
-    let mut screen = Running::on_terminal(daemon.dir.path(), "pair desk.example");
+    let mut screen = Running::on_terminal(daemon.dir.path(), "pair desk.example --for 2h");
     screen.until("[full]:");
     screen.write("k7mq2xvt\n");
     screen.until("1, 2, 3 or 4; the code is asked for next");
     screen.until("[full]:");
-    screen.write("full\n");
+    screen.write("3\n");
     screen.until("The code that desk.example shows:");
     screen.write(&format!("{SLIP}\n"));
     screen.until("Nothing was sent: type it again");
@@ -326,7 +326,8 @@ fn on_a_terminal_a_slip_is_asked_about_again_at_once_and_an_end_of_input_is_no_y
     assert!(end.contains("paired with desktop (sha256:"), "{end}");
     screen.wait_until_over();
     screen.end().ends(0);
-    assert_eq!(daemon.received("pair_join").len(), 1);
+    let [join] = &daemon.received("pair_join")[..] else { panic!("one code typed is one run") };
+    assert_eq!((&join["grant"], &join["grantForSeconds"]), (&json!("read"), &json!(7200)), "what was answered");
 }
 
 #[test]

@@ -439,7 +439,9 @@ mod over_ssh {
             } else {
                 assert!(ran.out.starts_with("paired with desktop"), "{}", ran.out);
             }
-            assert!(ran.err.contains(&format!("{HOST} calls this machine laptop")), "{}", ran.err);
+            let there = format!("{HOST} calls this machine laptop, and lets it do everything there (full)");
+            let narrower = format!("to narrow that, on {HOST}: pi-remote grant laptop read");
+            assert!(ran.err.contains(&there) && ran.err.contains(&narrower), "{}", ran.err);
             laptop.until_linked("desktop");
             desktop.until_linked("laptop");
         }

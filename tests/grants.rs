@@ -489,6 +489,10 @@ async fn a_peer_with_read_gets_no_other_command_through_whatever_it_sends() {
             "{kind}"
         );
     }
+    for (n, target) in (20..).zip(["s-1/../s-1", "nobody"]) {
+        let outcome = link.call(n, target, json!({"type": "send", "message": "hi"}));
+        assert_eq!(outcome["error"]["code"], "session_not_found", "{outcome}");
+    }
     let read = link.call(50, "s-1", json!({"type": "get_message"}));
     assert!(read["error"].is_null(), "{read}");
     assert_eq!(kinds(&session), ["get_message"]);
