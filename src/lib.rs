@@ -14,7 +14,7 @@
 //! | [`control`] | `daemon.sock`: `server` answers, `client` asks; `original` knows the original's daemon |
 //! | [`discover`] | machines around this one: `tailscale`, `lan` |
 //! | [`doctor`], [`service`] | checks with remedies; the daemon as a service of the user's |
-//! | [`relay`] | PURE routing: roster, calls in flight, subscribers, bounded outboxes, checks of the way back; `rights` (who is shown what, kept true), `rate`, `records` (for the audit) |
+//! | [`relay`] | PURE routing: roster, calls in flight, calls held for approval, subscribers, bounded outboxes, checks of the way back; `rights` (who is shown what, kept true), `rate`, `records` (for the audit) |
 //! | [`pairing`] | PURE: codes and tickets, the exchange of proofs, the offerer's window |
 //! | [`trust`] | `policy` (PURE) decides, `store` keeps the pins |
 //! | [`identity`] | the device's key, certificate and fingerprint |

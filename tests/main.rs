@@ -12,6 +12,7 @@
 )]
 
 mod alarms;
+mod approvals;
 mod background;
 mod carrying;
 mod cli;

@@ -137,8 +137,8 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     dir.write_pid()?;
 
     let bound = places.ports();
-    let relay =
-        Shared::new(Relay::new(me(&key, &settings, &bound)?, Limits::for_messages_of(settings.message_limit.value)));
+    let limits = Limits { hold: settings.approval_time.value, ..Limits::for_messages_of(settings.message_limit.value) };
+    let relay = Shared::new(Relay::new(me(&key, &settings, &bound)?, limits));
     // The date by which grants end is told before any peer can come.
     if let Some(latest) = store.latest() {
         clock.not_before(latest);

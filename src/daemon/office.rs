@@ -91,9 +91,9 @@ impl Admin for Office {
                 Request::Revoke { grant } => self.revoke(&grant, caller(connected)).await,
                 Request::Lock => self.lock_peers(caller(connected)).await,
                 Request::Unlock => self.unlock_peers(caller(connected)).await,
-                Request::Approvals { .. } | Request::Approve(_) | Request::Deny { .. } => {
-                    self.consent(connected, request)
-                }
+                Request::Approvals { approval } => self.approvals(approval.as_deref()),
+                Request::Approve(approve) => self.approve(&approve, caller(connected)),
+                Request::Deny { approval } => self.deny(&approval, caller(connected)),
                 Request::AuditSync => Ok(to_json(&json!({}))),
                 Request::PairCancel => Ok(to_json(&json!({ "cancelled": self.offers.cancel(client) }))),
                 // The control server sees to these itself.
@@ -175,7 +175,7 @@ impl Office {
             missing: self.ports.missing(),
             listening: *self.listening.borrow() > 0,
             locked: relay.is_locked(),
-            approvals: 0,
+            approvals: relay.held_count(),
             audit_failure: None,
             refused: Refused {
                 count: refused.count,
