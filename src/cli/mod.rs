@@ -2,6 +2,7 @@
 //! `output` alone prints.
 
 mod abort;
+mod audit;
 mod clear;
 mod completions;
 mod daemon;
@@ -117,6 +118,8 @@ enum Command {
     Clear(clear::Args),
     /// Show events as they happen, one a line
     Events,
+    /// Show who did what: the audit log
+    Audit(audit::Args),
     /// Find machines on the tailnet and the local network
     Discover(discover::Args),
     /// Check this machine and the way to every peer
@@ -232,6 +235,7 @@ async fn dispatch(cx: Context, command: Command) -> Result<(), Error> {
         Command::Abort(args) => abort::run(cx, args).await,
         Command::Clear(args) => clear::run(cx, args).await,
         Command::Events => events::run(cx).await,
+        Command::Audit(args) => audit::run(cx, args).await,
         Command::Discover(args) => discover::run(cx, args).await,
         Command::Doctor => doctor::run(cx).await,
         Command::Service(args) => service::run(cx, args).await,

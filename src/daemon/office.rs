@@ -8,6 +8,7 @@ use serde_json::json;
 use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
+use super::auditing::Audit;
 use super::book::Book;
 use super::machines;
 use super::offers::Offers;
@@ -46,6 +47,7 @@ pub(super) struct Office {
     pub(super) ports: Ports,
     pub(super) watched: WatchHandle,
     pub(super) stop: Arc<Notify>,
+    pub(super) audit: Audit,
     pub(super) started: Duration,
 }
 
@@ -88,7 +90,7 @@ impl Admin for Office {
                 Request::Approvals { .. } | Request::Approve(_) | Request::Deny { .. } => {
                     self.consent(connected, request)
                 }
-                Request::AuditSync => Ok(to_json(&json!({}))),
+                Request::AuditSync => self.audit.sync().await.map(|()| to_json(&json!({}))),
                 Request::PairCancel => Ok(to_json(&json!({ "cancelled": self.offers.cancel(client) }))),
                 // The control server sees to these itself.
                 Request::ListSessions
@@ -159,7 +161,7 @@ impl Office {
             listening: *self.listening.borrow() > 0,
             locked: false,
             approvals: 0,
-            audit_failure: None,
+            audit_failure: self.audit.failure(),
             refused: Refused {
                 count: refused.count,
                 last_address: refused.last.map(|(address, _)| address.to_string()),

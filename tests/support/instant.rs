@@ -6,6 +6,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use pi_remote::audit::Rotation;
 use pi_remote::clock::Clock;
 use pi_remote::config::{Flags, ListenAddr, Settings};
 use pi_remote::daemon::{self, Options, Ready};
@@ -143,6 +144,7 @@ fn options(dir: &Path, port: u16, clock: Clock, shutdown: oneshot::Receiver<()>,
         dir,
         settings,
         clock,
+        rotation: Rotation::default(),
         shutdown: Box::pin(async { drop(shutdown.await) }),
         on_ready: Box::new(move |ready| drop(tell.send(ready))),
         on_stopping: Box::new(|| {}),
