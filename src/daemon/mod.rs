@@ -338,6 +338,7 @@ fn me(key: &DeviceKey, settings: &Settings, ports: &Ports) -> Result<Me, Failure
         message_limit: settings.message_limit.value as u64,
         features: vec![FEATURE_CHECK.to_owned()],
         allows: Vec::new(),
+        ask: Vec::new(),
         dial: 0,
         contested: false,
         sessions: Vec::new(),

@@ -14,7 +14,8 @@ use crate::wire::{DEFAULT_PORT, HostPort};
 pub(super) fn peer_view(peer: &Peer, relay: &Relay) -> PeerView {
     let facts = relay.peer_facts(peer.fingerprint);
     let connected = relay.is_linked(peer.fingerprint);
-    let may_there = facts.as_ref().map(|facts| facts.may_there.as_slice()).unwrap_or_default();
+    let names = |verbs: &[Verb]| verbs.iter().map(Verb::to_string).collect();
+    let may_there = facts.as_ref().map(|facts| facts.may_there.clone()).unwrap_or_default();
     PeerView {
         name: peer.name.to_string(),
         fingerprint: peer.fingerprint.to_string(),
@@ -25,7 +26,8 @@ pub(super) fn peer_view(peer: &Peer, relay: &Relay) -> PeerView {
         mend: why(relay, peer).and_then(|why| why.hint),
         version: facts.as_ref().and_then(|facts| facts.version.clone()).or_else(|| peer.version.clone()),
         grants: peer.grants.iter().map(|grant| grant_view(peer, grant)).collect(),
-        may_there: may_there.iter().map(Verb::to_string).collect(),
+        may_there: names(&may_there.verbs),
+        may_there_asking: names(&may_there.ask),
         paired_at: peer.paired_at.clone(),
         paired_via: peer.paired_via.clone(),
     }

@@ -43,8 +43,12 @@ impl Fingerprint {
 
 impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Written for every call that goes on record, so at once.
         f.write_str(PREFIX)?;
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        let digits = self.0.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
+        let mut text = [0; 64];
+        text.iter_mut().zip(digits).for_each(|(to, digit)| *to = digit + if digit < 10 { b'0' } else { b'a' - 10 });
+        f.write_str(std::str::from_utf8(&text).unwrap_or_default())
     }
 }
 

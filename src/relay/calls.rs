@@ -8,7 +8,8 @@ use serde::Serialize;
 use super::links::Link;
 use super::pending::{Call, CallId, Destination, Origin};
 use super::queue::{Lane, wake};
-use super::refusals::{checked_head, disconnected, from_afar, has_line_break};
+use super::refusals::{checked_head, disconnected, from_afar, has_line_break, not_audited};
+use super::rights::{forbidden, not_found};
 use super::sessions::SessionWork;
 use super::{ClientId, LinkId, Relay};
 use crate::identity::Fingerprint;
@@ -62,6 +63,12 @@ impl Question {
         Ok(())
     }
 
+    /// Whether it is none of the commands that only read; what is not known here may do anything.
+    fn changes_something(&self) -> bool {
+        let verb = self.command_type.as_deref().and_then(Verb::of_command);
+        !matches!(verb, Some(Verb::Read | Verb::Summary | Verb::Events))
+    }
+
     fn waits_for_turn_end(&self) -> bool {
         self.wait_until == Some(WaitUntil::TurnEnd)
     }
@@ -77,13 +84,16 @@ impl Relay {
         };
         let begun = self.route(&request.target, request.peer.as_deref()).and_then(|destination| {
             let head = std::str::from_utf8(&request.command).ok().and_then(|json| CommandHead::read(json).ok());
-            let question =
-                Question::new(request.command, &head.unwrap_or_default(), request.wait_until, request.timeout_ms);
+            let (command, wait_until) = (request.command.clone(), request.wait_until);
+            let question = Question::new(command, &head.unwrap_or_default(), wait_until, request.timeout_ms);
             question.check()?;
             self.begin(origin, destination, question, now)
         });
         match begun {
-            Err(failure) => self.answer(client, &reply, Err(&failure)),
+            Err(failure) => {
+                self.record_refusal_here(&request, &failure);
+                self.answer(client, &reply, Err(&failure));
+            }
             Ok(_) if request.fire_and_forget => {
                 let data = relay_data(request.request_id.as_ref(), &[br#""queued":true"#]);
                 self.answer(client, &reply, Ok(&data));
@@ -98,26 +108,27 @@ impl Relay {
         let Some((verb, peer)) = verb.zip(self.peers.get(&link.peer)).filter(|_| !self.locked) else {
             return Verdict::Deny;
         };
-        policy::verdict(&peer.grants, verb, session, &link.origin(), self.date(now))
+        policy::verdict(&peer.grants, verb, session, &link.origin, self.date(now))
     }
 
     /// A peer's call to a session of this machine.
     pub(super) fn rpc(&mut self, link: LinkId, rpc: Rpc, now: Duration) {
         let id = rpc.id;
-        if let Err(failure) = self.begin_for_peer(link, rpc, now) {
+        if let Err(failure) = self.begin_for_peer(link, &rpc, now) {
+            self.record_refusal(link, &rpc, &failure);
+            if !self.may_say_more(link, now) {
+                return self.break_off(link, "far more calls than it may make", now);
+            }
             let refusal = LinkMessage::RpcResponse { id, outcome: Outcome::Failed(failure) };
             self.push_or_drop(link, Lane::Answer(id), refusal.encode());
         }
     }
 
-    fn begin_for_peer(&mut self, link: LinkId, rpc: Rpc, now: Duration) -> Result<(), Failure> {
+    fn begin_for_peer(&mut self, link: LinkId, rpc: &Rpc, now: Duration) -> Result<(), Failure> {
+        self.charge(link, now)?;
         let Some(asking) = self.links.get(&link) else { return Ok(()) };
-        let hidden =
-            || Failure::new(Code::SessionNotFound, format!("Session {} not found", rpc.target)).delivered(false);
-        let entry = self.local.get(rpc.target.as_str()).ok_or_else(hidden)?;
-        if self.verdict(asking, Some(Verb::List), &entry.info, now) == Verdict::Deny {
-            return Err(hidden());
-        }
+        let listed = self.local.get(rpc.target.as_str()).filter(|entry| self.may_list(asking, &entry.info, now));
+        let entry = listed.ok_or_else(|| not_found(&rpc.target))?;
         if asking.calls.len() >= self.limits.link_calls || asking.call_bytes + rpc.command.len() > self.limits.outbox {
             let message =
                 format!("More than {} calls or too many bytes of this peer are in flight", self.limits.link_calls);
@@ -128,17 +139,11 @@ impl Relay {
             return Err(Failure::new(Code::TooLarge, message).delivered(false));
         }
         let head = checked_head(&rpc.command)?;
-        let verb = head.command_type.as_deref().and_then(Verb::of_command);
-        let question = Question::new(rpc.command, &head, rpc.wait_until, rpc.timeout_ms);
-        let mut verbs = vec![verb];
+        let question = Question::new(rpc.command.clone(), &head, rpc.wait_until, rpc.timeout_ms);
         question.check()?;
-        if question.waits_for_turn_end() {
-            verbs.push(Some(Verb::Events));
-        }
-        if verbs.into_iter().any(|verb| self.verdict(asking, verb, &entry.info, now) != Verdict::Allow) {
-            let what = head.command_type.as_deref().unwrap_or("a command without a type");
-            let message = format!("{what} is not open to this device on session {}", rpc.target);
-            return Err(Failure::new(Code::Forbidden, message).delivered(false));
+        let (command_type, turn_end) = (head.command_type.as_deref(), question.waits_for_turn_end());
+        if self.verdict_on_call(asking, command_type, turn_end, &entry.info, now) != Verdict::Allow {
+            return Err(forbidden(command_type, &rpc.target));
         }
         let destination = Destination::Session(entry.info.session_id.clone());
         let bytes = question.command.len();
@@ -154,7 +159,7 @@ impl Relay {
     pub(super) fn rpc_answered(&mut self, link: LinkId, id: u64, outcome: Outcome, now: Duration) {
         let call = CallId(id);
         if !self.was_sent_over(link, call) {
-            return self.stray_answer(link);
+            return self.stray_answer(link, now);
         }
         let answer = match outcome {
             Outcome::Answer { response, event } => Ok((response, event)),
@@ -163,13 +168,17 @@ impl Relay {
         self.complete(call, answer, now);
     }
 
-    fn stray_answer(&mut self, id: LinkId) {
+    fn stray_answer(&mut self, id: LinkId, now: Duration) {
         let Some(link) = self.links.get_mut(&id) else { return };
         link.strays += 1;
-        let first = link.strays == 1;
-        if let Some(peer) = self.peers.get(&link.peer).filter(|_| first) {
+        let (peer, count) = (link.peer, link.strays);
+        if let Some(peer) = self.peers.get(&peer).filter(|_| count == 1) {
             let note = format!("{} answers calls that it was not asked, or too late", peer.name);
             self.note(note);
+        }
+        self.record_stray(peer, count);
+        if !self.may_say_more(id, now) {
+            self.break_off(id, "far more answers than calls", now);
         }
     }
 
@@ -185,13 +194,16 @@ impl Relay {
         let call = self.links.get(&link).and_then(|link| link.calls.get(&id)).copied();
         if let Some(call) = call {
             self.abandon(call, now);
-            self.forget(call);
+            if let Some(call) = self.forget(call) {
+                self.record_unwanted(&call, Code::Interrupted, "who asked wants no answer any more");
+            }
         }
     }
 
     /// Gives a call its one outcome.
     pub(super) fn complete(&mut self, id: CallId, answer: Answer, _now: Duration) {
         let Some(call) = self.forget(id) else { return };
+        self.record_end(&call, answer.as_ref().err());
         match call.origin {
             Origin::Client { client, reply, request_id } => match answer {
                 Ok((response, event)) => {
@@ -251,11 +263,10 @@ impl Relay {
     }
 
     fn route(&self, target: &str, peer: Option<&str>) -> Result<Destination, Failure> {
-        let not_found = || Failure::new(Code::SessionNotFound, format!("Session {target} not found")).delivered(false);
         if let Some(text) = peer {
             let pinned = self.find_peer(text);
             if pinned.is_none() && (text == self.me.host || text == self.me.fingerprint.to_string()) {
-                let entry = self.local.get(target).ok_or_else(not_found)?;
+                let entry = self.local.get(target).ok_or_else(|| not_found(target))?;
                 return Ok(Destination::Session(entry.info.session_id.clone()));
             }
             let unknown = || {
@@ -272,7 +283,7 @@ impl Relay {
             [peer] => self.route_to(*peer, target),
             [] => match self.peers.values().find(|peer| peer.last_sessions.contains(target)) {
                 Some(peer) => Err(disconnected(peer, target)),
-                None => Err(not_found()),
+                None => Err(not_found(target)),
             },
             several => {
                 let names: Vec<_> = several.iter().filter_map(|p| Some(self.peers.get(p)?.name.as_str())).collect();
@@ -309,6 +320,10 @@ impl Relay {
         if self.pending.len() >= self.limits.calls || self.pending.bytes() + bytes > self.limits.budget {
             return Err(Failure::new(Code::Overloaded, "Too many calls are in flight").delivered(false));
         }
+        if question.changes_something() && !self.is_audited() {
+            return Err(not_audited());
+        }
+        let (is_send, wait_turn_end) = (question.is_send(), question.waits_for_turn_end());
         let timeout = question.timeout;
         let (client, from_afar) = match &origin {
             Origin::Client { client, .. } => (Some(*client), false),
@@ -318,6 +333,8 @@ impl Relay {
         let call = Call {
             origin,
             destination: destination.clone(),
+            command_type: question.command_type,
+            waits_for_turn_end: wait_turn_end,
             deadline: now + timeout,
             timeout,
             extensible: MAX_EXTENSION,
@@ -325,8 +342,6 @@ impl Relay {
         };
         let id = self.pending.insert(call);
         self.due(now + timeout);
-        let is_send = question.is_send();
-        let wait_turn_end = question.waits_for_turn_end();
         match destination {
             Destination::Session(session) => {
                 self.push_work(SessionWork::Call {
@@ -457,9 +472,7 @@ fn message_status(destination: &Destination, request_id: Option<&Bytes>, failure
         error: &'a str,
         delivered: Option<bool>,
     }
-    let session_id = match destination {
-        Destination::Session(session) | Destination::Link { session, .. } => session,
-    };
+    let session_id = destination.session();
     let (code, error, delivered) = (failure.code, failure.message.as_str(), failure.delivered);
     let rest = to_json(&Rest { session_id, status: "failed", code, error, delivered });
     let request_id = request_id.map_or(b"null".as_slice(), |id| id);

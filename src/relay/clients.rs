@@ -52,7 +52,9 @@ impl Relay {
         calls.sort_unstable();
         for call in calls {
             self.abandon(call, now);
-            self.pending.remove(call);
+            if let Some(call) = self.pending.remove(call) {
+                self.record_unwanted(&call, Code::Interrupted, "who asked has gone");
+            }
         }
     }
 

@@ -10,7 +10,7 @@ use super::{LinkId, Relay};
 use crate::identity::Fingerprint;
 use crate::wire::control::event_line;
 use crate::wire::ids::SessionId;
-use crate::wire::link::{MAX_SESSIONS, SessionInfo};
+use crate::wire::link::{Allows, MAX_SESSIONS, SessionInfo};
 
 /// Most bytes that are kept of one peer's sessions.
 const MAX_ROSTER: usize = 4 * 1024 * 1024;
@@ -94,6 +94,13 @@ impl Relay {
         if self.note_session(id, entry) && is_current {
             self.remote.add(&session, fingerprint);
             self.emit_line(line);
+        }
+    }
+
+    /// What this device may do there has changed.
+    pub(super) fn far_allows(&mut self, id: LinkId, allows: Allows) {
+        if let Some(peer) = self.links.get(&id).and_then(|link| self.peers.get_mut(&link.peer)) {
+            peer.may_there = allows;
         }
     }
 

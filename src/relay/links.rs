@@ -1,6 +1,6 @@
 //! Links to peers: their greeting, messages, heartbeats and end.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
@@ -9,16 +9,18 @@ use bytes::{Bytes, BytesMut};
 
 use super::checks::AskedCheck;
 use super::ends::LinkEnd;
+use super::origin::{self, Lookup};
 use super::pending::{CallId, Destination};
 use super::queue::{Lane, LinkOutbox, wake};
+use super::rate::{Bucket, Rate};
 use super::roster::Sessions;
 use super::{LinkId, Relay};
 use crate::identity::Fingerprint;
-use crate::trust::grant::TailnetNode;
-use crate::trust::{Origin, policy};
+use crate::trust::Origin;
 use crate::wire::DEFAULT_MESSAGE_LIMIT;
 use crate::wire::error::{Code, Failure};
-use crate::wire::link::{ByeReason, Hello, LinkMessage};
+use crate::wire::ids::SessionId;
+use crate::wire::link::{Allows, ByeReason, Hello, LinkMessage};
 
 /// How long the first message may take.
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
@@ -28,6 +30,10 @@ const MAX_SPARE: usize = 4;
 const BYE_DEADLINE: Duration = Duration::from_secs(1);
 /// A link that was silent for this many heartbeat intervals is dead.
 const SILENT_INTERVALS: u32 = 3;
+/// Messages of a peer that are neither calls nor answers: heartbeats, sessions that come and go, checks.
+/// Several times as many at once as a peer can have sessions, since a change of what this device may
+/// list there tells of each; one that sends more has its link ended, and starts anew with one hello.
+const MESSAGES: Rate = Rate::per_second(2_000, 80_000);
 
 /// What is known of a link from its handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,13 +78,22 @@ pub(super) struct Link {
     pub(super) call_bytes: usize,
     /// Whether this side has sent its hello, and so tells of sessions that come and go.
     pub(super) greeted: bool,
+    /// The sessions of this machine that the peer was told of.
+    pub(super) shown: BTreeSet<SessionId>,
+    /// What the peer was told that it may do here.
+    pub(super) allowed: Allows,
+    /// Messages that cost the peer nothing, as they come.
+    messages: Bucket,
+    /// Whether it is on record that the link is up.
+    pub(super) is_up: bool,
     pub(super) outbox: LinkOutbox,
     pub(super) dialled: bool,
     /// Which of its dialler's links this is, counted up.
     pub(super) dial: u64,
     facts: LinkFacts,
-    /// What the tailnet says of the far end, once it is known.
-    tailnet: Option<TailnetNode>,
+    /// Where its peer comes from.
+    pub(super) origin: Origin,
+    pub(super) lookup: Lookup,
     pub(super) state: State,
     opened: Duration,
     heard: Duration,
@@ -108,9 +123,14 @@ pub(super) enum State {
 }
 
 impl Link {
-    /// Where its peer comes from.
-    pub(super) fn origin(&self) -> Origin {
-        Origin { address: self.facts.address.ip(), tailnet: self.tailnet.clone() }
+    /// Its far end.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.facts.address
+    }
+
+    /// Whether its peer is told of sessions.
+    pub(super) fn is_told(&self) -> bool {
+        self.greeted && !matches!(self.state, State::Ending { .. })
     }
 }
 
@@ -130,11 +150,16 @@ impl Relay {
             calls: HashMap::new(),
             call_bytes: 0,
             greeted: false,
+            shown: BTreeSet::new(),
+            allowed: Allows::default(),
+            messages: Bucket::default(),
+            is_up: false,
             outbox: LinkOutbox::new(self.limits.outbox, self.budget.clone()),
             dialled,
             dial: id.0,
+            origin: Origin { address: facts.address.ip(), tailnet: origin::known_of(facts.address) },
+            lookup: Lookup::default(),
             facts,
-            tailnet: None,
             state: State::Greeting,
             opened: now,
             heard: now,
@@ -150,6 +175,8 @@ impl Relay {
         };
         self.links.insert(id, link);
         self.due(now + HELLO_DEADLINE);
+        self.note_ends(now);
+        self.want_tailnet();
         if !dialled {
             self.bound_links(peer, now);
         }
@@ -178,6 +205,7 @@ impl Relay {
     /// A message came over a link. Gives the hello back when that is what it was, so that what it
     /// tells of the peer can be kept.
     pub fn link_message(&mut self, id: LinkId, message: LinkMessage, now: Duration) -> Option<Hello> {
+        self.end_grants(now);
         let link = self.links.get_mut(&id)?;
         link.heard = now;
         match (link.state, message) {
@@ -335,6 +363,11 @@ impl Relay {
     }
 
     fn live_message(&mut self, id: LinkId, message: LinkMessage, now: Duration) {
+        // Calls have a measure of their own, and answers are as many as calls.
+        let is_free = matches!(message, LinkMessage::Rpc(_) | LinkMessage::RpcResponse { .. });
+        if !is_free && !self.may_say_more(id, now) {
+            return self.break_off(id, "far more messages than there can be something to say", now);
+        }
         match message {
             LinkMessage::Ping(number) => self.push_or_drop(id, Lane::Heartbeat, LinkMessage::Pong(number).encode()),
             LinkMessage::Pong(number) => self.pong(id, number, now),
@@ -351,9 +384,15 @@ impl Relay {
             LinkMessage::Cancel(call) => self.rpc_cancelled(id, call, now),
             LinkMessage::Check(check) => self.check_wanted(id, check),
             LinkMessage::Checked(checked) => self.peer_checked(id, checked),
+            LinkMessage::Allows(allows) => self.far_allows(id, allows),
             LinkMessage::Bye(reason) => self.remove_link(id, LinkEnd::Bye(reason), now),
             LinkMessage::Hello(_) | LinkMessage::Unknown => {}
         }
+    }
+
+    /// Whether a peer keeps to the number of messages that any may send, with one more.
+    pub(super) fn may_say_more(&mut self, id: LinkId, now: Duration) -> bool {
+        self.links.get_mut(&id).is_none_or(|link| link.messages.take(MESSAGES, now).is_ok())
     }
 
     /// Ends a link whose peer broke the protocol.
@@ -376,18 +415,21 @@ impl Relay {
     }
 
     pub(super) fn greet(&mut self, id: LinkId, now: Duration) {
-        let Some((peer, origin)) = self.links.get(&id).map(|link| (link.peer, link.origin())) else { return };
-        let date = self.date(now);
+        let Some(link) = self.links.get(&id) else { return };
+        let peer = link.peer;
+        let allowed = self.allowed(link, now);
         let hello = Hello {
             contested: self.peers.get(&peer).and_then(|p| p.current).is_some_and(|current| current != id),
-            allows: self.peers.get(&peer).map(|p| policy::verbs(&p.grants, &origin, date).0).unwrap_or_default(),
+            allows: allowed.verbs.clone(),
+            ask: allowed.ask.clone(),
             sessions: self.visible_sessions(id, now),
             dial: self.links.get(&id).filter(|link| link.dialled).map_or(0, |_| id.0),
             ..self.me.hello.clone()
         };
+        let shown = hello.sessions.iter().map(|session| session.session_id.clone()).collect();
         self.push_or_drop(id, Lane::State, LinkMessage::Hello(hello).encode());
         if let Some(link) = self.links.get_mut(&id) {
-            link.greeted = true;
+            (link.greeted, link.shown, link.allowed) = (true, shown, allowed);
         }
     }
 
@@ -423,10 +465,14 @@ impl Relay {
     pub(super) fn retire(&mut self, id: LinkId, end: LinkEnd, now: Duration) {
         let Some(link) = self.links.get_mut(&id) else { return };
         let (fingerprint, state) = (link.peer, link.state);
+        link.shown = BTreeSet::new();
         let asked_here: Vec<_> = link.calls.drain().map(|(_, call)| call).collect();
+        self.record_link_down(id, &end);
         for call in asked_here {
             self.abandon(call, now);
-            self.pending.remove(call);
+            if let Some(call) = self.pending.remove(call) {
+                self.record_unwanted(&call, Code::PeerDisconnected, "the link to who asked has ended");
+            }
         }
         let host = self.peers.get(&fingerprint).map(|peer| peer.name.to_string()).unwrap_or_default();
         let over =

@@ -11,10 +11,14 @@ mod clients;
 mod ends;
 mod far;
 mod links;
+mod origin;
 mod peers;
 pub mod pending;
 pub mod queue;
+mod rate;
+mod records;
 mod refusals;
+mod rights;
 mod rivals;
 pub mod roster;
 mod sessions;
@@ -35,13 +39,13 @@ use crate::trust::Grant;
 use crate::wire::Failure;
 use crate::wire::control::event_line;
 use crate::wire::ids::{PeerName, SessionId};
-use crate::wire::link::Hello;
-use crate::wire::session::Verb;
+use crate::wire::link::{Allows, Hello};
 use audit::Trail;
 use clients::Client;
 use links::Link;
 use pending::{CallId, Pending};
 use queue::Budget;
+use rate::Bucket;
 use rivals::Contest;
 use roster::{RemoteIndex, Sessions};
 
@@ -106,14 +110,22 @@ pub struct Me {
 struct Peer {
     name: PeerName,
     grants: Vec<Grant>,
+    /// When the first of them ends.
+    ends: Option<SystemTime>,
+    /// Whether one of them has a condition of the tailnet.
+    asks_tailnet: bool,
     calls_per_minute: Option<u32>,
+    /// The calls that it has made lately, over whichever link.
+    calls: Bucket,
+    /// Calls beyond that, in a row.
+    too_many: u64,
     removed: bool,
     current: Option<LinkId>,
     why: Option<Failure>,
     /// What it had when its last link ended, so that a call to one of them is told why it fails.
     last_sessions: BTreeSet<SessionId>,
     version: Option<String>,
-    may_there: Vec<Verb>,
+    may_there: Allows,
     /// Its `check` that waits, the newest alone.
     check: Option<CheckWork>,
     /// One of its checks is being made, or was just now.
@@ -140,12 +152,15 @@ pub struct Relay {
     work_waker: Option<Waker>,
     check_waker: Option<Waker>,
     timer_waker: Option<Waker>,
+    tailnet_waker: Option<Waker>,
     armed: Option<Duration>,
     due_earlier: bool,
     last_id: u64,
     notes: Vec<String>,
     /// The date at a moment of the clock, as it was last told.
     dated: (Duration, SystemTime),
+    /// When the next grant ends of a peer that has a link.
+    next_end: Option<Duration>,
     /// Nothing is taken from any peer.
     locked: bool,
     audit: Trail,
@@ -186,11 +201,13 @@ impl Relay {
             work_waker: None,
             check_waker: None,
             timer_waker: None,
+            tailnet_waker: None,
             armed: None,
             due_earlier: false,
             last_id: 0,
             notes: Vec::new(),
             dated: (Duration::ZERO, SystemTime::UNIX_EPOCH),
+            next_end: None,
             locked: false,
             audit: Trail::default(),
         }
@@ -225,11 +242,15 @@ impl Relay {
 
     /// Does what is due and says when it wants to be called again.
     pub fn tick(&mut self, now: Duration) -> Option<Duration> {
+        self.end_grants(now);
         while let Some(call) = self.pending.expired(now) {
             self.call_timed_out(call, now);
         }
         self.tick_links(now);
-        let next = [self.pending.next_deadline(), self.next_link_deadline()].into_iter().flatten().min();
+        self.tick_tailnet(now);
+        let next =
+            [self.pending.next_deadline(), self.next_link_deadline(), self.next_end, self.next_tailnet_deadline(now)];
+        let next = next.into_iter().flatten().min();
         self.armed = next;
         self.due_earlier = false;
         next
@@ -264,15 +285,6 @@ impl Relay {
             self.due_earlier = true;
             queue::wake(&mut self.timer_waker);
         }
-    }
-
-    /// The date, for what ends at one: it never goes back. To be told anew whenever it may have jumped.
-    pub fn set_date(&mut self, date: SystemTime, now: Duration) {
-        self.dated = (now, date.max(self.date(now)));
-    }
-
-    fn date(&self, now: Duration) -> SystemTime {
-        self.dated.1 + now.saturating_sub(self.dated.0)
     }
 
     fn mint(&mut self) -> u64 {

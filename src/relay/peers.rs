@@ -5,15 +5,17 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::rate::Bucket;
+use super::rights::first_end;
 use super::roster::Entry;
 use super::{LinkId, Peer, Relay};
 use crate::identity::Fingerprint;
 use crate::trust::Grant;
+use crate::trust::grant::Condition;
 use crate::wire::control::event_line;
 use crate::wire::error::{Code, Failure};
 use crate::wire::ids::PeerName;
-use crate::wire::link::ByeReason;
-use crate::wire::session::Verb;
+use crate::wire::link::{Allows, ByeReason};
 
 /// What the relay knows of a peer beside its link.
 #[derive(Debug, Clone)]
@@ -25,7 +27,7 @@ pub struct PeerFacts {
     /// Its version, once it was seen.
     pub version: Option<String>,
     /// What this device may do there, as the peer said.
-    pub may_there: Vec<Verb>,
+    pub may_there: Allows,
 }
 
 /// A pinned peer as its pin says.
@@ -59,31 +61,51 @@ const MAX_WAITING: usize = 64;
 
 impl Relay {
     /// A peer is pinned, or what is kept of it has changed.
-    pub fn set_peer(&mut self, fingerprint: Fingerprint, standing: Standing, _now: Duration) {
+    pub fn set_peer(&mut self, fingerprint: Fingerprint, standing: Standing, now: Duration) {
         let Standing { name, grants, removed, calls_per_minute } = standing;
         let host = name.to_string();
         let fresh = || Peer {
             name: name.clone(),
             grants: Vec::new(),
+            ends: None,
+            asks_tailnet: false,
             calls_per_minute,
+            calls: Bucket::default(),
+            too_many: 0,
             removed,
             current: None,
             why: None,
             last_sessions: Default::default(),
             version: None,
-            may_there: Vec::new(),
+            may_there: Allows::default(),
             check: None,
             checking: false,
             unlinked: None,
             linked: Vec::new(),
         };
         let peer = self.peers.entry(fingerprint).or_insert_with(fresh);
-        (peer.grants, peer.removed, peer.calls_per_minute) = (grants, removed, calls_per_minute);
+        (peer.removed, peer.calls_per_minute) = (removed, calls_per_minute);
+        // Every peer is set whenever one changes.
+        let other_grants = (peer.grants != grants).then_some(grants);
         if peer.name != name {
             peer.name = name;
             let current = peer.current;
             self.rename_sessions(fingerprint, current, &host);
         }
+        if let Some(grants) = other_grants {
+            self.set_grants(fingerprint, grants, now);
+        }
+    }
+
+    fn set_grants(&mut self, fingerprint: Fingerprint, grants: Vec<Grant>, now: Duration) {
+        let date = self.date(now);
+        let Some(peer) = self.peers.get_mut(&fingerprint) else { return };
+        peer.ends = first_end(&grants, date);
+        peer.asks_tailnet = grants.iter().any(|grant| grant.from.iter().any(Condition::is_of_tailnet));
+        peer.grants = grants;
+        self.note_ends(now);
+        self.tick_tailnet(now);
+        self.review(|link| link.peer == fingerprint, now);
     }
 
     fn rename_sessions(&mut self, peer: Fingerprint, current: Option<LinkId>, host: &str) {

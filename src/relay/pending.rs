@@ -60,6 +60,10 @@ pub struct Call {
     pub origin: Origin,
     /// Who is asked.
     pub destination: Destination,
+    /// The command's `type`, where that is a string.
+    pub command_type: Option<String>,
+    /// Whether the end of the turn is waited for.
+    pub waits_for_turn_end: bool,
     /// When it has failed if there is no answer.
     pub deadline: Duration,
     /// How long was waited then, for the message.
@@ -68,6 +72,15 @@ pub struct Call {
     pub extensible: Duration,
     /// Size of the command, held until the outcome.
     pub bytes: usize,
+}
+
+impl Destination {
+    /// The session that is asked.
+    pub fn session(&self) -> &SessionId {
+        match self {
+            Destination::Session(session) | Destination::Link { session, .. } => session,
+        }
+    }
 }
 
 /// All calls in flight.

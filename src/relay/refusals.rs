@@ -37,13 +37,14 @@ pub(super) fn has_line_break(json: &[u8]) -> bool {
 
 /// The codes that a peer may answer with; any other would speak of this machine.
 fn code_from_afar(code: Code) -> Code {
-    const FROM_AFAR: [Code; 12] = [
+    const FROM_AFAR: [Code; 13] = [
         Code::SessionNotFound,
         Code::SessionRefused,
         Code::InvalidSession,
         Code::InvalidRequest,
         Code::Forbidden,
         Code::NeedsApproval,
+        Code::AuditFailed,
         Code::Timeout,
         Code::RateLimited,
         Code::TooLarge,
@@ -69,6 +70,12 @@ pub(super) fn checked_head(command: &[u8]) -> Result<CommandHead, Failure> {
         return Err(invalid("A command may not bring a `from`".into()));
     }
     Ok(head)
+}
+
+/// The failure of what changes something while that cannot be put on record.
+pub(super) fn not_audited() -> Failure {
+    let message = "The audit log cannot be written, and until it can nothing is done that changes something";
+    Failure::new(Code::AuditFailed, message).delivered(false).hint("`pi-remote status` tells why")
 }
 
 /// Why a session of a peer cannot be asked, and what mends it.

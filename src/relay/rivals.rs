@@ -14,7 +14,7 @@ use super::links::{Link, State};
 use super::roster::Entry;
 use super::{LinkId, Relay};
 use crate::identity::Fingerprint;
-use crate::wire::link::{ByeReason, FEATURE_CHECK, Hello};
+use crate::wire::link::{Allows, ByeReason, FEATURE_CHECK, Hello};
 
 /// How long an old link may take to show that it lives.
 const CONTEST_DEADLINE: Duration = Duration::from_secs(1);
@@ -63,8 +63,9 @@ impl Relay {
         }
         if let Some(peer) = self.peers.get_mut(&peer) {
             peer.version = Some(hello.version.clone());
-            peer.may_there = hello.allows.clone();
+            peer.may_there = Allows { verbs: hello.allows.clone(), ask: hello.ask.clone() };
         }
+        self.record_link_up(id);
         self.due(now);
         let current = self.peers.get(&peer).and_then(|peer| peer.current);
         let Some((old, rival)) = current.and_then(|old| Some((old, self.links.get(&old)?))) else {

@@ -6,17 +6,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::json;
 
-use super::links::Link;
 use super::pending::{CallId, Destination};
-use super::queue::{Lane, wake};
+use super::queue::wake;
 use super::roster::{self, Entry};
 use super::{LinkId, Relay};
-use crate::trust::Verdict;
 use crate::wire::control::event_line;
 use crate::wire::error::{Code, Failure};
 use crate::wire::ids::SessionId;
-use crate::wire::link::{LinkMessage, SessionInfo};
-use crate::wire::session::Verb;
+use crate::wire::link::SessionInfo;
 
 /// What the session wing is to do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,10 +40,7 @@ pub enum SessionWork {
 impl Relay {
     /// A session of this machine appeared.
     pub fn session_added(&mut self, info: SessionInfo, now: Duration) {
-        let entry = Entry::new(info, &self.me.host, false);
-        self.emit_line(event_line("session_added", &entry.view));
-        self.tell_links(&entry.info, &LinkMessage::SessionAdded(entry.info.clone()), now);
-        self.local.insert(entry.info.session_id.clone(), entry);
+        self.note_session_here("session_added", info, now);
     }
 
     /// A session of this machine has another name or other aliases.
@@ -54,17 +48,25 @@ impl Relay {
         if !self.local.contains_key(&info.session_id) {
             return self.session_added(info, now);
         }
-        let entry = Entry::new(info, &self.me.host, false);
-        self.emit_line(event_line("session_renamed", &entry.view));
-        self.tell_links(&entry.info, &LinkMessage::SessionRenamed(entry.info.clone()), now);
-        self.local.insert(entry.info.session_id.clone(), entry);
+        self.note_session_here("session_renamed", info, now);
+    }
+
+    fn note_session_here(&mut self, event: &str, info: SessionInfo, now: Duration) {
+        self.end_grants(now);
+        let entry = Entry::new(info.clone(), &self.me.host, false);
+        self.emit_line(event_line(event, &entry.view));
+        self.local.insert(info.session_id.clone(), entry);
+        self.tell_of(&info, now);
     }
 
     /// A session of this machine is gone; what it was asked fails, and its connections are let go.
     pub fn session_removed(&mut self, id: &SessionId, now: Duration) {
-        let Some(entry) = self.local.remove(id) else { return };
+        self.end_grants(now);
+        if self.local.remove(id).is_none() {
+            return;
+        }
         self.emit("session_removed", &json!({"sessionId": id, "host": self.me.host, "isRemote": false}));
-        self.tell_links(&entry.info, &LinkMessage::SessionRemoved(id.clone()), now);
+        self.tell_of_end(id);
         let asked = Destination::Session(id.clone());
         for call in self.pending.matching(|call| call.destination == asked) {
             self.abandon(call, now);
@@ -100,6 +102,7 @@ impl Relay {
 
     /// A session has answered a call, or could not be asked.
     pub fn session_answered(&mut self, call: CallId, answer: Result<(Bytes, Option<Bytes>), Failure>, now: Duration) {
+        self.end_grants(now);
         let Some(Destination::Session(session)) = self.pending.get(call).map(|call| &call.destination) else { return };
         let size = |(response, event): &(Bytes, Option<Bytes>)| response.len() + event.as_ref().map_or(0, Bytes::len);
         let answer = match answer {
@@ -121,19 +124,7 @@ impl Relay {
     /// The sessions that the peer of a link may list.
     pub(super) fn visible_sessions(&self, link: LinkId, now: Duration) -> Vec<SessionInfo> {
         let Some(link) = self.links.get(&link) else { return Vec::new() };
-        let visible = |entry: &&Entry| self.verdict(link, Some(Verb::List), &entry.info, now) == Verdict::Allow;
+        let visible = |entry: &&Entry| self.may_list(link, &entry.info, now);
         self.local.values().filter(visible).map(|entry| entry.info.clone()).collect()
-    }
-
-    fn tell_links(&mut self, session: &SessionInfo, message: &LinkMessage, now: Duration) {
-        let may = |link: &Link| self.verdict(link, Some(Verb::List), session, now) == Verdict::Allow;
-        let told: Vec<_> = self.links.iter().filter(|(_, l)| l.greeted && may(l)).map(|(id, _)| *id).collect();
-        if told.is_empty() {
-            return;
-        }
-        let message = message.encode();
-        for id in told {
-            self.push_or_drop(id, Lane::State, message.clone());
-        }
     }
 }

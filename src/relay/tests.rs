@@ -39,6 +39,7 @@ fn relay(byte: u8, instance: u64) -> Relay {
         message_limit: 64 * 1024,
         features: vec![],
         allows: vec![],
+        ask: vec![],
         dial: 0,
         contested: false,
         sessions: vec![],

@@ -100,8 +100,30 @@ pub struct TailnetNode {
 pub struct Origin {
     /// The far end of its link.
     pub address: IpAddr,
-    /// What the tailnet says of it; `None` as long as that is not known.
-    pub tailnet: Option<TailnetNode>,
+    /// What the tailnet says of it.
+    pub tailnet: Tailnet,
+}
+
+/// What is known of a link's far end from the tailnet.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Tailnet {
+    /// Nothing, or nothing any more: no condition is known to hold, and none is known not to.
+    #[default]
+    Unknown,
+    /// It is none of the tailnet's.
+    NotThere,
+    /// It is this node.
+    Node(TailnetNode),
+}
+
+impl Tailnet {
+    fn says(&self, holds: impl FnOnce(&TailnetNode) -> bool) -> Option<bool> {
+        match self {
+            Tailnet::Unknown => None,
+            Tailnet::NotThere => Some(false),
+            Tailnet::Node(node) => Some(holds(node)),
+        }
+    }
 }
 
 impl Preset {
@@ -183,9 +205,9 @@ impl Condition {
         match self {
             Condition::Cidr(network, bits) => Some(is_in(origin.address, *network, *bits)),
             Condition::TailscaleUser(user) => {
-                origin.tailnet.as_ref().map(|is| is.user.as_ref().is_some_and(|is| is.eq_ignore_ascii_case(user)))
+                origin.tailnet.says(|is| is.user.as_ref().is_some_and(|is| is.eq_ignore_ascii_case(user)))
             }
-            Condition::TailscaleNode(node) => origin.tailnet.as_ref().map(|is| is.node.eq_ignore_ascii_case(node)),
+            Condition::TailscaleNode(node) => origin.tailnet.says(|is| is.node.eq_ignore_ascii_case(node)),
         }
     }
 }

@@ -277,6 +277,9 @@ pub struct PeerView {
     pub grants: Vec<GrantView>,
     /// What this device may do there, as the peer said.
     pub may_there: Vec<String>,
+    /// What it may do there once a person there has approved it.
+    #[serde(default)]
+    pub may_there_asking: Vec<String>,
     /// When it was paired, RFC 3339.
     pub paired_at: String,
     /// How: `ticket` or `code`.

@@ -3,6 +3,7 @@
 use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -10,13 +11,13 @@ use serde::{Deserialize, Serialize};
 /// Unique within one machine only.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct SessionId(Box<str>);
+pub struct SessionId(Arc<str>);
 
 /// A peer's petname: what this device calls another. 1 to 64 characters without white space at
 /// either end, control or bidirectional characters, `/`, `:` or `@`, and never `localhost`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct PeerName(Box<str>);
+pub struct PeerName(Arc<str>);
 
 /// The text does not fit the rule of the name it should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -125,7 +126,7 @@ macro_rules! text_newtype {
         }
         impl From<$name> for String {
             fn from(name: $name) -> String {
-                name.0.into()
+                name.as_str().to_owned()
             }
         }
         impl fmt::Display for $name {

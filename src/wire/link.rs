@@ -18,7 +18,7 @@ pub const MAX_ADDRESSES: usize = 8;
 pub const MAX_SESSIONS: usize = 10_000;
 /// Most aliases of one session that are kept.
 pub const MAX_ALIASES: usize = 16;
-/// Most verbs in a hello that are looked at.
+/// Most verbs in a list that are looked at.
 const MAX_VERBS: usize = 64;
 /// Most characters of a name or alias that are kept.
 pub const MAX_NAME: usize = 64;
@@ -70,6 +70,9 @@ pub struct Hello {
     /// What the receiver may do there; verbs that this version does not know are left out.
     #[serde(default, deserialize_with = "known_verbs")]
     pub allows: Vec<Verb>,
+    /// What the receiver may do there once a person has approved it.
+    #[serde(default, deserialize_with = "known_verbs", skip_serializing_if = "Vec::is_empty")]
+    pub ask: Vec<Verb>,
     /// Of a dialler: which of its links this is, counted up, so that both sides know the newer of two.
     #[serde(default)]
     pub dial: u64,
@@ -249,6 +252,17 @@ pub enum Outcome {
     Failed(Failure),
 }
 
+/// What the receiver may do on the sender's machine; verbs that this version does not know are left out.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Allows {
+    /// On some session at least.
+    #[serde(default, deserialize_with = "known_verbs")]
+    pub verbs: Vec<Verb>,
+    /// The same, once a person has approved it.
+    #[serde(default, deserialize_with = "known_verbs")]
+    pub ask: Vec<Verb>,
+}
+
 /// One message of a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinkMessage {
@@ -289,6 +303,8 @@ pub enum LinkMessage {
     Check(u64),
     /// Answers `Check`.
     Checked(Checked),
+    /// What the receiver may do has changed.
+    Allows(Allows),
     /// The link ends.
     Bye(ByeReason),
     /// A type that this version does not know; ignored.
@@ -335,7 +351,7 @@ impl From<serde_json::Error> for BadMessage {
 }
 
 /// The types that this version knows.
-const TYPES: [&str; 12] = [
+const TYPES: [&str; 13] = [
     "hello",
     "heartbeat",
     "session_added",
@@ -347,6 +363,7 @@ const TYPES: [&str; 12] = [
     "cancel",
     "check",
     "checked",
+    "allows",
     "bye",
 ];
 
@@ -442,6 +459,7 @@ impl LinkMessage {
             "cancel" => Self::Cancel(need(wire.id, "cancel", "id")?),
             "check" => Self::Check(need(wire.id, "check", "id")?),
             "checked" => Self::Checked(Checked::read(text)?),
+            "allows" => Self::Allows(serde_json::from_str(text)?),
             "bye" => Self::Bye(wire.reason.unwrap_or(ByeReason::Other)),
             _ => Self::Unknown,
         })
@@ -503,6 +521,10 @@ impl LinkMessage {
             Self::Checked(checked) => {
                 let body = to_json(checked);
                 join(&[br#"{"type":"checked","#, body.get(1..).unwrap_or_default()])
+            }
+            Self::Allows(allows) => {
+                let body = to_json(allows);
+                join(&[br#"{"type":"allows","#, body.get(1..).unwrap_or_default()])
             }
             Self::Bye(reason) => join(&[br#"{"type":"bye","reason":"#, &to_json(reason), b"}"]),
             Self::Unknown => Bytes::from_static(br#"{"type":"unknown"}"#),

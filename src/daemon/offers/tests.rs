@@ -34,6 +34,7 @@ pub(in crate::daemon) fn desk() -> (tempfile::TempDir, Arc<Offers>, Clock) {
         message_limit: 1 << 20,
         features: Vec::new(),
         allows: Vec::new(),
+        ask: Vec::new(),
         dial: 0,
         contested: false,
         sessions: Vec::new(),

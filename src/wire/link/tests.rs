@@ -19,6 +19,7 @@ fn every_message_comes_back_as_it_was_sent() {
         message_limit: 65_536,
         features: vec![],
         allows: vec![Verb::Read],
+        ask: vec![Verb::Send],
         dial: 3,
         contested: true,
         sessions: vec![info()],
@@ -51,6 +52,7 @@ fn every_message_comes_back_as_it_was_sent() {
             version: "0.1.0".into(),
             results: vec![TriedThere { address: "192.0.2.1:7433".into(), found: FoundThere::NotReached }],
         }),
+        LinkMessage::Allows(Allows { verbs: vec![Verb::List], ask: vec![Verb::Send, Verb::Control] }),
         LinkMessage::Bye(ByeReason::Duplicate),
         LinkMessage::Unknown,
     ] {
