@@ -11,6 +11,7 @@
     dead_code
 )]
 
+mod audit;
 mod background;
 mod carrying;
 mod cli;

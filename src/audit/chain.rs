@@ -130,9 +130,8 @@ impl Chain {
     }
 
     fn put(&mut self, batch: &[u8], end: End, turn: &Turn<'_>) -> Result<(), Failure> {
-        let written = self.file.write_all(batch).and_then(|()| {
-            if self.log.durable { self.file.sync_data() } else { Ok(()) }
-        });
+        let written =
+            self.file.write_all(batch).and_then(|()| if self.log.durable { self.file.sync_data() } else { Ok(()) });
         let written = written.map_err(|e| failed(&self.dir, self.log.name, "write", &e));
         let synced = if self.log.durable { end.n } else { self.synced };
         let head = Head { synced, ..self.head(&end) };
@@ -154,9 +153,7 @@ impl Chain {
     fn is_as_left(&self) -> bool {
         let named = std::fs::symlink_metadata(self.dir.join(self.log.name));
         match (self.file.metadata(), named) {
-            (Ok(own), Ok(named)) => {
-                own.len() == self.size && (own.dev(), own.ino()) == (named.dev(), named.ino())
-            }
+            (Ok(own), Ok(named)) => own.len() == self.size && (own.dev(), own.ino()) == (named.dev(), named.ino()),
             (Ok(_) | Err(_), _) => false,
         }
     }
@@ -217,7 +214,7 @@ fn find(dir: &StateDir, log: &Log) -> Result<Found, Failure> {
                 Found { end, first: head.first, synced: head.synced, adopt, open }
             }
             Some((ref end, _)) if end.n < head.count => {
-                let what = format!("it ends with line {}, and had {} lines", end.n, head.count);
+                let what = format!("cut off: it ended with line {}, and had {} lines", end.n, head.count);
                 broken(&head, last, &what)
             }
             Some(_) => broken(&head, last, "its last line is not as it was written"),

@@ -358,7 +358,9 @@ mod tests {
     #[test]
     fn a_line_is_told_from_the_originals_and_from_what_is_none() {
         assert_eq!(read(br#"{"timestamp":"x","peer":"p","action":"relay","result":"ok"}"#), Kind::Foreign);
-        for line in [r#"{"n":1}"#, r#"{"prev":"x"}"#, r#"{"n":-1,"prev":"x"}"#, r#"{"n":1"#, "[1]", "", r#"{"n":1,"n":1}"#] {
+        for line in
+            [r#"{"n":1}"#, r#"{"prev":"x"}"#, r#"{"n":-1,"prev":"x"}"#, r#"{"n":1"#, "[1]", "", r#"{"n":1,"n":1}"#]
+        {
             assert_eq!(read(line.as_bytes()), Kind::Unreadable, "{line}");
         }
         let adopted = Adopted { kind: AdoptedKind::Original, lines: 2, sha256: Some(Hash::none()), what: None };

@@ -5,9 +5,9 @@ use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 
+use super::Log;
 use super::lines;
 use super::verify::{Part, snapshot};
-use super::Log;
 use crate::state_dir::StateDir;
 use crate::wire::error::{Code, Failure};
 

@@ -171,7 +171,8 @@ impl Walk {
         match (self.section.take(), says) {
             (Some(section), Some((lines, Some(hash)))) if lines == section.lines && *hash == section.hash() => Ok(()),
             (Some(section), Some((_, Some(_)))) => {
-                let what = format!("of the {} from here on something was edited, added or taken out", counted(&section));
+                let what =
+                    format!("of the {} from here on something was edited, added or taken out", counted(&section));
                 broken(section.at, what)
             }
             (Some(section), Some((_, None)) | None) => {

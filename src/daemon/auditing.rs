@@ -197,7 +197,8 @@ impl Writer {
     fn works(&mut self, journal: &Journal) {
         let now = Instant::now();
         self.again = None;
-        self.on_disk = if journal.is_synced() { None } else { self.on_disk.filter(|at| *at > now).or(Some(now + ON_DISK)) };
+        self.on_disk =
+            if journal.is_synced() { None } else { self.on_disk.filter(|at| *at > now).or(Some(now + ON_DISK)) };
         if self.failure.send_replace(None).is_some() {
             tracing::info!("the audit log can be written again");
             self.relay.lock().set_audit_writable(true);

@@ -23,6 +23,7 @@ pub struct Machine {
     pub fingerprint: String,
     pub port: u16,
     pub clock: Clock,
+    pub rotation: Rotation,
     running: Option<(oneshot::Sender<Stop>, JoinHandle<()>)>,
     _keep: TempDir,
 }
@@ -49,7 +50,15 @@ impl Machine {
         let state = StateDir::open(&dir).unwrap();
         let config = json!({"name": name}).to_string();
         state.write_atomic("config.json", config.as_bytes()).unwrap();
-        let mut machine = Self { dir, fingerprint: String::new(), port: 0, clock, running: None, _keep: keep };
+        let mut machine = Self {
+            dir,
+            fingerprint: String::new(),
+            port: 0,
+            clock,
+            rotation: Rotation::default(),
+            running: None,
+            _keep: keep,
+        };
         machine.run();
         machine
     }
@@ -65,7 +74,7 @@ impl Machine {
     pub fn begin(&mut self) -> mpsc::Receiver<Ready> {
         let (tell, ready) = mpsc::channel();
         let (stop, stopped) = oneshot::channel();
-        let (dir, port, clock) = (self.dir.clone(), self.port, self.clock.clone());
+        let (dir, port, clock, rotation) = (self.dir.clone(), self.port, self.clock.clone(), self.rotation);
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
@@ -73,8 +82,10 @@ impl Machine {
                 let mut stopped = stopped;
                 loop {
                     let (politely, shutdown) = oneshot::channel::<()>();
-                    let mut running =
-                        std::pin::pin!(daemon::run(options(&dir, port, clock.clone(), shutdown, tell.clone())));
+                    let mut running = std::pin::pin!(daemon::run(Options {
+                        rotation,
+                        ..options(&dir, port, clock.clone(), shutdown, tell.clone())
+                    }));
                     let ended = tokio::select! {
                         ended = &mut running => ended,
                         how = &mut stopped => {
