@@ -13,6 +13,7 @@
 
 mod alarms;
 mod approvals;
+mod audit;
 mod background;
 mod carrying;
 mod cli;
