@@ -14,7 +14,7 @@ pub(crate) async fn run(cx: Context) -> Result<(), Error> {
         if status.locked {
             lock::say_locked(&cx, out)?;
         }
-        out.table(&about(status))?;
+        out.table(&about(&cx, status))?;
         if !status.peers.is_empty() {
             out.line("")?;
             out.table(&links(&status.peers))?;
@@ -39,7 +39,7 @@ pub(crate) async fn run(cx: Context) -> Result<(), Error> {
     .await
 }
 
-fn about(status: &Status) -> Table {
+fn about(cx: &Context, status: &Status) -> Table {
     let mut table = Table::new(&[]);
     let mut row = |name: &str, value: &str| table.row([(Style::Bold, name), (Style::Plain, value)]);
     let up = humantime::format_duration(Duration::from_secs(status.uptime));
@@ -51,6 +51,9 @@ fn about(status: &Status) -> Table {
     row("listener", &if open { listen } else { format!("closed: nothing is paired ({listen})") });
     row("sessions", &format!("{} here", status.local_session_count));
     row("peers", &format!("{} of {} connected", status.remote_peer_count, status.peers.len()));
+    if status.approvals > 0 {
+        row("approvals", &cx.typed(&format!("{} wait: pi-remote approvals", status.approvals)));
+    }
     let refused = &status.refused;
     if refused.count > 0 {
         let address = refused.last_address.as_deref().unwrap_or("unknown");
