@@ -83,6 +83,7 @@ async fn a_message_waits_for_approval_and_is_then_delivered_with_its_sender_and_
     );
     let status = asking.pair.desktop.ask(json!({"type": "status"}));
     assert_eq!(status["data"]["approvals"], 1);
+    assert!(run(desktop, &["status"]).ends(0).out.contains("1 wait: pi-remote"));
 
     let done = run(desktop, &["approve", "a1", "--json"]).ends(0).json();
     assert_eq!((&done["id"], &done["decision"]), (&json!("a1"), &json!("approved")));

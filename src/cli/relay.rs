@@ -21,6 +21,9 @@ use crate::wire::{Code, Failure, SessionId};
 /// How much longer than the daemon this side waits, so that the daemon's word about it comes first.
 const GRACE: Duration = Duration::from_secs(30);
 
+/// Longest time that a call may take longer for somebody to approve it, in seconds.
+const MAX_LONGER: u64 = 600;
+
 /// One command to one session.
 pub(crate) struct Call<'a> {
     /// What the user called the session.
@@ -122,7 +125,7 @@ fn waits_for_somebody(cx: &Context, event: &Event) -> Duration {
         return Duration::ZERO;
     }
     cx.out.note(&format!("waiting for somebody on {host} to approve it (up to {expires_in_seconds} s)"));
-    Duration::from_secs(expires_in_seconds)
+    Duration::from_secs(expires_in_seconds.min(MAX_LONGER))
 }
 
 /// A time-out in a user's words; the daemon keeps the original's.

@@ -14,7 +14,7 @@ pub(crate) async fn run(cx: Context) -> Result<(), Error> {
         if status.locked {
             lock::say_locked(&cx, out)?;
         }
-        out.table(&about(status))?;
+        out.table(&about(&cx, status))?;
         if !status.peers.is_empty() {
             out.line("")?;
             out.table(&links(&status.peers))?;
@@ -39,7 +39,7 @@ pub(crate) async fn run(cx: Context) -> Result<(), Error> {
     .await
 }
 
-fn about(status: &Status) -> Table {
+fn about(cx: &Context, status: &Status) -> Table {
     let mut table = Table::new(&[]);
     let mut row = |name: &str, value: &str| table.row([(Style::Bold, name), (Style::Plain, value)]);
     let up = humantime::format_duration(Duration::from_secs(status.uptime));
@@ -53,6 +53,9 @@ fn about(status: &Status) -> Table {
     row("peers", &format!("{} of {} connected", status.remote_peer_count, status.peers.len()));
     if let Some(why) = &status.audit_failure {
         row("audit", &format!("cannot be written, so nothing is done that changes a session: {why}"));
+    }
+    if status.approvals > 0 {
+        row("approvals", &cx.typed(&format!("{} wait: pi-remote approvals", status.approvals)));
     }
     let refused = &status.refused;
     if refused.count > 0 {
