@@ -8,7 +8,7 @@
 //! | room | what it does |
 //! |---|---|
 //! | [`cli`] | one file a command; `output.rs` alone prints |
-//! | [`daemon`] | wires the wings together; its desks: `offers` and `joining` (pairing), `peering`, `machines`, `reach` (the way to a peer and back) |
+//! | [`daemon`] | wires the wings together; its desks: `offers` and `joining` (pairing), `peering`, `machines`, `reach` (the way to a peer and back); `origins` asks the tailnet who is there, `copies` tells of a copied key |
 //! | [`session`] | the machine's own sessions: `watch` sees them come and go, `call` asks one |
 //! | [`link`] | peers: `tls`, `admission`, `listener`, `dialer`, `session` (a live link), `pairing`; what is at an address: `probe`, `way`, `holder`, `obstacles` |
 //! | [`control`] | `daemon.sock`: `server` answers, `client` asks; `original` knows the original's daemon |
@@ -18,12 +18,13 @@
 //! | [`pairing`] | PURE: codes and tickets, the exchange of proofs, the offerer's window |
 //! | [`trust`] | `policy` (PURE) decides, `store` keeps the pins |
 //! | [`identity`] | the device's key, certificate and fingerprint |
+//! | [`audit`] | who did what: lines in a chain of hashes (`line`, `walk`, `collapse` are PURE), two logs, their check |
 //! | [`wire`] | PURE: the messages of the three wires and their bounded codecs |
 //! | [`config`], [`clock`], [`state_dir`], [`tasks`] | settings; time; files, modes and the lock; tasks that end |
 //! | [`programs`] | programs of the system, run without a shell |
 //!
 //! Imports run downwards: cli -> doctor -> service -> daemon -> session, link, control, discover -> relay -> pairing, trust
-//! -> identity, config -> wire, state_dir, clock, tasks, programs.
+//! -> identity, config, audit -> wire, state_dir, clock, tasks, programs.
 //!
 //! # Invariants, each kept by a test
 //!
@@ -40,6 +41,7 @@
 //! to the far relay, which asks the policy and hands it to `session::call`. The answer returns the
 //! same way. Commands and answers are carried as the bytes that came.
 
+pub mod audit;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -11,13 +11,16 @@
     dead_code
 )]
 
+mod alarms;
 mod approvals;
+mod audit;
 mod background;
 mod carrying;
 mod cli;
 mod cli_code;
 mod cli_pairing;
 mod cli_sessions;
+mod conditions;
 mod control;
 mod diagnosis;
 mod discover;

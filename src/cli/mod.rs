@@ -4,6 +4,7 @@
 mod abort;
 mod approvals;
 mod approve;
+mod audit;
 mod clear;
 mod completions;
 mod daemon;
@@ -150,6 +151,8 @@ enum Command {
     /// Refuse a call that waits for approval, or end what was approved for a while
     #[command(after_help = approvals::EXAMPLES)]
     Deny(deny::Args),
+    /// Show who did what: the audit log
+    Audit(audit::Args),
     /// Find machines on the tailnet and the local network
     Discover(discover::Args),
     /// Check this machine and the way to every peer
@@ -273,6 +276,7 @@ async fn dispatch(cx: Context, command: Command) -> Result<(), Error> {
         Command::Approvals(args) => approvals::run(cx, args).await,
         Command::Approve(args) => approve::run(cx, args).await,
         Command::Deny(args) => deny::run(cx, args).await,
+        Command::Audit(args) => audit::run(cx, args).await,
         Command::Discover(args) => discover::run(cx, args).await,
         Command::Doctor => doctor::run(cx).await,
         Command::Service(args) => service::run(cx, args).await,

@@ -54,6 +54,9 @@ fn about(cx: &Context, status: &Status) -> Table {
     if status.approvals > 0 {
         row("approvals", &cx.typed(&format!("{} wait: pi-remote approvals", status.approvals)));
     }
+    if let Some(why) = &status.audit_failure {
+        row("audit", &format!("cannot be written, so nothing is done that changes a session: {why}"));
+    }
     let refused = &status.refused;
     if refused.count > 0 {
         let address = refused.last_address.as_deref().unwrap_or("unknown");

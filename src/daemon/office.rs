@@ -9,6 +9,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
+use super::auditing::Audit;
 use super::book::Book;
 use super::caller::caller;
 use super::machines;
@@ -48,6 +49,7 @@ pub(super) struct Office {
     pub(super) ports: Ports,
     pub(super) watched: WatchHandle,
     pub(super) stop: Arc<Notify>,
+    pub(super) audit: Audit,
     pub(super) started: Duration,
 }
 
@@ -94,7 +96,7 @@ impl Admin for Office {
                 Request::Approvals { approval } => self.approvals(approval.as_deref()),
                 Request::Approve(approve) => self.approve(&approve, caller(connected)),
                 Request::Deny { approval } => self.deny(&approval, caller(connected)),
-                Request::AuditSync => Ok(to_json(&json!({}))),
+                Request::AuditSync => self.audit.sync().await.map(|()| to_json(&json!({}))),
                 Request::PairCancel => Ok(to_json(&json!({ "cancelled": self.offers.cancel(client) }))),
                 // The control server sees to these itself.
                 Request::ListSessions
@@ -176,7 +178,7 @@ impl Office {
             listening: *self.listening.borrow() > 0,
             locked: relay.is_locked(),
             approvals: relay.held_count(),
-            audit_failure: None,
+            audit_failure: self.audit.failure(),
             refused: Refused {
                 count: refused.count,
                 last_address: refused.last.map(|(address, _)| address.to_string()),
