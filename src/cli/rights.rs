@@ -66,7 +66,7 @@ pub(crate) fn verb(text: &str) -> Result<Verb, String> {
 pub(crate) fn asked_verb(text: &str) -> Result<Verb, String> {
     match verb(text)? {
         Verb::List | Verb::Events => Err("list and events cannot be asked about: allow them, or do not".into()),
-        verb => Ok(verb),
+        verb @ (Verb::Read | Verb::Summary | Verb::Send | Verb::Control) => Ok(verb),
     }
 }
 
@@ -115,9 +115,7 @@ fn moment(text: &str) -> Option<SystemTime> {
     if text.len() == "2026-12-01".len() {
         return read(&format!("{text}T00:00:00Z"));
     }
-    let Some((local, zone)) = text.len().checked_sub("+01:00".len()).and_then(|at| text.split_at_checked(at)) else {
-        return None;
-    };
+    let (local, zone) = text.split_at_checked(text.len().checked_sub("+01:00".len())?)?;
     let (is_east, zone) = match (zone.strip_prefix('+'), zone.strip_prefix('-')) {
         (Some(east), _) => (true, east),
         (_, Some(west)) => (false, west),
