@@ -8,7 +8,7 @@
 //! | room | what it does |
 //! |---|---|
 //! | [`cli`] | one file a command; `output.rs` alone prints |
-//! | [`daemon`] | wires the wings together; its desks: `offers` and `joining` (pairing), `peering`, `machines`, `reach` (the way to a peer and back) |
+//! | [`daemon`] | wires the wings together; its desks: `offers` and `joining` (pairing), `peering`, `machines`, `reach` (the way to a peer and back); `origins` asks the tailnet who is there, `copies` tells of a copied key |
 //! | [`session`] | the machine's own sessions: `watch` sees them come and go, `call` asks one |
 //! | [`link`] | peers: `tls`, `admission`, `listener`, `dialer`, `session` (a live link), `pairing`; what is at an address: `probe`, `way`, `holder`, `obstacles` |
 //! | [`control`] | `daemon.sock`: `server` answers, `client` asks; `original` knows the original's daemon |

@@ -1,9 +1,8 @@
 //! Machines of the tailnet: what `tailscaled` answers over its socket, what the program prints, and
 //! what the daemon and the command line make of it.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::IpAddr;
-use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -14,58 +13,11 @@ use tempfile::TempDir;
 
 use crate::support::cli::{MadeUpDaemon, is_alive, run};
 use crate::support::process::{Process, daemon_command, state_dir};
+use crate::support::tailscaled::{LocalApi, ok};
 use crate::support::{TestDaemon, eventually, pair, set_mode};
 
-/// A `tailscaled` whose answers the test makes up, byte for byte.
-pub struct LocalApi {
-    dir: TempDir,
-}
-
-impl LocalApi {
-    /// Each connection's request is read to its empty line, and given to `answer` with the stream.
-    fn start(answer: impl Fn(&str, UnixStream) + Send + 'static) -> Self {
-        let api = Self { dir: tempfile::tempdir().unwrap() };
-        let listener = UnixListener::bind(api.socket()).unwrap();
-        std::thread::spawn(move || {
-            while let Ok((mut stream, _)) = listener.accept() {
-                let (mut request, mut byte) = (Vec::new(), [0]);
-                while !request.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|read| read == 1) {
-                    request.push(byte[0]);
-                }
-                // Who asked may hang up in the middle.
-                answer(&String::from_utf8_lossy(&request), stream);
-            }
-        });
-        api
-    }
-
-    /// Answers every request with the same bytes, and hangs up.
-    fn saying(bytes: impl Into<Vec<u8>>) -> Self {
-        let bytes = bytes.into();
-        Self::start(move |_, mut stream| drop(stream.write_all(&bytes)))
-    }
-
-    /// Answers every request with this status as the real one does.
-    pub fn telling(status: &Value) -> Self {
-        Self::saying(ok(&status.to_string()))
-    }
-
-    /// Nobody finds it any more.
-    pub fn close(&self) {
-        std::fs::remove_file(self.socket()).unwrap();
-    }
-
-    pub fn socket(&self) -> PathBuf {
-        self.dir.path().join("t.sock")
-    }
-
-    async fn status(&self) -> Result<Tailnet, Failure> {
-        tailscale::status(Some(&self.socket())).await
-    }
-}
-
-fn ok(body: &str) -> String {
-    format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+async fn status_of(api: &LocalApi) -> Result<Tailnet, Failure> {
+    tailscale::status(Some(&api.socket())).await
 }
 
 /// What a real `tailscaled` 1.8x tells, cut down to one peer of each kind.
@@ -106,7 +58,7 @@ fn real_status() -> Value {
 
 #[tokio::test]
 async fn the_tailnet_is_told_with_the_own_machine_and_the_others() {
-    let tailnet = LocalApi::telling(&real_status()).status().await.unwrap();
+    let tailnet = status_of(&LocalApi::telling(&real_status())).await.unwrap();
     assert!(tailnet.running);
     assert_eq!(tailnet.own_name.as_deref(), Some("laptop.tail1234.ts.net"));
     assert_eq!(tailnet.own, ips(["100.101.102.103", "fd7a:115c:a1e0::6766:6667"]));
@@ -131,7 +83,7 @@ async fn a_request_is_one_that_tailscaled_takes() {
         tell.send(request.to_lowercase()).unwrap();
         stream.write_all(ok(&real_status().to_string()).as_bytes()).unwrap();
     });
-    api.status().await.unwrap();
+    status_of(&api).await.unwrap();
     let request = told.recv().unwrap();
     assert!(request.starts_with("get /localapi/v0/status http/1.1\r\n"), "{request}");
     assert!(request.contains("\r\nhost: local-tailscaled.sock\r\n"), "{request}");
@@ -151,7 +103,7 @@ async fn an_answer_in_chunks_and_in_single_bytes_is_read_whole() {
             stream.write_all(&[byte]).unwrap();
         }
     });
-    assert_eq!(api.status().await.unwrap().machines.len(), 2);
+    assert_eq!(status_of(&api).await.unwrap().machines.len(), 2);
 }
 
 #[tokio::test]
@@ -159,11 +111,11 @@ async fn a_tailnet_that_is_not_up_is_told_apart_from_none() {
     for state in ["Stopped", "NeedsLogin", "NoState", "Starting"] {
         let told =
             json!({"BackendState": state, "Self": null, "Peer": null, "TailscaleIPs": null, "CurrentTailnet": null});
-        assert_eq!(LocalApi::telling(&told).status().await.unwrap(), Tailnet::default(), "{state}");
+        assert_eq!(status_of(&LocalApi::telling(&told)).await.unwrap(), Tailnet::default(), "{state}");
     }
     let mut unnamed = real_status();
     unnamed["CurrentTailnet"]["MagicDNSEnabled"] = false.into();
-    assert_eq!(LocalApi::telling(&unnamed).status().await.unwrap().own_name, None, "a name that does not resolve");
+    assert_eq!(status_of(&LocalApi::telling(&unnamed)).await.unwrap().own_name, None, "a name that does not resolve");
 }
 
 #[tokio::test]
@@ -188,7 +140,7 @@ async fn an_answer_that_is_none_is_called_so() {
     ];
     for answer in answers {
         let shown = String::from_utf8_lossy(&answer[..answer.len().min(80)]).into_owned();
-        let failure = LocalApi::saying(answer).status().await.unwrap_err();
+        let failure = status_of(&LocalApi::saying(answer)).await.unwrap_err();
         assert_eq!(failure.code, Code::IncompatibleVersion, "{shown:?}: {failure}");
         assert!(failure.message.starts_with("tailscaled's answer is not understood"), "{failure}");
         assert!(!failure.message.contains('\u{1b}') && failure.hint.is_some(), "{failure}");
@@ -209,11 +161,11 @@ async fn an_answer_without_end_is_cut_off() {
     let long = "Content-Length: 9000000";
     let chunk = format!("1000\r\n{:4096}\r\n", "").into_bytes();
     for api in [endless(header(long), vec![b' '; 4096]), endless(header("Transfer-Encoding: chunked"), chunk)] {
-        let failure = api.status().await.unwrap_err();
+        let failure = status_of(&api).await.unwrap_err();
         assert_eq!(failure.code, Code::TooLarge, "{failure}");
     }
     let head = endless("HTTP/1.1 200 OK\r\n".into(), b"X-Long: 0123456789012345678901234567890123456789\r\n".to_vec());
-    assert_eq!(head.status().await.unwrap_err().code, Code::IncompatibleVersion);
+    assert_eq!(status_of(&head).await.unwrap_err().code, Code::IncompatibleVersion);
 }
 
 #[tokio::test(start_paused = true)]
@@ -224,7 +176,7 @@ async fn an_answer_that_does_not_come_is_not_waited_for() {
             let _ = stream.write_all(begun.as_bytes());
             let _ = keep.send(stream);
         });
-        let failure = api.status().await.unwrap_err();
+        let failure = status_of(&api).await.unwrap_err();
         assert_eq!(failure.code, Code::Timeout, "{failure}");
         assert!(failure.message.contains("3 s"), "{failure}");
         drop(kept);

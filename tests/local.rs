@@ -375,15 +375,19 @@ async fn an_idle_daemon_ends_only_where_that_is_configured_and_nothing_is_paired
     assert_eq!(idle.until_ended().code(), Some(0));
     assert!(!dir.join("daemon.sock").exists());
 
-    let pair_of = |name| TestDaemon::start_with(name, &[], json!({"autoShutdownTimeout": 1}));
-    let (laptop, desktop) = (pair_of("laptop"), pair_of("desktop"));
+    let (mut laptop, mut desktop) = (TestDaemon::start("laptop"), TestDaemon::start("desktop"));
     pair(&desktop, &laptop);
+    for daemon in [&mut laptop, &mut desktop] {
+        daemon.kill();
+        std::fs::write(daemon.dir.join("config.json"), r#"{"autoShutdownTimeout":1}"#).unwrap();
+        daemon.run(&[]);
+    }
     let (_keep2, unset_dir) = state_dir();
     let unset = Process::start(daemon_command(&unset_dir), &unset_dir);
     let (_keep3, busy_dir) = state_dir();
     std::fs::write(busy_dir.join("config.json"), r#"{"autoShutdownTimeout":1}"#).unwrap();
-    let mut busy = Process::start(daemon_command(&busy_dir), &busy_dir);
     let session = FakeSession::start(&busy_dir, &"s".parse().unwrap()).unwrap();
+    let mut busy = Process::start(daemon_command(&busy_dir), &busy_dir);
     let begun = Instant::now();
     // Two and a half times what an idle one took; there is nothing to wait for but the time.
     eventually("time has passed", || begun.elapsed() > Duration::from_millis(2500));

@@ -11,12 +11,14 @@
     dead_code
 )]
 
+mod alarms;
 mod background;
 mod carrying;
 mod cli;
 mod cli_code;
 mod cli_pairing;
 mod cli_sessions;
+mod conditions;
 mod control;
 mod diagnosis;
 mod discover;

@@ -65,9 +65,13 @@ pub(super) fn has_ipv6() -> bool {
 /// Whether whoever dials this address reaches this daemon itself, as a peer that comes through a
 /// tunnel may seem to be at.
 pub(super) fn is_own(address: SocketAddr, ports: &[SocketAddr]) -> bool {
-    let ip = address.ip().to_canonical();
-    let here = || interfaces::all().iter().any(|interface| interface.ip == ip);
-    ports.iter().any(|port| port.port() == address.port()) && (ip.is_loopback() || here())
+    ports.iter().any(|port| port.port() == address.port()) && is_this_machine(address.ip())
+}
+
+/// Whether an address is one that this machine has.
+pub(super) fn is_this_machine(ip: IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    ip.is_loopback() || interfaces::all().iter().any(|interface| interface.ip == ip)
 }
 
 /// Whether an address is one of this machine's own, so that only it can be reached there.

@@ -4,12 +4,13 @@ mod rights;
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
+use serde_json::json;
 use tokio::sync::{Notify, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until};
@@ -32,6 +33,8 @@ use crate::wire::link::Hello;
 
 /// How often it is saved when peers were last seen.
 const SAVE_SEEN: Duration = Duration::from_secs(30);
+/// Most addresses of one peer that one note holds.
+const MAX_MET: usize = 32;
 
 /// Where pins change, and with them who is let in and who is dialled.
 pub(super) struct Book {
@@ -70,6 +73,8 @@ struct Note {
     told: bool,
     version: Option<String>,
     last_seen: Option<String>,
+    /// Where links have met it.
+    met: Vec<IpAddr>,
 }
 
 impl Note {
@@ -81,7 +86,15 @@ impl Note {
         }
     }
 
-    fn apply(self, peer: &mut Peer) {
+    fn met(&mut self, at: IpAddr) {
+        if self.met.len() < MAX_MET && !self.met.contains(&at) {
+            self.met.push(at);
+        }
+    }
+
+    /// Gives the addresses back at which the peer was never met before.
+    fn apply(self, peer: &mut Peer) -> Vec<IpAddr> {
+        let new = self.met.into_iter().filter(|at| peer.is_new_at(*at)).collect();
         if self.told {
             let still = |known: &Address| self.addresses.iter().any(|told| told.address == known.address);
             peer.addresses.retain(|known| known.source != AddressSource::Hello || still(known));
@@ -91,6 +104,7 @@ impl Note {
         }
         peer.version = self.version.or(peer.version.take());
         peer.last_seen = self.last_seen.or(peer.last_seen.take());
+        new
     }
 }
 
@@ -227,7 +241,7 @@ impl Book {
         let tell = |relay: &mut Relay, peer: &Option<Peer>| {
             let Some(peer) = peer else { return Vec::new() };
             tracing::info!(peer = %peer.name, %fingerprint, link_cut = cut, "unpaired");
-            relay.emit("peer_unpaired", &serde_json::json!({ "peer": peer_ref(peer) }));
+            relay.emit("peer_unpaired", &json!({ "peer": peer_ref(peer) }));
             vec![entry(Action::Unpair, peer, by)]
         };
         let make = |store: &Store| Ok((store.get(fingerprint).cloned(), store.unpin(fingerprint)));
@@ -351,11 +365,15 @@ impl Book {
         let mut notes = std::mem::take(&mut *lock(&self.notes));
         let store = self.store().clone();
         let mut save = save_seen;
+        let mut moved = Vec::new();
         let mut change = store.with(|peer| {
             let Some(note) = notes.remove(&peer.fingerprint) else { return };
             let before = peer.clone();
-            note.apply(peer);
-            save |= before.addresses != peer.addresses || before.version != peer.version;
+            let new = note.apply(peer);
+            moved.extend(new.into_iter().map(|at| (peer.clone(), at)));
+            save |= before.addresses != peer.addresses
+                || before.version != peer.version
+                || before.seen_from != peer.seen_from;
             unsaved.0 |= before != *peer;
         });
         if save && unsaved.0 {
@@ -367,6 +385,21 @@ impl Book {
             }
         }
         self.store().believe(change);
+        drop(unsaved);
+        moved.into_iter().for_each(|(peer, at)| self.tell_of_move(&peer, at));
+    }
+
+    /// A peer's link has a far address at which it was never met: whoever has its key may be elsewhere.
+    fn tell_of_move(&self, peer: &Peer, at: IpAddr) {
+        tracing::info!(peer = %peer.name, fingerprint = %peer.fingerprint, address = %at, "a peer is at a new address");
+        let mut relay = self.relay.lock();
+        relay.emit("peer_new_address", &json!({ "host": peer.name, "peer": peer_ref(peer), "address": at }));
+        relay.record(Entry {
+            peer: Some(peer.name.to_string()),
+            fingerprint: Some(peer.fingerprint.to_string()),
+            data: Some(json!({ "address": at })),
+            ..Entry::new(Action::NewAddress)
+        });
     }
 }
 
@@ -422,6 +455,7 @@ impl Keeper for Notes {
         let seen = if dialled { facts.address } else { SocketAddr::new(from, hello.port) };
         let seen_is_far = seen.port() != 0 && !addresses::is_own(seen, &self.ports.all());
         self.book.note(peer, |note| {
+            note.met(from);
             note.told(told);
             if seen_is_far {
                 add_address(&mut note.addresses, Address { address: seen.to_string(), source: AddressSource::Seen });
@@ -458,6 +492,7 @@ mod tests {
             paired_via: "code".into(),
             last_seen: None,
             version: None,
+            seen_from: vec![],
             removed: false,
         };
         let told = |ns: &[u8]| ns.iter().map(|n| format!("192.0.2.{n}:7433")).collect::<Vec<_>>();

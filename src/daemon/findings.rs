@@ -315,6 +315,7 @@ mod tests {
             paired_via: "code".into(),
             last_seen: None,
             version: None,
+            seen_from: vec![],
             removed: false,
         }
     }

@@ -187,7 +187,9 @@ impl Offers {
         // Without a window this machine shows no key by which it would know itself.
         let namesake = if self.is_namesake(host) { ", or it is this very machine" } else { "" };
         match error {
-            JoinError::Dial(DialError::Tls { source: TlsError::OwnKey, .. }) => own_machine(&host.to_string()),
+            JoinError::Dial(DialError::Tls { source: TlsError::OwnKey { copied: false }, .. }) => {
+                own_machine(&host.to_string())
+            }
             JoinError::Dial(DialError::Tls { source: TlsError::PeerRefusedUs(RefusedBy::Protocol), .. }) => {
                 let what = "is up, but not pairing now (if it is, its version of pi-remote is another one)";
                 Failure::new(Code::PairingFailed, format!("{host} {what}{namesake}"))
@@ -314,7 +316,7 @@ mod tests {
         }
         for error in [
             silent(ErrorKind::ConnectionRefused),
-            DialError::Tls { address: address(), source: TlsError::OwnKey },
+            DialError::Tls { address: address(), source: TlsError::OwnKey { copied: false } },
             DialError::Resolve { host: "desktop".into(), temporary: false },
         ] {
             let failure = failed(error);

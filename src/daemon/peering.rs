@@ -91,8 +91,10 @@ impl Office {
                 add_address(&mut peer.addresses, Address { address, source: AddressSource::User });
             }
         };
-        let peer = self.on_disk(move |book| book.update(fingerprint, by, change)).await?;
-        self.dialer.kick(fingerprint);
+        let dialer = self.dialer.clone();
+        let peer = self
+            .on_disk(move |book| book.update(fingerprint, by, change).inspect(|_| dialer.kick(fingerprint)))
+            .await?;
         Ok(self.peer_answer(&peer))
     }
 
@@ -125,8 +127,11 @@ impl Office {
                 return Err(already(host));
             }
             let fingerprint = peer.fingerprint;
-            self.on_disk(move |book| book.update(fingerprint, by, |peer| peer.removed = false)).await?;
-            self.dialer.kick(peer.fingerprint);
+            let dialer = self.dialer.clone();
+            let take_up = |peer: &mut Peer| peer.removed = false;
+            // Dialled also for a client that goes without its answer.
+            self.on_disk(move |book| book.update(fingerprint, by, take_up).inspect(|_| dialer.kick(fingerprint)))
+                .await?;
             self.wait_linked(peer.fingerprint).await?;
             let port =
                 self.context.relay.lock().link_of(peer.fingerprint).map_or(DEFAULT_PORT, |l| l.facts.address.port());
@@ -228,8 +233,13 @@ impl Office {
         };
         let missing = || Failure::new(Code::PeerNotFound, format!("Peer {host} not found"));
         let fingerprint = found.ok_or_else(missing)?;
-        self.on_disk(move |book| book.update(fingerprint, by, |peer| peer.removed = true)).await?;
-        self.context.relay.lock().end_links_of(fingerprint, ByeReason::Removed, self.context.clock.now());
+        let (relay, clock) = (self.context.relay.clone(), self.context.clock.clone());
+        self.on_disk(move |book| {
+            book.update(fingerprint, by, |peer| peer.removed = true)?;
+            relay.lock().end_links_of(fingerprint, ByeReason::Removed, clock.now());
+            Ok(())
+        })
+        .await?;
         Ok(to_json(&json!({ "host": name })))
     }
 }

@@ -1,29 +1,27 @@
 //! The tailnet, as this machine's `tailscaled` tells of it: over its LocalAPI, or through the
 //! `tailscale` program where that socket is not there or not open to this user.
 
+mod local_api;
+mod whois;
+
 use std::collections::BTreeMap;
-use std::io::{Error, ErrorKind};
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::client::conn::http1;
-use hyper::{Request, StatusCode};
-use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use tokio::io::AsyncReadExt;
-use tokio::net::UnixStream;
 use tokio::process::Command;
-use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::config::TAILSCALE_SOCKET;
 use crate::programs;
 use crate::wire::error::{Code, Failure};
 use crate::wire::host_port::split_host_port;
+use local_api::{MAX_ANSWER, PATIENCE, does_not_run, slow, too_long};
+pub use local_api::{Unanswered, get};
+pub use whois::whois;
 
 /// What the program is called; found through `PATH`, and on macOS inside the app too.
 #[cfg(not(target_os = "macos"))]
@@ -34,16 +32,8 @@ const PROGRAMS: &[&str] = &["tailscale", "/Applications/Tailscale.app/Contents/M
 /// The message of a failure on a machine without Tailscale.
 pub const NOT_FOUND: &str = "tailscale not found";
 
-/// How long `tailscaled`, or the program, may take over one answer.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// Longest answer taken, in bytes: some thousand machines.
-const MAX_ANSWER: usize = 8 * 1024 * 1024;
-/// Longest head of an answer, in bytes.
-const MAX_HEAD: usize = 16 * 1024;
 /// Longest name of a machine kept, in characters.
 const MAX_NAME: usize = 64;
-/// What LocalAPI wants to be called; with any other name it takes the request for a browser's.
-const HOST: &str = "local-tailscaled.sock";
 /// Tag of the exit nodes of a VPN provider, which a tailnet may have by the hundred.
 const RENTED: &str = "tag:mullvad-exit-node";
 
@@ -98,89 +88,6 @@ pub async fn own(socket: Option<&Path>) -> Result<Tailnet, Failure> {
     read(&get(socket, "/localapi/v0/status?peers=false").await?)
 }
 
-/// Why LocalAPI did not answer.
-#[derive(Debug)]
-pub enum Unanswered {
-    /// There is no socket, or nobody listens there.
-    NoSocket,
-    /// This user may not ask.
-    NotAllowed,
-    /// No whole answer came in time.
-    Slow,
-    /// The answer is longer than what is taken.
-    TooLong,
-    /// What came is no answer; why, in words of this machine's own.
-    Broken(String),
-}
-
-/// What LocalAPI answers to `GET path`.
-///
-/// # Errors
-/// [`Unanswered`].
-pub async fn get(socket: Option<&Path>, path: &str) -> Result<Bytes, Unanswered> {
-    let socket = socket.unwrap_or(Path::new(TAILSCALE_SOCKET));
-    timeout(PATIENCE, exchange(socket, path)).await.unwrap_or(Err(Unanswered::Slow))
-}
-
-async fn exchange(socket: &Path, path: &str) -> Result<Bytes, Unanswered> {
-    let stream = UnixStream::connect(socket).await.map_err(|error| not_connected(&error))?;
-    let mut http = http1::Builder::new();
-    http.max_buf_size(MAX_HEAD);
-    let (mut sender, connection) = http.handshake(TokioIo::new(stream)).await.map_err(broken)?;
-    let mut driver = JoinSet::new();
-    driver.spawn(connection);
-    let request = Request::get(path)
-        .header(hyper::header::HOST, HOST)
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| Unanswered::Broken(error.to_string()))?;
-    let response = sender.send_request(request).await.map_err(broken)?;
-    match response.status() {
-        StatusCode::OK => {}
-        StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => return Err(Unanswered::NotAllowed),
-        other => return Err(Unanswered::Broken(format!("status {}", other.as_u16()))),
-    }
-    let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-    body.map(http_body_util::Collected::to_bytes).map_err(|error| {
-        if error.is::<http_body_util::LengthLimitError>() {
-            Unanswered::TooLong
-        } else {
-            Unanswered::Broken("the answer ends in the middle".into())
-        }
-    })
-}
-
-fn not_connected(error: &Error) -> Unanswered {
-    let kind = error.kind();
-    if kind == ErrorKind::PermissionDenied {
-        Unanswered::NotAllowed
-    } else if matches!(kind, ErrorKind::NotFound | ErrorKind::ConnectionRefused) {
-        Unanswered::NoSocket
-    } else {
-        Unanswered::Broken(error.to_string())
-    }
-}
-
-#[allow(clippy::needless_pass_by_value, reason = "as `map_err` hands it over")]
-fn broken(error: hyper::Error) -> Unanswered {
-    Unanswered::Broken(error.to_string())
-}
-
-impl From<Unanswered> for Failure {
-    fn from(unanswered: Unanswered) -> Self {
-        match unanswered {
-            Unanswered::NoSocket => does_not_run(),
-            Unanswered::NotAllowed => Self::new(Code::Forbidden, "this user may not ask tailscaled")
-                .hint("sudo tailscale set --operator=$USER"),
-            Unanswered::Slow => slow("tailscaled"),
-            Unanswered::TooLong => too_long("tailscaled"),
-            Unanswered::Broken(why) => {
-                Self::new(Code::IncompatibleVersion, format!("tailscaled's answer is not understood: {why}"))
-                    .hint("tailscale status")
-            }
-        }
-    }
-}
-
 /// What `tailscale status --json` prints.
 async fn ask_program(socket: Option<&Path>) -> Result<Bytes, Failure> {
     for program in PROGRAMS {
@@ -217,19 +124,6 @@ async fn output(mut command: Command) -> std::io::Result<Vec<u8>> {
     Ok(output)
 }
 
-fn does_not_run() -> Failure {
-    Failure::new(Code::Unreachable, "Tailscale does not run").hint("sudo tailscale up")
-}
-
-fn slow(who: &str) -> Failure {
-    Failure::new(Code::Timeout, format!("{who} did not answer within {} s", PATIENCE.as_secs()))
-        .hint("tailscale status")
-}
-
-fn too_long(who: &str) -> Failure {
-    Failure::new(Code::TooLarge, format!("{who} answered more than {MAX_ANSWER} bytes")).hint("tailscale status")
-}
-
 /// `ipnstate.Status` of Tailscale's sources, as far as it is used.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -262,11 +156,16 @@ struct Node {
     sharee_node: bool,
 }
 
-fn read(answer: &[u8]) -> Result<Tailnet, Failure> {
-    let status: Status = serde_json::from_slice(answer).map_err(|error| {
+/// The answer as JSON; what is wrong with it is told without its own words.
+fn parse<'a, T: Deserialize<'a>>(answer: &'a [u8]) -> Result<T, Failure> {
+    serde_json::from_slice(answer).map_err(|error| {
         let place = format!("line {}, column {}", error.line(), error.column());
-        Unanswered::Broken(format!("{:?} error at {place}", error.classify()))
-    })?;
+        Unanswered::Broken(format!("{:?} error at {place}", error.classify())).into()
+    })
+}
+
+fn read(answer: &[u8]) -> Result<Tailnet, Failure> {
+    let status: Status = parse(answer)?;
     let names_resolve = status.current_tailnet.and_then(|tailnet| tailnet.magic_dns) != Some(false);
     let own = status.own.unwrap_or_default();
     let peers = status.peer.unwrap_or_default().into_values();

@@ -207,7 +207,10 @@ async fn dial_resolved(
     };
     // Without it a small frame may wait for the acknowledgement of the one before.
     let _ = tcp.set_nodelay(true);
-    context.tls.connect(tcp, expect, alpn).await.map_err(|source| DialError::Tls { address, source })
+    context.tls.connect(tcp, expect, alpn).await.map_err(|source| {
+        context.tls.note_copy(&source, resolved.ip());
+        DialError::Tls { address, source }
+    })
 }
 
 fn shown(address: &str, resolved: SocketAddr) -> String {

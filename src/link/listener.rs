@@ -232,6 +232,7 @@ async fn authenticate(stream: TcpStream, from: SocketAddr, mut place: Place, doo
         }
         Err(error) => {
             // Nothing that a stranger sent is logged; how many there were is counted.
+            door.context.tls.note_copy(&error, from.ip());
             tracing::debug!(%error, "a connection was refused");
             refused();
         }

@@ -117,7 +117,7 @@ async fn probe_one(tls: &TlsIdentity, address: SocketAddr, until: Instant) -> Pr
 
 fn of_error(error: &TlsError) -> Probe {
     match error {
-        TlsError::OwnKey => Probe::Own,
+        TlsError::OwnKey { .. } => Probe::Own,
         TlsError::Plaintext => Probe::Original,
         TlsError::Timeout => Probe::Silent { connected: true },
         TlsError::PeerRefusedUs(_)
@@ -154,7 +154,10 @@ async fn handshake(
             let _ = timeout_at(until, connection.stream.shutdown()).await;
             Ok(connection.peer)
         }
-        Err(error) => Err(error),
+        Err(error) => {
+            tls.note_copy(&error, address.ip());
+            Err(error)
+        }
     };
     Ok(peer)
 }

@@ -5,6 +5,7 @@
 //! can say afterwards whom it saw.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -24,11 +25,13 @@ use tokio_rustls::{LazyConfigAcceptor, TlsConnector, TlsStream};
 use crate::identity::{DeviceKey, Fingerprint};
 use crate::wire::{Code, Failure};
 
+mod copies;
 mod error;
 mod verifier;
 
+use copies::Copies;
 use error::explain;
-pub use error::{RefusedBy, TlsError, refused_by_peer};
+pub use error::{COPIED_KEY, RefusedBy, TlsError, refused_by_peer};
 pub use verifier::{Expect, Pins};
 use verifier::{PinVerifier, Verdict, spki};
 
@@ -104,6 +107,7 @@ pub struct TlsIdentity {
     provider: Arc<CryptoProvider>,
     certified: Arc<CertifiedKey>,
     own: Fingerprint,
+    copies: Arc<Copies>,
 }
 
 /// A connection whose other side has proven its key, met the expectation and agreed on the ALPN.
@@ -154,14 +158,27 @@ impl TlsIdentity {
         let provider = provider().map_err(unusable)?;
         // `CertifiedKey::from_der` wants a copy of the key's bytes, and drops it unwiped.
         let signing = aws_lc_rs::sign::any_supported_type(&key.private_key()).map_err(unusable)?;
-        let certified = Arc::new(CertifiedKey::new(vec![key.certificate()], signing));
+        let copies = Arc::<Copies>::default();
+        let certified = Arc::new(CertifiedKey::new(vec![key.certificate()], copies.remember(signing)));
         certified.keys_match().map_err(unusable)?;
-        Ok(Self { limits: Limits::default(), provider, certified, own: key.fingerprint() })
+        Ok(Self { limits: Limits::default(), provider, certified, own: key.fingerprint(), copies })
     }
 
     /// This device's fingerprint.
     pub fn fingerprint(&self) -> Fingerprint {
         self.own
+    }
+
+    /// Notes where a copy of this device's key was met, if that is why a connection failed.
+    pub fn note_copy(&self, error: &TlsError, at: IpAddr) {
+        if matches!(error, TlsError::OwnKey { copied: true }) {
+            self.copies.met(at);
+        }
+    }
+
+    /// Where a copy of this device's key was met next, dialled or accepted. For one task.
+    pub async fn next_copy(&self) -> IpAddr {
+        self.copies.next().await
     }
 
     /// Authenticates a connection that this device has dialled.
@@ -175,7 +192,7 @@ impl TlsIdentity {
         let verifier = self.verifier(expect);
         let config = self.client_config(&verifier, alpn)?;
         // Never sent (no SNI) and never compared: the pin is the name.
-        let name = ServerName::from(std::net::IpAddr::from([0, 0, 0, 0]));
+        let name = ServerName::from(IpAddr::from([0, 0, 0, 0]));
         let connect = TlsConnector::from(Arc::new(config)).connect(name, stream).into_fallible();
         let stream = match timeout(self.limits.handshake, connect).await {
             Err(_) => return Err(TlsError::Timeout),
@@ -260,7 +277,14 @@ impl TlsIdentity {
 
     fn verifier(&self, expect: Expect) -> Arc<PinVerifier> {
         let algorithms = self.provider.signature_verification_algorithms;
-        Arc::new(PinVerifier { own: self.own, expect, algorithms, verdict: OnceLock::new() })
+        Arc::new(PinVerifier {
+            own: self.own,
+            expect,
+            algorithms,
+            copies: Arc::clone(&self.copies),
+            verdict: OnceLock::new(),
+            own_is_copied: OnceLock::new(),
+        })
     }
 
     fn client_config(&self, verifier: &Arc<PinVerifier>, alpn: Alpn) -> Result<ClientConfig, TlsError> {

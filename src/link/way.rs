@@ -133,7 +133,10 @@ async fn try_address(tls: &TlsIdentity, peer: Fingerprint, at: SocketAddr, until
     let _ = stream.set_nodelay(true);
     match timeout_at(until, tls.connect(stream, Expect::Exactly(peer), Alpn::Link)).await {
         Err(_) => (Found::NoTls, "it took the connection and did not finish the TLS handshake".into()),
-        Ok(Err(error)) => (of_error(&error), error.to_string()),
+        Ok(Err(error)) => {
+            tls.note_copy(&error, at.ip());
+            (of_error(&error), error.to_string())
+        }
         Ok(Ok(link)) => match timeout_at(until, is_let_in(link.stream)).await {
             Err(_) => (Found::NoTls, "it finished the TLS handshake and said nothing more".into()),
             Ok(said) => said,
@@ -145,7 +148,7 @@ fn of_error(error: &TlsError) -> Found {
     match error {
         TlsError::PeerRefusedUs(RefusedBy::Trust | RefusedBy::Certificate) => Found::NotTrusted,
         TlsError::FingerprintMismatch { .. } | TlsError::NotPinned { .. } => Found::OtherDevice,
-        TlsError::OwnKey => Found::Own,
+        TlsError::OwnKey { .. } => Found::Own,
         TlsError::PeerRefusedUs(RefusedBy::Protocol | RefusedBy::Version)
         | TlsError::BadCertificate(_)
         | TlsError::NoAlpn

@@ -3,6 +3,7 @@
 pub mod compare;
 pub mod grant;
 pub mod policy;
+mod seen;
 pub mod store;
 #[cfg(test)]
 mod strategies;

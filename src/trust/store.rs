@@ -73,6 +73,9 @@ pub struct Peer {
     /// Its version, once it was seen.
     #[serde(default)]
     pub version: Option<String>,
+    /// From where its links came, and where it answered, as [`crate::wire::Source`] says; the newest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub seen_from: Vec<String>,
     /// The user cut the link (`remove_peer`); none is dialled or taken until `add_peer`.
     #[serde(default)]
     pub removed: bool,
@@ -291,6 +294,7 @@ impl Store {
             paired_via: new.via.to_owned(),
             last_seen: same.and_then(|same| same.last_seen.clone()),
             version: same.and_then(|same| same.version.clone()),
+            seen_from: same.map(|same| same.seen_from.clone()).unwrap_or_default(),
             removed: false,
         };
         let mut change = self.change();

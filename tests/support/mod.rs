@@ -11,6 +11,7 @@ pub mod proxy;
 pub mod scripted;
 pub mod source;
 pub mod sshd;
+pub mod tailscaled;
 pub mod user_manager;
 
 use std::io::{BufRead, BufReader, Write};

@@ -39,14 +39,19 @@ pub enum End {
 impl Proxy {
     /// A proxy to a port of the loopback.
     pub fn to(port: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::at("127.0.0.1:0".parse().unwrap(), ([127, 0, 0, 1], port).into())
+    }
+
+    /// A proxy at one address to another.
+    pub fn at(near: SocketAddr, far: SocketAddr) -> Self {
+        let listener = TcpListener::bind(near).unwrap();
         let proxy = Self { address: listener.local_addr().unwrap(), shared: Arc::default() };
         let shared = Arc::clone(&proxy.shared);
         std::thread::spawn(move || {
             for dialler in listener.incoming().map_while(Result::ok) {
                 shared.taken.fetch_add(1, Ordering::SeqCst);
                 // Nobody listens there: the dialler sees its connection end.
-                let Ok(target) = TcpStream::connect(("127.0.0.1", port)) else { continue };
+                let Ok(target) = TcpStream::connect(far) else { continue };
                 let ends = (dialler.peer_addr().unwrap(), target.local_addr().unwrap());
                 shared.joined.lock().unwrap().push(ends);
                 let pair = Arc::new(Pair { dialler, target, swallow: AtomicBool::new(false) });

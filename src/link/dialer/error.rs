@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::link::obstacles::{is_wsl, open_port_there};
-use crate::link::tls::{RefusedBy, TlsError};
+use crate::link::tls::{COPIED_KEY, RefusedBy, TlsError};
 use crate::wire::commands::quoted;
 use crate::wire::error::{Code, Failure};
 use crate::wire::host_port::is_tailnet;
@@ -72,7 +72,7 @@ impl DialError {
         match self {
             Self::NoAddress => 0,
             // An address that is this machine itself tells nothing of the peer.
-            Self::Tls { source: TlsError::OwnKey, .. } => 1,
+            Self::Tls { source: TlsError::OwnKey { copied: false }, .. } => 1,
             Self::Resolve { .. } => 2,
             Self::Connect { source, .. } if has_no_route(source) => 3,
             Self::Connect { source, .. } if is_refused(source) => 5,
@@ -196,7 +196,8 @@ fn of_tls(address: &str, source: &TlsError, peer: Option<&str>, version: Option<
             };
             Failure { message, ..failure }.hint(format!("somebody may answer in its place{replace}"))
         }
-        TlsError::OwnKey => failure.hint("that address is this machine itself"),
+        TlsError::OwnKey { copied: false } => failure.hint("that address is this machine itself"),
+        TlsError::OwnKey { copied: true } => failure.hint(COPIED_KEY),
         TlsError::BadCertificate(_) | TlsError::UnprovenAlert => {
             failure.hint("something else answers at that address (an https server, say), or in its place")
         }

@@ -7,6 +7,9 @@ use rustls::{AlertDescription, CertificateError, InvalidMessage};
 use crate::identity::Fingerprint;
 use crate::wire::{Code, Failure};
 
+/// What to do about another machine that has this device's key.
+pub const COPIED_KEY: &str = "a copied disk, virtual machine or backup runs pi-remote there: stop it there and remove its state directory; if you do not know that machine, or it is to stay, make a new key here: `pi-remote stop`, delete device.key and device.crt in the state directory, start again and pair anew (`pi-remote pair --replace`), which shuts the old key out";
+
 /// Why no authenticated connection came about.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -35,8 +38,11 @@ pub enum TlsError {
         seen: Fingerprint,
     },
     /// The other side has this device's own key.
-    #[error("the other side is this device itself, or has a copy of its key")]
-    OwnKey,
+    #[error("{}", if *.copied { "the other side has a copy of this device's key" } else { "the other side is this device itself" })]
+    OwnKey {
+        /// It is not this process.
+        copied: bool,
+    },
     /// No device of ours shows such a certificate.
     #[error("the other side {0}")]
     BadCertificate(&'static str),
@@ -88,7 +94,7 @@ impl From<&TlsError> for Failure {
             | TlsError::Protocol(_) => Code::IncompatibleVersion,
             // Not the peer, and so no word of the peer's.
             TlsError::UnprovenAlert
-            | TlsError::OwnKey
+            | TlsError::OwnKey { .. }
             | TlsError::BadCertificate(_)
             | TlsError::Plaintext
             | TlsError::Io(_) => Code::Unreachable,

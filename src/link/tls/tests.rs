@@ -660,13 +660,49 @@ async fn a_device_never_takes_its_own_key_dialled_or_accepted() {
     let every = [Expect::AnyoneElse, Expect::Exactly(own.fingerprint()), Expect::AnyPinned(pins([&own]))];
     for expect in every {
         let error = own.dial(&server, expect).await.unwrap_err();
-        assert!(matches!(error, TlsError::OwnKey), "{error:?}");
+        assert!(matches!(error, TlsError::OwnKey { copied: false }), "{error:?}");
         server.outcome().await.unwrap_err();
     }
     for alpn in [LINK, PAIR] {
         let config = client(Some(own.certified()), &[alpn]);
         let error = assert_alert(config, &mut server, AlertDescription::AccessDenied).await;
-        assert!(matches!(error, TlsError::OwnKey), "{error:?}");
+        assert!(matches!(error, TlsError::OwnKey { .. }), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_copy_of_the_own_key_is_told_from_this_process_and_from_a_certificate_that_is_only_shown() {
+    let own = device();
+    let copy = Device { key: DeviceKey::generate().unwrap(), tls: TlsIdentity::new(&own.key).unwrap() };
+    let every = || [Expect::AnyoneElse, Expect::Exactly(own.fingerprint()), Expect::AnyPinned(pins([&own]))];
+    let away: IpAddr = [192, 0, 2, 1].into();
+
+    let mut elsewhere = serve(&copy, gate([&own])).await;
+    for expect in every() {
+        let error = own.dial(&elsewhere, expect).await.unwrap_err();
+        assert!(matches!(error, TlsError::OwnKey { copied: true }), "{error:?}");
+        own.tls.note_copy(&error, away);
+        assert_eq!(timeout(Duration::from_secs(20), own.tls.next_copy()).await.unwrap(), away);
+        elsewhere.outcome().await.unwrap_err();
+    }
+    let mut here = serve(&own, window(gate([&own]), Expect::AnyoneElse)).await;
+    for alpn in [LINK, PAIR] {
+        let config = client(Some(copy.certified()), &[alpn]);
+        let error = assert_alert(config, &mut here, AlertDescription::AccessDenied).await;
+        assert!(matches!(error, TlsError::OwnKey { copied: true }), "{error:?}");
+    }
+
+    let thief = device();
+    let shown = Arc::new(CertifiedKey::new(vec![own.key.certificate()], Arc::clone(&thief.tls.certified.key)));
+    let config = client(Some(Arc::clone(&shown)), &[LINK]);
+    let error = assert_alert(config, &mut here, AlertDescription::DecryptError).await;
+    assert!(matches!(error, TlsError::BadCertificate(_)), "{error:?}");
+    let mut thief = thief;
+    thief.tls.certified = shown;
+    let fake = serve(&thief, gate([&own])).await;
+    for expect in every() {
+        let error = own.dial(&fake, expect).await.unwrap_err();
+        assert!(matches!(error, TlsError::BadCertificate(_)), "{error:?}");
     }
 }
 

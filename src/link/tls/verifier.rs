@@ -11,6 +11,7 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, PeerIncompatible, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
+use super::copies::Copies;
 use super::error::{TlsError, explain};
 use crate::identity::Fingerprint;
 use crate::identity::key::{is_ed25519_spki, is_published};
@@ -54,7 +55,10 @@ pub(super) struct PinVerifier {
     pub(super) own: Fingerprint,
     pub(super) expect: Expect,
     pub(super) algorithms: WebPkiSupportedAlgorithms,
+    pub(super) copies: Arc<Copies>,
     pub(super) verdict: OnceLock<Verdict>,
+    /// This device's own key was proven: whether by another process than this one.
+    pub(super) own_is_copied: OnceLock<bool>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -81,12 +85,22 @@ impl PinVerifier {
         } else {
             self.meets_expectation(seen)
         };
-        let accepted = verdict == Verdict::Accepted(seen);
+        // Its own key may go on to prove itself, so that `refuse_own` sees whether it is a copy.
+        let goes_on = verdict == Verdict::Accepted(seen) || verdict == Verdict::OwnKey;
         // A second certificate on one connection is no part of TLS 1.3; the first verdict stands.
-        if self.verdict.set(verdict).is_ok() && accepted {
+        if self.verdict.set(verdict).is_ok() && goes_on {
             return Ok(());
         }
         // Sent as access_denied: the one alert that tells the other side to look at its pairing.
+        Err(CertificateError::ApplicationVerificationFailure.into())
+    }
+
+    /// Ends a handshake in which this device's own key has signed `message`.
+    fn refuse_own(&self, message: &[u8]) -> Result<(), rustls::Error> {
+        if self.verdict.get() != Some(&Verdict::OwnKey) {
+            return Ok(());
+        }
+        let _ = self.own_is_copied.set(!self.copies.has_signed(message));
         Err(CertificateError::ApplicationVerificationFailure.into())
     }
 
@@ -107,7 +121,11 @@ impl PinVerifier {
                 TlsError::FingerprintMismatch { expected: *expected, seen: *seen }
             }
             Some(Verdict::NotPinned(seen)) => TlsError::NotPinned { seen: *seen },
-            Some(Verdict::OwnKey) => TlsError::OwnKey,
+            // Without the proof it is whoever shows this device's certificate, which is no secret.
+            Some(Verdict::OwnKey) => match self.own_is_copied.get() {
+                Some(copied) => TlsError::OwnKey { copied: *copied },
+                None => explain(error),
+            },
             Some(Verdict::Unfit(why)) => TlsError::BadCertificate(why),
             Some(Verdict::Accepted(_)) | None => explain(error),
         }
@@ -137,7 +155,8 @@ macro_rules! signatures {
             certificate: &CertificateDer<'_>,
             signature: &DigitallySignedStruct,
         ) -> Result<HandshakeSignatureValid, rustls::Error> {
-            verify_tls13_signature(message, certificate, signature, &self.algorithms)
+            let valid = verify_tls13_signature(message, certificate, signature, &self.algorithms)?;
+            self.refuse_own(message).map(|()| valid)
         }
 
         fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
