@@ -13,10 +13,10 @@ use crate::wire::session::Verb;
 /// How long something is given.
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
 pub(crate) struct Lasting {
-    /// For how long: 30m, 2h, 7days
+    /// How long the grant holds: 30m, 2h, 7days
     #[arg(long = "for", value_name = "DURATION", value_parser = duration, conflicts_with = "until")]
     duration: Option<Duration>,
-    /// Until when: 2026-12-01T18:00:00+01:00, or 2026-12-01 for the beginning of that day in UTC
+    /// Until when the grant holds: 2026-12-01T18:00:00+01:00, or 2026-12-01 for the beginning of that day in UTC
     #[arg(long, value_name = "DATE", value_parser = date)]
     until: Option<SystemTime>,
 }
