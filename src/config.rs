@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 use crate::state_dir::StateDir;
 use crate::wire::control::Setting;
-use crate::wire::{Code, DEFAULT_MESSAGE_LIMIT, DEFAULT_PORT, Failure, PeerName};
+use crate::wire::{Code, DEFAULT_APPROVAL, DEFAULT_MESSAGE_LIMIT, DEFAULT_PORT, Failure, PeerName};
 
 /// Name of the settings file in the state directory.
 pub const FILE: &str = "config.json";
@@ -53,6 +53,8 @@ pub struct Settings {
     pub tailscale_socket: Sourced<Option<PathBuf>>,
     /// When this machine announces itself on the local network.
     pub announce: Sourced<Announce>,
+    /// How long a call that needs approval waits for it.
+    pub approval_time: Sourced<Duration>,
 }
 
 /// When this machine announces itself on the local network.
@@ -137,6 +139,7 @@ impl Settings {
             message_limit: first(None, None, file.message_limit.map(|limit| limit.0), || DEFAULT_MESSAGE_LIMIT),
             tailscale_socket: first(None, None, file.tailscale_socket.map(|socket| Some(socket.0)), || None),
             announce: first(None, None, file.announce, || Announce::Window),
+            approval_time: first(None, None, file.approval_seconds.map(seconds), || DEFAULT_APPROVAL),
         };
         for member in settings.unknown(&members) {
             tracing::warn!("{}: nobody knows the member {member:?}; it has no effect", dir.join(FILE).display());
@@ -169,6 +172,7 @@ impl Settings {
                 None => TAILSCALE_SOCKET.into(),
             }),
             row("announce", &self.announce, Announce::to_string),
+            row("approvalSeconds", &self.approval_time, |d| d.as_secs().to_string()),
         ]
     }
 }
@@ -238,6 +242,8 @@ struct File {
     message_limit: Option<MessageLimit>,
     tailscale_socket: Option<SocketPath>,
     announce: Option<Announce>,
+    // A peer lets a call take at most 120 s longer.
+    approval_seconds: Option<Seconds<1, 120>>,
 }
 
 /// A relative path would mean another file for a daemon that was started elsewhere.
@@ -447,7 +453,7 @@ mod tests {
         let (_temp, none) = dir(None);
         let defaults = Settings::load(&none, &Flags::default(), |_| None).unwrap();
         assert_eq!((defaults.port.value, defaults.message_limit.value), (7433, 8 * 1024 * 1024));
-        assert_eq!(defaults.describe().len(), 9);
+        assert_eq!(defaults.describe().len(), 10);
         assert!(defaults.describe().iter().all(|setting| setting.source == "default"));
     }
 
@@ -459,6 +465,7 @@ mod tests {
             ("{\n\n\"port\": 70000}", 3, "70000"),
             ("{\"autoShutdownTimeout\":999999999}", 1, "seconds"),
             ("{\"messageLimit\":1}", 1, "messageLimit"),
+            ("{\"approvalSeconds\":121}", 1, "1 to 120"),
             ("{\"listen\":\"nowhere\"}", 1, "nowhere"),
             ("{\"name\":\"a/b\"}", 1, "peer's name"),
             ("{\"port\":1,\"port\":2}", 1, "duplicate"),
@@ -479,7 +486,8 @@ mod tests {
     #[test]
     fn every_setting_in_the_file_counts_and_what_is_none_is_known_to_be_none() {
         let text = r#"{"port":1,"listen":"loopback","heartbeatInterval":2,"autoShutdownTimeout":3,"peers":["h"],
-            "name":"desk","messageLimit":65536,"tailscaleSocket":"/run/t.sock","announce":"never"}"#;
+            "name":"desk","messageLimit":65536,"tailscaleSocket":"/run/t.sock","announce":"never",
+            "approvalSeconds":5}"#;
         let settings = load(text).unwrap();
         assert!(settings.describe().iter().all(|setting| setting.source == "file"), "{:?}", settings.describe());
         assert_eq!(settings.announce.value, Announce::Never);

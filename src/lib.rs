@@ -14,16 +14,17 @@
 //! | [`control`] | `daemon.sock`: `server` answers, `client` asks; `original` knows the original's daemon |
 //! | [`discover`] | machines around this one: `tailscale`, `lan` |
 //! | [`doctor`], [`service`] | checks with remedies; the daemon as a service of the user's |
-//! | [`relay`] | PURE routing: roster, calls in flight, subscribers, bounded outboxes, checks of the way back; `rights` (who is shown what, kept true), `rate`, `records` (for the audit) |
+//! | [`relay`] | PURE routing: roster, calls in flight, calls held for approval, subscribers, bounded outboxes, checks of the way back; `rights` (who is shown what, kept true), `rate`, `records` (for the audit) |
 //! | [`pairing`] | PURE: codes and tickets, the exchange of proofs, the offerer's window |
 //! | [`trust`] | `policy` (PURE) decides, `store` keeps the pins |
 //! | [`identity`] | the device's key, certificate and fingerprint |
+//! | [`audit`] | who did what: lines in a chain of hashes (`line`, `walk`, `collapse` are PURE), two logs, their check |
 //! | [`wire`] | PURE: the messages of the three wires and their bounded codecs |
 //! | [`config`], [`clock`], [`state_dir`], [`tasks`] | settings; time; files, modes and the lock; tasks that end |
 //! | [`programs`] | programs of the system, run without a shell |
 //!
 //! Imports run downwards: cli -> doctor -> service -> daemon -> session, link, control, discover -> relay -> pairing, trust
-//! -> identity, config -> wire, state_dir, clock, tasks, programs.
+//! -> identity, config, audit -> wire, state_dir, clock, tasks, programs.
 //!
 //! # Invariants, each kept by a test
 //!
@@ -40,6 +41,7 @@
 //! to the far relay, which asks the policy and hands it to `session::call`. The answer returns the
 //! same way. Commands and answers are carried as the bytes that came.
 
+pub mod audit;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -25,6 +25,10 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use crate::wire::commands::quoted;
 use crate::wire::{Code, Failure, SessionId};
 
+mod log;
+
+pub use log::Turn;
+
 const CONTROL_SOCKET: &str = "daemon.sock";
 const LOCK_FILE: &str = "daemon.lock";
 const PID_FILE: &str = "daemon.pid";
@@ -214,25 +218,6 @@ impl StateDir {
         .map_err(|e| failed("write", &self.join(name), &e))
     }
 
-    /// Opens a log for writing at its end, and creates it, 0600, where it is missing. No symlink is followed.
-    ///
-    /// # Errors
-    /// It is no plain file, or cannot be opened.
-    pub fn open_log(&self, name: &str) -> Result<File, Failure> {
-        let path = self.join(name);
-        let place = self.place(name)?;
-        let flags = OFlag::O_WRONLY | OFlag::O_APPEND | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        // Non-blocking, so that a FIFO in its place is refused below and not waited for.
-        let file = openat(&place.dir, place.leaf, flags | OFlag::O_NONBLOCK, PRIVATE).map(File::from);
-        let file = file.map_err(|e| cannot_open(&path, e))?;
-        let meta = file.metadata().map_err(|e| failed("check", &path, &e))?;
-        if !meta.is_file() {
-            return Err(Failure::new(Code::Io, format!("{} is no plain file", path.display())));
-        }
-        fchmod(&file, PRIVATE).map_err(|e| failed("close to others", &path, &e.into()))?;
-        Ok(file)
-    }
-
     /// Removes a file; one that is missing is no failure.
     ///
     /// # Errors
@@ -332,22 +317,7 @@ impl StateDir {
         check: impl FnOnce(&Path, &std::fs::Metadata) -> Result<(), Failure>,
     ) -> Result<Option<Vec<u8>>, Failure> {
         let path = self.join(name);
-        let place = match self.place_existing(name) {
-            Ok(place) => place,
-            Err(Errno::ENOENT) => return Ok(None),
-            Err(e) => return Err(cannot_open(&path, e)),
-        };
-        // Non-blocking, so that a FIFO in its place is refused below and not waited for.
-        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
-        let mut file = match openat(&place.dir, place.leaf, flags, Mode::empty()) {
-            Ok(fd) => File::from(fd),
-            Err(Errno::ENOENT) => return Ok(None),
-            Err(e) => return Err(cannot_open(&path, e)),
-        };
-        let meta = file.metadata().map_err(|e| failed("check", &path, &e))?;
-        if !meta.is_file() {
-            return Err(Failure::new(Code::Io, format!("{} is no plain file", path.display())));
-        }
+        let Some((mut file, meta)) = self.open_plain(name)? else { return Ok(None) };
         check(&path, &meta)?;
         let too_long = || Failure::new(Code::TooLarge, format!("{} has more than {max_bytes} bytes", path.display()));
         let length = usize::try_from(meta.len()).map_err(|_| too_long())?;
@@ -362,6 +332,28 @@ impl StateDir {
             return Err(too_long());
         }
         Ok(Some(contents))
+    }
+
+    /// Opens a plain file for reading; `None` where there is none. No symlink is followed.
+    fn open_plain(&self, name: &str) -> Result<Option<(File, std::fs::Metadata)>, Failure> {
+        let path = self.join(name);
+        let place = match self.place_existing(name) {
+            Ok(place) => place,
+            Err(Errno::ENOENT) => return Ok(None),
+            Err(e) => return Err(cannot_open(&path, e)),
+        };
+        // Non-blocking, so that a FIFO in its place is refused below and not waited for.
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+        let file = match openat(&place.dir, place.leaf, flags, Mode::empty()) {
+            Ok(fd) => File::from(fd),
+            Err(Errno::ENOENT) => return Ok(None),
+            Err(e) => return Err(cannot_open(&path, e)),
+        };
+        let meta = file.metadata().map_err(|e| failed("check", &path, &e))?;
+        if !meta.is_file() {
+            return Err(Failure::new(Code::Io, format!("{} is no plain file", path.display())));
+        }
+        Ok(Some((file, meta)))
     }
 
     fn replace(&self, name: &str, contents: &[u8], durable: Durable) -> Result<(), Failure> {

@@ -49,7 +49,8 @@ async fn a_umask_of_zero_leaves_nothing_open() {
             }
         }
     }
-    for name in ["daemon.sock", "daemon.pid", "daemon.lock", "device.key", "peers.json", "config.json"] {
+    let state = ["daemon.sock", "daemon.pid", "daemon.lock", "device.key", "peers.json", "config.json"];
+    for name in state.into_iter().chain(["audit.log", "audit.head", "trust.log", "trust.head"]) {
         assert!(seen.iter().any(|file| file == name), "{name} among {seen:?}");
     }
     assert_eq!(mode(&dir.join("daemon.sock")), 0o600);

@@ -12,6 +12,8 @@
 )]
 
 mod alarms;
+mod approvals;
+mod audit;
 mod background;
 mod carrying;
 mod cli;

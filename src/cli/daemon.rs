@@ -18,6 +18,7 @@ use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use super::output::Output;
 use super::{Context, Error, service};
+use crate::audit::Rotation;
 use crate::clock::Clock;
 use crate::config::{Flags, ListenAddr, Settings};
 use crate::control::client::Client;
@@ -130,6 +131,7 @@ async fn serve(cx: &Context, (dir, settings): (StateDir, Settings), detached: bo
         dir,
         settings,
         clock: Clock::system(),
+        rotation: Rotation::default(),
         shutdown: Box::pin(async {
             let _ = first.await;
         }),

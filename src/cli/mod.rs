@@ -2,10 +2,14 @@
 //! `output` alone prints.
 
 mod abort;
+mod approvals;
+mod approve;
+mod audit;
 mod clear;
 mod completions;
 mod daemon;
 mod demo;
+mod deny;
 mod discover;
 mod doctor;
 mod error;
@@ -138,6 +142,17 @@ enum Command {
     Clear(clear::Args),
     /// Show events as they happen, one a line
     Events,
+    /// List the calls of peers that wait for your approval
+    #[command(after_help = approvals::EXAMPLES)]
+    Approvals(approvals::Args),
+    /// Let a call go on that waits for approval
+    #[command(after_help = approvals::EXAMPLES)]
+    Approve(approve::Args),
+    /// Refuse a call that waits for approval, or end what was approved for a while
+    #[command(after_help = approvals::EXAMPLES)]
+    Deny(deny::Args),
+    /// Show who did what: the audit log
+    Audit(audit::Args),
     /// Find machines on the tailnet and the local network
     Discover(discover::Args),
     /// Check this machine and the way to every peer
@@ -258,6 +273,10 @@ async fn dispatch(cx: Context, command: Command) -> Result<(), Error> {
         Command::Abort(args) => abort::run(cx, args).await,
         Command::Clear(args) => clear::run(cx, args).await,
         Command::Events => events::run(cx).await,
+        Command::Approvals(args) => approvals::run(cx, args).await,
+        Command::Approve(args) => approve::run(cx, args).await,
+        Command::Deny(args) => deny::run(cx, args).await,
+        Command::Audit(args) => audit::run(cx, args).await,
         Command::Discover(args) => discover::run(cx, args).await,
         Command::Doctor => doctor::run(cx).await,
         Command::Service(args) => service::run(cx, args).await,

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::output::Output;
 use super::target::{self, Prefix};
 use super::{Context, Error, members, peers};
-use crate::control::client::{Client, OWN_DEADLINE};
+use crate::control::client::{Client, Event, OWN_DEADLINE};
 use crate::wire::commands::quoted;
 use crate::wire::control::{PeerList, SessionList};
 use crate::wire::link::WaitUntil;
@@ -73,7 +73,7 @@ pub(crate) async fn call(cx: &Context, call: Call<'_>) -> Result<Answer, Error> 
     let mut client = cx.connect().await?;
     let target = locate(&mut client, call.session, call.prefix).await?;
     let kind = call.command.get("type").and_then(Value::as_str).unwrap_or_default();
-    let deadline = call.timeout.unwrap_or_else(|| default_timeout(kind)) + GRACE;
+    let mut deadline = call.timeout.unwrap_or_else(|| default_timeout(kind)) + GRACE;
     let mut request = members(json!({
         "targetSessionId": target.id,
         "requestId": Uuid::new_v4().to_string(),
@@ -83,7 +83,12 @@ pub(crate) async fn call(cx: &Context, call: Call<'_>) -> Result<Answer, Error> 
     let millis = call.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1));
     request.extend(millis.map(|millis| ("timeoutMs".to_owned(), json!(millis))));
     request.insert("rpcCommand".into(), call.command);
-    let raw = client.ask_raw("relay", request, deadline).await.map_err(|failure| match target.away {
+    let asked = client.ask_told("relay", request, deadline, |event| {
+        let longer = waits_for_somebody(cx, event);
+        deadline += longer;
+        longer
+    });
+    let raw = asked.await.map_err(|failure| match target.away {
         Some(away) if failure.code == Code::SessionNotFound => away,
         // The daemon says why in its hint's first line and how it is mended behind it; the peer's
         // name and when it was last there are known here.
@@ -101,6 +106,23 @@ pub(crate) async fn call(cx: &Context, call: Call<'_>) -> Result<Answer, Error> 
     let raw =
         raw.map_err(|failure| with_way_on(in_words(failure, &target.shown, deadline - GRACE), target.peer.as_deref()))?;
     answer(target.shown, raw)
+}
+
+/// Says that somebody on the other machine is asked, and gives how much longer that may take.
+fn waits_for_somebody(cx: &Context, event: &Event) -> Duration {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Status {
+        host: String,
+        status: String,
+        expires_in_seconds: u64,
+    }
+    let Ok(Status { host, status, expires_in_seconds }) = event.data() else { return Duration::ZERO };
+    if status != "needs_approval" {
+        return Duration::ZERO;
+    }
+    cx.out.note(&format!("waiting for somebody on {host} to approve it (up to {expires_in_seconds} s)"));
+    Duration::from_secs(expires_in_seconds)
 }
 
 /// A time-out in a user's words; the daemon keeps the original's.

@@ -51,6 +51,9 @@ fn about(status: &Status) -> Table {
     row("listener", &if open { listen } else { format!("closed: nothing is paired ({listen})") });
     row("sessions", &format!("{} here", status.local_session_count));
     row("peers", &format!("{} of {} connected", status.remote_peer_count, status.peers.len()));
+    if let Some(why) = &status.audit_failure {
+        row("audit", &format!("cannot be written, so nothing is done that changes a session: {why}"));
+    }
     let refused = &status.refused;
     if refused.count > 0 {
         let address = refused.last_address.as_deref().unwrap_or("unknown");

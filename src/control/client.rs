@@ -94,6 +94,12 @@ struct Line<'a> {
     delivered: Option<bool>,
 }
 
+/// What comes while an answer is waited for.
+enum Heard {
+    Event(Event),
+    Answer(Bytes),
+}
+
 impl Client {
     /// Connects to the daemon of the state directory `dir`.
     ///
@@ -153,6 +159,31 @@ impl Client {
         timeout_at(until, self.answer(kind, &id)).await.map_err(|_| self.hangs(deadline))?
     }
 
+    /// Like [`Client::ask_raw`], for a request of which events tell before its answer: `told` says by how
+    /// much each moves the deadline. Those events are not kept.
+    ///
+    /// # Errors
+    /// As [`Client::ask`].
+    pub async fn ask_told(
+        &mut self,
+        kind: &str,
+        members: impl Serialize,
+        mut deadline: Duration,
+        mut told: impl FnMut(&Event) -> Duration,
+    ) -> Result<Bytes, Failure> {
+        let id = self.send(kind, members, deadline).await?;
+        let begun = Instant::now();
+        loop {
+            let heard =
+                timeout_at(begun + deadline, self.hear(kind, &id)).await.map_err(|_| self.hangs(deadline))??;
+            match heard {
+                Heard::Answer(data) => return Ok(data),
+                Heard::Event(event) if event.id.as_deref() == Some(&*id) => deadline += told(&event),
+                Heard::Event(event) => self.keep(event),
+            }
+        }
+    }
+
     /// The next event, in the order they came; `None` once the daemon has closed the connection.
     ///
     /// # Errors
@@ -194,21 +225,37 @@ impl Client {
     }
 
     async fn answer(&mut self, kind: &str, id: &str) -> Result<Bytes, Failure> {
+        loop {
+            match self.hear(kind, id).await? {
+                Heard::Answer(data) => return Ok(data),
+                Heard::Event(event) => self.keep(event),
+            }
+        }
+    }
+
+    fn keep(&mut self, event: Event) {
+        if self.events.len() == MAX_WAITING_EVENTS {
+            self.events.pop_front();
+        }
+        self.events.push_back(event);
+    }
+
+    /// The next event, or the answer to one request.
+    async fn hear(&mut self, kind: &str, id: &str) -> Result<Heard, Failure> {
         while let Some(line) = self.line().await? {
             let parsed = parse(&line)?;
             match parsed.kind.as_deref() {
                 Some("event") => {
-                    if self.events.len() == MAX_WAITING_EVENTS {
-                        self.events.pop_front();
+                    if let Some(event) = event_of(&line, &parsed) {
+                        return Ok(Heard::Event(event));
                     }
-                    self.events.extend(event_of(&line, &parsed));
                 }
                 Some("error") => {
                     let message = parsed.error.unwrap_or_else(|| "the daemon closed the connection".into());
                     return Err(Failure::new(Code::TooLarge, message).delivered(false));
                 }
                 Some("response") if parsed.id.as_deref() == Some(id) => {
-                    return outcome(&line, parsed).map_err(|failure| older(kind, failure));
+                    return outcome(&line, parsed).map_err(|failure| older(kind, failure)).map(Heard::Answer);
                 }
                 // Every answer of this daemon names its request; one that does not is the original's.
                 Some("response") if parsed.id.is_none() => {
@@ -396,6 +443,23 @@ mod tests {
         assert_eq!(late.id.as_deref(), Some("1"));
         assert_eq!(server.await.unwrap()[0], serde_json::json!({"type":"status","id":"1","peer":"p"}));
         assert_eq!(client.next_event().await.unwrap(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_is_told_of_what_holds_it_up_and_waits_that_much_longer() {
+        let line = concat!(r#"{"type":"event","event":"message_status","data":{},"id":ID}"#, "\n");
+        let other = concat!(r#"{"type":"event","event":"other","data":{}}"#, "\n");
+        let (_temp, mut client, _server) = answering(&[&format!("{other}{line}{line}"), "", ""]).await;
+        let begun = Instant::now();
+        let mut told = 0;
+        let asked = client.ask_told("relay", Map::new(), OWN_DEADLINE, |event| {
+            assert_eq!(event.name, "message_status");
+            told += 1;
+            Duration::from_secs(60)
+        });
+        assert_eq!(asked.await.unwrap_err().code, Code::Timeout);
+        assert_eq!((told, begun.elapsed().as_secs()), (2, 125));
+        assert_eq!(client.next_event().await.unwrap().unwrap().name, "other", "kept");
     }
 
     #[tokio::test]

@@ -1,12 +1,24 @@
 //! Held calls, as the user sees and decides them.
 
 use super::office::Office;
-use crate::control::server::Connected;
-use crate::wire::error::{Code, Failure};
-use crate::wire::request::Request;
+use crate::wire::audit::Caller;
+use crate::wire::error::Failure;
+use crate::wire::link::to_json;
+use crate::wire::rights::Approve;
 
 impl Office {
-    pub(super) fn consent(&self, _by: Connected, _request: Request) -> Result<Vec<u8>, Failure> {
-        Err(Failure::new(Code::Internal, "not there yet"))
+    pub(super) fn approvals(&self, id: Option<&str>) -> Result<Vec<u8>, Failure> {
+        let now = self.context.clock.now();
+        self.context.relay.lock().approvals(id, now).map(|list| to_json(&list))
+    }
+
+    pub(super) fn approve(&self, approve: &Approve, by: Option<Caller>) -> Result<Vec<u8>, Failure> {
+        let now = self.context.clock.now();
+        self.context.relay.lock().approve(approve, by, now).map(|decided| to_json(&decided))
+    }
+
+    pub(super) fn deny(&self, id: &str, by: Option<Caller>) -> Result<Vec<u8>, Failure> {
+        let now = self.context.clock.now();
+        self.context.relay.lock().deny(id, by, now).map(|decided| to_json(&decided))
     }
 }

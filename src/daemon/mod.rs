@@ -2,6 +2,7 @@
 
 mod addresses;
 mod announcing;
+mod auditing;
 mod book;
 mod caller;
 mod consent;
@@ -35,6 +36,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::audit::Rotation;
 use crate::clock::Clock;
 use crate::config::Settings;
 use crate::control::{original, server as control};
@@ -52,6 +54,7 @@ use crate::tasks::Tasks;
 use crate::trust::Store;
 use crate::wire::Failure;
 use crate::wire::link::{FEATURE_CHECK, Hello};
+use auditing::Audit;
 use book::{Book, Notes};
 use listening::Listening;
 pub use listening::{fixed_addresses, reserve_fixed};
@@ -81,6 +84,8 @@ pub struct Options {
     pub shutdown: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// Called once it answers.
     pub on_ready: Box<dyn FnOnce(Ready) + Send>,
+    /// How the audit log is rotated.
+    pub rotation: Rotation,
     /// Called when it begins to go down, whoever asked for it.
     pub on_stopping: Box<dyn FnOnce() + Send>,
 }
@@ -122,7 +127,7 @@ pub async fn lock(dir: &StateDir) -> Result<InstanceLock, Failure> {
 /// # Errors
 /// When it cannot start: another runs, the state directory is not closed, a port is taken.
 pub async fn run(options: Options) -> Result<(), Failure> {
-    let Options { dir, settings, clock, shutdown, on_ready, on_stopping } = options;
+    let Options { dir, settings, clock, rotation, shutdown, on_ready, on_stopping } = options;
     raise_descriptor_limit();
     let _lock = lock(&dir).await?;
     let key = DeviceKey::load_or_create(&dir)?;
@@ -137,12 +142,13 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     dir.write_pid()?;
 
     let bound = places.ports();
-    let relay =
-        Shared::new(Relay::new(me(&key, &settings, &bound)?, Limits::for_messages_of(settings.message_limit.value)));
+    let limits = Limits { hold: settings.approval_time.value, ..Limits::for_messages_of(settings.message_limit.value) };
+    let relay = Shared::new(Relay::new(me(&key, &settings, &bound)?, limits));
     // The date by which grants end is told before any peer can come.
     if let Some(latest) = store.latest() {
         clock.not_before(latest);
     }
+    let (audit, auditing) = Audit::start(dir.clone(), rotation, relay.clone(), clock.clone()).await;
     let pins = Pins::default();
     let (wanted, is_wanted) = watch::channel(false);
     let book = Arc::new(Book::new(store, pins.clone(), relay.clone(), clock.clone(), wanted));
@@ -207,6 +213,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         ports: bound.clone(),
         watched: watched.clone(),
         stop: Arc::clone(&stop),
+        audit,
         started: clock.now(),
     });
 
@@ -259,6 +266,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     if let Err(error) = book.keep_date() {
         tracing::warn!(%error, "the date by which grants end could not be kept");
     }
+    auditing.stop().await;
     // Leftovers mean nothing without the lock, but a client would try them.
     let _ = dir.remove("daemon.sock");
     let _ = dir.remove("daemon.pid");

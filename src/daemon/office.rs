@@ -9,6 +9,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
+use super::auditing::Audit;
 use super::book::Book;
 use super::caller::caller;
 use super::machines;
@@ -48,6 +49,7 @@ pub(super) struct Office {
     pub(super) ports: Ports,
     pub(super) watched: WatchHandle,
     pub(super) stop: Arc<Notify>,
+    pub(super) audit: Audit,
     pub(super) started: Duration,
 }
 
@@ -91,10 +93,10 @@ impl Admin for Office {
                 Request::Revoke { grant } => self.revoke(&grant, caller(connected)).await,
                 Request::Lock => self.lock_peers(caller(connected)).await,
                 Request::Unlock => self.unlock_peers(caller(connected)).await,
-                Request::Approvals { .. } | Request::Approve(_) | Request::Deny { .. } => {
-                    self.consent(connected, request)
-                }
-                Request::AuditSync => Ok(to_json(&json!({}))),
+                Request::Approvals { approval } => self.approvals(approval.as_deref()),
+                Request::Approve(approve) => self.approve(&approve, caller(connected)),
+                Request::Deny { approval } => self.deny(&approval, caller(connected)),
+                Request::AuditSync => self.audit.sync().await.map(|()| to_json(&json!({}))),
                 Request::PairCancel => Ok(to_json(&json!({ "cancelled": self.offers.cancel(client) }))),
                 // The control server sees to these itself.
                 Request::ListSessions
@@ -175,8 +177,8 @@ impl Office {
             missing: self.ports.missing(),
             listening: *self.listening.borrow() > 0,
             locked: relay.is_locked(),
-            approvals: 0,
-            audit_failure: None,
+            approvals: relay.held_count(),
+            audit_failure: self.audit.failure(),
             refused: Refused {
                 count: refused.count,
                 last_address: refused.last.map(|(address, _)| address.to_string()),

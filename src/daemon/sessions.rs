@@ -11,15 +11,17 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::{self, AbortHandle, JoinSet};
 use tokio::time::timeout;
+use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::relay::pending::CallId;
-use crate::relay::{SessionWork, Shared};
+use crate::relay::{Sender, SessionWork, Shared};
 use crate::session::call::{CallError, Room, call};
 use crate::session::names::NameFiles;
 use crate::session::watch::{SessionChange, WatchHandle};
 use crate::state_dir::StateDir;
 use crate::wire::SessionId;
+use crate::wire::session::with_sender;
 
 /// Connections to one session at once; more calls wait.
 const CONNECTIONS: usize = 64;
@@ -77,7 +79,7 @@ pub(super) async fn work(relay: Shared, clock: Clock, dir: StateDir, watched: Wa
     loop {
         tokio::select! {
             work = poll_fn(|cx| relay.lock().poll_work(cx)) => match work {
-                SessionWork::Call { call, session, command, is_send, wait_turn_end, from_afar } => {
+                SessionWork::Call { call, session, command, is_send, wait_turn_end, sender } => {
                     let desk = desks.entry(session.clone()).or_insert_with(Desk::new);
                     desk.calls += 1;
                     let turn = is_send.then(|| desk.turn());
@@ -89,9 +91,9 @@ pub(super) async fn work(relay: Shared, clock: Clock, dir: StateDir, watched: Wa
                         watched: watched.clone(),
                         call,
                         session: session.clone(),
-                        command,
+                        from_afar: sender.is_some(),
+                        command: sender.map_or(command.clone(), |sender| signed(&command, &sender)),
                         wait_turn_end,
-                        from_afar,
                         large: Arc::clone(&large),
                     };
                     let handle = calls.spawn(asking.run(turn, connections));
@@ -117,6 +119,12 @@ pub(super) async fn work(relay: Shared, clock: Clock, dir: StateDir, watched: Wa
             }
         }
     }
+}
+
+/// A peer's command with who sent it, and the id under which a session delivers a message but once.
+fn signed(command: &Bytes, sender: &Sender) -> Bytes {
+    let message_id = sender.lacks_message_id.then(|| Uuid::new_v4().to_string());
+    with_sender(command, &sender.peer, &sender.fingerprint.to_string(), message_id.as_deref())
 }
 
 /// One call under way.

@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use crate::audit::verify::verify;
 use crate::wire::check::{Check, State};
 use crate::wire::error::{Code, Failure};
 use machine::Files;
@@ -28,15 +29,17 @@ const FILES: Duration = Duration::from_secs(2);
 /// takes less than 10 s: 2 s for the files and the daemon, and 7 s for what depends on them.
 pub async fn examine(path: &Path) -> Vec<Check> {
     let (files, daemon) = tokio::join!(files(path), running::look(path));
-    let (running, disk, network, peers) = tokio::join!(
+    let (running, disk, record, network, peers) = tokio::join!(
         running::checks(&daemon, &files, path),
         disk(&files),
+        audit_chain(&files),
         network::checks(&daemon, &files),
         peers::checks(&daemon)
     );
     let mut checks = files.checks.clone();
     checks.extend(running);
     checks.push(disk);
+    checks.push(record);
     checks.push(clock::check(&daemon, &files, &peers));
     checks.extend(network);
     checks.push(keeping::check(path));
@@ -74,6 +77,25 @@ async fn disk(files: &Files) -> Check {
     match timeout(FILES, spawn_blocking(move || machine::disk(&dir))).await {
         Ok(Ok(check)) => check,
         Ok(Err(_)) | Err(_) => Check::failed("disk", late.hint(machine::show_disk("-h", &mount))),
+    }
+}
+
+/// Whether the record of who did what is as it was written.
+async fn audit_chain(files: &Files) -> Check {
+    let name = "audit_chain";
+    let Some(dir) = files.dir.clone() else {
+        return Check::skipped(name, files.unset);
+    };
+    match timeout(FILES, spawn_blocking(move || verify(&dir))).await {
+        Ok(Ok(Ok(report))) => match report.broken {
+            None => Check::ok(name, format!("{} lines, as they were written", report.lines)),
+            Some(place) => {
+                let message = format!("{}:{}: {}", place.file, place.line, place.what);
+                Check::failed(name, Failure::new(Code::VerificationFailed, message).hint("pi-remote audit --verify"))
+            }
+        },
+        Ok(Ok(Err(failure))) => Check::failed(name, failure),
+        Ok(Err(_)) | Err(_) => Check::note(name, "the logs are long: `pi-remote audit --verify` checks them"),
     }
 }
 

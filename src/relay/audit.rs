@@ -41,6 +41,15 @@ impl Relay {
         Poll::Ready((self.audit.waiting.drain(..).collect(), std::mem::take(&mut self.audit.missed)))
     }
 
+    /// Ready once something is to be written, without taking it.
+    pub fn poll_audit_waits(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.audit.waiting.is_empty() && self.audit.missed == 0 {
+            self.audit.waker = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        Poll::Ready(())
+    }
+
     /// Whether the log can be written: what changes something is refused while it cannot.
     pub fn set_audit_writable(&mut self, writable: bool) {
         self.audit.broken = !writable;

@@ -3,20 +3,21 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::Serialize;
+use serde_json::{Value, json};
 
+use super::approvals::Matter;
 use super::links::Link;
 use super::pending::{Call, CallId, Destination, Origin};
 use super::queue::{Lane, wake};
-use super::refusals::{checked_head, disconnected, from_afar, has_line_break, not_audited};
+use super::refusals::{checked_head, disconnected, from_afar, has_line_break, not_audited, readable_head};
 use super::rights::{forbidden, not_found};
-use super::sessions::SessionWork;
+use super::sessions::{Sender, SessionWork};
 use super::{ClientId, LinkId, Relay};
 use crate::identity::Fingerprint;
 use crate::trust::{Verdict, policy};
 use crate::wire::control::{self, ReplyTo};
 use crate::wire::error::{Code, Failure};
-use crate::wire::ids::SessionId;
+use crate::wire::ids::{PeerName, SessionId};
 use crate::wire::link::{LinkMessage, Outcome, Rpc, SessionInfo, WaitUntil, join, to_json};
 use crate::wire::session::{CommandHead, Verb, default_timeout};
 
@@ -29,11 +30,13 @@ const MAX_EXTENSION: Duration = Duration::from_secs(120);
 type Answer = Result<(Bytes, Option<Bytes>), Failure>;
 
 /// What is to be asked of a session.
-struct Question {
-    command: Bytes,
-    command_type: Option<String>,
+#[derive(Debug)]
+pub(super) struct Question {
+    pub(super) command: Bytes,
+    pub(super) command_type: Option<String>,
+    has_message_id: bool,
     wait_until: Option<WaitUntil>,
-    timeout: Duration,
+    pub(super) timeout: Duration,
 }
 
 impl Question {
@@ -43,7 +46,7 @@ impl Question {
             || default_timeout(command_type.as_deref().unwrap_or_default()),
             |ms| Duration::from_millis(ms).clamp(Duration::from_millis(1), MAX_TIMEOUT),
         );
-        Self { command, command_type, wait_until, timeout }
+        Self { command, command_type, has_message_id: head.has_message_id, wait_until, timeout }
     }
 
     fn is_send(&self) -> bool {
@@ -65,12 +68,22 @@ impl Question {
 
     /// Whether it is none of the commands that only read; what is not known here may do anything.
     fn changes_something(&self) -> bool {
-        let verb = self.command_type.as_deref().and_then(Verb::of_command);
-        !matches!(verb, Some(Verb::Read | Verb::Summary | Verb::Events))
+        !matches!(self.verb(), Some(Verb::Read | Verb::Summary | Verb::Events))
     }
 
     fn waits_for_turn_end(&self) -> bool {
         self.wait_until == Some(WaitUntil::TurnEnd)
+    }
+
+    /// The right that it needs; `None` is nobody's.
+    fn verb(&self) -> Option<Verb> {
+        self.command_type.as_deref().and_then(Verb::of_command)
+    }
+
+    /// Every right that it needs.
+    pub(super) fn verbs(&self) -> Vec<Option<Verb>> {
+        let waits = self.waits_for_turn_end().then_some(Some(Verb::Events));
+        std::iter::once(self.verb()).chain(waits).collect()
     }
 }
 
@@ -83,9 +96,9 @@ impl Relay {
             Origin::Client { client, reply: reply.clone(), request_id: request.request_id.clone() }
         };
         let begun = self.route(&request.target, request.peer.as_deref()).and_then(|destination| {
-            let head = std::str::from_utf8(&request.command).ok().and_then(|json| CommandHead::read(json).ok());
+            let head = readable_head(&request.command)?;
             let (command, wait_until) = (request.command.clone(), request.wait_until);
-            let question = Question::new(command, &head.unwrap_or_default(), wait_until, request.timeout_ms);
+            let question = Question::new(command, &head, wait_until, request.timeout_ms);
             question.check()?;
             self.begin(origin, destination, question, now)
         });
@@ -141,13 +154,18 @@ impl Relay {
         let head = checked_head(&rpc.command)?;
         let question = Question::new(rpc.command.clone(), &head, rpc.wait_until, rpc.timeout_ms);
         question.check()?;
-        let (command_type, turn_end) = (head.command_type.as_deref(), question.waits_for_turn_end());
-        if self.verdict_on_call(asking, command_type, turn_end, &entry.info, now) != Verdict::Allow {
-            return Err(forbidden(command_type, &rpc.target));
-        }
-        let destination = Destination::Session(entry.info.session_id.clone());
+        let refused = || forbidden(head.command_type.as_deref(), &rpc.target);
+        let verb = question.verb().ok_or_else(refused)?;
+        let matter = Matter { peer: asking.peer, verb, session: entry.info.session_id.clone() };
         let bytes = question.command.len();
-        let call = self.begin(Origin::Link { link, id: rpc.id }, destination, question, now)?;
+        let call = match self.verdict_of_call(asking, &question.verbs(), &matter, &entry.info, now) {
+            Verdict::Deny => return Err(refused()),
+            Verdict::Ask => self.hold(link, rpc.id, matter, question, now)?,
+            Verdict::Allow => {
+                let destination = Destination::Session(matter.session);
+                self.begin(Origin::Link { link, id: rpc.id }, destination, question, now)?
+            }
+        };
         if let Some(asking) = self.links.get_mut(&link) {
             asking.calls.insert(rpc.id, call);
             asking.call_bytes += bytes;
@@ -182,10 +200,13 @@ impl Relay {
         }
     }
 
-    /// A peer says that a call takes longer.
-    pub(super) fn rpc_progress(&mut self, link: LinkId, id: u64, extend_ms: u64) {
+    /// A peer says that a call takes longer, and why.
+    pub(super) fn rpc_progress(&mut self, link: LinkId, id: u64, code: Code, extend_ms: u64) {
         if self.was_sent_over(link, CallId(id)) {
-            self.pending.extend(CallId(id), Duration::from_millis(extend_ms));
+            let by = self.pending.extend(CallId(id), Duration::from_millis(extend_ms));
+            if code == Code::NeedsApproval && self.pending.waits_for_approval(CallId(id)) {
+                self.tell_of_approval(CallId(id), by);
+            }
         }
     }
 
@@ -216,7 +237,9 @@ impl Relay {
             },
             Origin::Nobody { request_id } => {
                 if let Err(failure) = answer {
-                    let data = message_status(&call.destination, request_id.as_ref(), &failure);
+                    let Failure { code, message, delivered, hint: _ } = failure;
+                    let status = json!({ "status": "failed", "code": code, "error": message, "delivered": delivered });
+                    let data = message_status(&call.destination, request_id.as_ref(), &status);
                     self.emit_line(control::event_line("message_status", &data));
                 }
             }
@@ -230,10 +253,34 @@ impl Relay {
         }
     }
 
+    /// Tells who asked, and all subscribers, that somebody on the other machine has to approve a call.
+    fn tell_of_approval(&mut self, id: CallId, longer: Duration) {
+        let Some(call) = self.pending.get(id) else { return };
+        let host = match &call.destination {
+            Destination::Link { link, .. } => self.links.get(link).and_then(|link| self.peers.get(&link.peer)),
+            Destination::Session(_) => None,
+        };
+        let host = host.map(|peer| peer.name.to_string()).unwrap_or_default();
+        let (asked, request_id) = match &call.origin {
+            Origin::Client { client, reply, request_id } => (reply.id.clone().map(|id| (*client, id)), request_id),
+            Origin::Nobody { request_id } => (None, request_id),
+            Origin::Link { .. } => return,
+        };
+        let seconds = longer.as_millis().div_ceil(1000);
+        let status = json!({ "host": host, "status": "needs_approval", "expiresInSeconds": seconds as u64 });
+        let data = message_status(&call.destination, request_id.as_ref(), &status);
+        self.emit_line(control::event_line("message_status", &data));
+        if let Some((client, id)) = asked {
+            // Without room for it the answer is still to come.
+            self.push_line(client, control::request_event_line("message_status", Some(&id), &data));
+        }
+    }
+
     /// Tells whoever works on a call that its answer is not wanted.
     pub(super) fn abandon(&mut self, id: CallId, _now: Duration) {
         let Some(call) = self.pending.get(id) else { return };
         match call.destination.clone() {
+            Destination::Session(_) if self.is_held(id) => self.void(id),
             Destination::Session(_) => self.push_work(SessionWork::Drop(id)),
             Destination::Link { link, session } => {
                 self.push_or_drop(link, Lane::Calls(session), LinkMessage::Cancel(id.0).encode());
@@ -317,42 +364,13 @@ impl Relay {
         now: Duration,
     ) -> Result<CallId, Failure> {
         let bytes = question.command.len();
-        if self.pending.len() >= self.limits.calls || self.pending.bytes() + bytes > self.limits.budget {
-            return Err(Failure::new(Code::Overloaded, "Too many calls are in flight").delivered(false));
-        }
-        if question.changes_something() && !self.is_audited() {
-            return Err(not_audited());
-        }
-        let (is_send, wait_turn_end) = (question.is_send(), question.waits_for_turn_end());
-        let timeout = question.timeout;
-        let (client, from_afar) = match &origin {
-            Origin::Client { client, .. } => (Some(*client), false),
-            Origin::Nobody { .. } => (None, false),
-            Origin::Link { .. } => (None, true),
+        let client = match &origin {
+            Origin::Client { client, .. } => Some(*client),
+            Origin::Nobody { .. } | Origin::Link { .. } => None,
         };
-        let call = Call {
-            origin,
-            destination: destination.clone(),
-            command_type: question.command_type,
-            waits_for_turn_end: wait_turn_end,
-            deadline: now + timeout,
-            timeout,
-            extensible: MAX_EXTENSION,
-            bytes,
-        };
-        let id = self.pending.insert(call);
-        self.due(now + timeout);
+        let id = self.admit(origin, destination.clone(), &question, question.timeout, now)?;
         match destination {
-            Destination::Session(session) => {
-                self.push_work(SessionWork::Call {
-                    call: id,
-                    session,
-                    command: question.command,
-                    is_send,
-                    wait_turn_end,
-                    from_afar,
-                });
-            }
+            Destination::Session(session) => self.ask_session(id, session, question),
             Destination::Link { link, session } => {
                 if let Err(failure) = self.may_be_sent(link, &question.command) {
                     self.pending.remove(id);
@@ -363,7 +381,7 @@ impl Relay {
                     target: session.as_str().to_owned(),
                     command: question.command,
                     wait_until: question.wait_until,
-                    timeout_ms: Some(timeout.as_millis().try_into().unwrap_or(u64::MAX)),
+                    timeout_ms: Some(question.timeout.as_millis().try_into().unwrap_or(u64::MAX)),
                 });
                 if !self.push_to_link(link, Lane::Calls(session), rpc.encode()) {
                     self.pending.remove(id);
@@ -376,6 +394,55 @@ impl Relay {
             client.call_bytes += bytes;
         }
         Ok(id)
+    }
+
+    /// Takes a call in, if there is room for it.
+    pub(super) fn admit(
+        &mut self,
+        origin: Origin,
+        destination: Destination,
+        question: &Question,
+        timeout: Duration,
+        now: Duration,
+    ) -> Result<CallId, Failure> {
+        let bytes = question.command.len();
+        if self.pending.len() >= self.limits.calls || self.pending.bytes() + bytes > self.limits.budget {
+            return Err(Failure::new(Code::Overloaded, "Too many calls are in flight").delivered(false));
+        }
+        if question.changes_something() && !self.is_audited() {
+            return Err(not_audited());
+        }
+        self.due(now + timeout);
+        Ok(self.pending.insert(Call {
+            origin,
+            destination,
+            command_type: question.command_type.clone(),
+            waits_for_turn_end: question.waits_for_turn_end(),
+            deadline: now + timeout,
+            timeout,
+            extensible: MAX_EXTENSION,
+            bytes,
+            waits_for_approval: false,
+        }))
+    }
+
+    /// Has a session asked.
+    pub(super) fn ask_session(&mut self, call: CallId, session: SessionId, question: Question) {
+        let (is_send, wait_turn_end) = (question.is_send(), question.waits_for_turn_end());
+        let sender = self.sender(call).map(|(peer, fingerprint)| Sender {
+            peer,
+            fingerprint,
+            lacks_message_id: is_send && !question.has_message_id,
+        });
+        let command = question.command;
+        self.push_work(SessionWork::Call { call, session, command, is_send, wait_turn_end, sender });
+    }
+
+    /// The peer that makes a call.
+    fn sender(&self, call: CallId) -> Option<(PeerName, Fingerprint)> {
+        let Origin::Link { link, .. } = self.pending.get(call)?.origin else { return None };
+        let fingerprint = self.links.get(&link)?.peer;
+        Some((self.peers.get(&fingerprint)?.name.clone(), fingerprint))
     }
 
     /// Whether a peer takes such a command.
@@ -462,19 +529,9 @@ fn relay_data(request_id: Option<&Bytes>, members: &[&[u8]]) -> Bytes {
 }
 
 /// Data of the event `message_status`; the request's id stands in it as it came.
-fn message_status(destination: &Destination, request_id: Option<&Bytes>, failure: &Failure) -> Bytes {
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Rest<'a> {
-        session_id: &'a SessionId,
-        status: &'a str,
-        code: Code,
-        error: &'a str,
-        delivered: Option<bool>,
-    }
-    let session_id = destination.session();
-    let (code, error, delivered) = (failure.code, failure.message.as_str(), failure.delivered);
-    let rest = to_json(&Rest { session_id, status: "failed", code, error, delivered });
+fn message_status(destination: &Destination, request_id: Option<&Bytes>, status: &Value) -> Bytes {
+    let (session, rest) = (to_json(destination.session()), to_json(status));
     let request_id = request_id.map_or(b"null".as_slice(), |id| id);
-    join(&[br#"{"requestId":"#, request_id, b",", rest.get(1..).unwrap_or_default()])
+    let rest = rest.get(1..).unwrap_or_default();
+    join(&[br#"{"requestId":"#, request_id, br#","sessionId":"#, &session, b",", rest])
 }

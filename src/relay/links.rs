@@ -379,7 +379,7 @@ impl Relay {
                 }
                 self.rpc(id, rpc, now);
             }
-            LinkMessage::RpcProgress { id: call, code: _, extend_ms } => self.rpc_progress(id, call, extend_ms),
+            LinkMessage::RpcProgress { id: call, code, extend_ms } => self.rpc_progress(id, call, code, extend_ms),
             LinkMessage::RpcResponse { id: call, outcome } => self.rpc_answered(id, call, outcome, now),
             LinkMessage::Cancel(call) => self.rpc_cancelled(id, call, now),
             LinkMessage::Check(check) => self.check_wanted(id, check),

@@ -4,10 +4,12 @@
 //! bounded outboxes while the lock is held, so that what was decided first leaves first. The tasks
 //! that drain the outboxes are woken, never waited for.
 
+mod approvals;
 mod audit;
 mod calls;
 mod checks;
 mod clients;
+mod consent;
 mod ends;
 mod far;
 mod links;
@@ -32,14 +34,15 @@ pub use checks::{Asked, CheckWork, Measuring};
 pub use ends::LinkEnd;
 pub use links::{LinkFacts, LinkView};
 pub use peers::{Dialling, PeerFacts, Standing};
-pub use sessions::SessionWork;
+pub use sessions::{Sender, SessionWork};
 
 use crate::identity::Fingerprint;
 use crate::trust::Grant;
-use crate::wire::Failure;
 use crate::wire::control::event_line;
 use crate::wire::ids::{PeerName, SessionId};
 use crate::wire::link::{Allows, Hello};
+use crate::wire::{DEFAULT_APPROVAL, Failure};
+use approvals::Approvals;
 use audit::Trail;
 use clients::Client;
 use links::Link;
@@ -77,6 +80,8 @@ pub struct Limits {
     pub calls: usize,
     /// Events that may wait for one subscriber before it is told `lagged`.
     pub events: usize,
+    /// How long a peer's call is held for a person to decide.
+    pub hold: Duration,
 }
 
 impl Limits {
@@ -90,6 +95,7 @@ impl Limits {
             link_calls: 1024,
             calls: 16_384,
             events: 1024,
+            hold: DEFAULT_APPROVAL,
         }
     }
 }
@@ -164,6 +170,7 @@ pub struct Relay {
     /// Nothing is taken from any peer.
     locked: bool,
     audit: Trail,
+    approvals: Approvals,
 }
 
 /// The router as the wings share it.
@@ -210,6 +217,7 @@ impl Relay {
             next_end: None,
             locked: false,
             audit: Trail::default(),
+            approvals: Approvals::default(),
         }
     }
 
@@ -248,9 +256,10 @@ impl Relay {
         }
         self.tick_links(now);
         self.tick_tailnet(now);
-        let next =
-            [self.pending.next_deadline(), self.next_link_deadline(), self.next_end, self.next_tailnet_deadline(now)];
-        let next = next.into_iter().flatten().min();
+        self.tick_consent(now);
+        let links = [self.next_link_deadline(), self.next_end, self.next_tailnet_deadline(now)];
+        let next = links.into_iter().chain([self.pending.next_deadline(), self.approvals.next_end()]);
+        let next = next.flatten().min();
         self.armed = next;
         self.due_earlier = false;
         next
@@ -293,6 +302,9 @@ impl Relay {
     }
 
     fn call_timed_out(&mut self, id: CallId, now: Duration) {
+        if self.is_held(id) {
+            return self.nobody_approved(id, now);
+        }
         let Some(call) = self.pending.get(id) else { return };
         let failure = refusals::timed_out(call, &self.target_words(&call.destination));
         self.abandon(id, now);

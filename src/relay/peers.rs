@@ -105,6 +105,7 @@ impl Relay {
         peer.grants = grants;
         self.note_ends(now);
         self.tick_tailnet(now);
+        self.rights_changed(Some(fingerprint), now);
         self.review(|link| link.peer == fingerprint, now);
     }
 
@@ -126,6 +127,7 @@ impl Relay {
     /// A peer is not trusted any more: its links are told and cut. Whether one was live.
     pub fn unpin(&mut self, fingerprint: Fingerprint, now: Duration) -> bool {
         let was_live = self.end_links_of(fingerprint, ByeReason::Unpaired, now);
+        self.rights_changed(Some(fingerprint), now);
         if let Some(mut peer) = self.peers.remove(&fingerprint) {
             super::queue::wake(&mut peer.unlinked);
             peer.linked.into_iter().for_each(Waker::wake);

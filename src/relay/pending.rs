@@ -72,6 +72,8 @@ pub struct Call {
     pub extensible: Duration,
     /// Size of the command, held until the outcome.
     pub bytes: usize,
+    /// Who asked was told that somebody has to approve it.
+    pub waits_for_approval: bool,
 }
 
 impl Destination {
@@ -116,14 +118,28 @@ impl Pending {
         self.calls.get(&id)
     }
 
-    /// Moves a call's deadline, as far as it may be moved.
-    pub fn extend(&mut self, id: CallId, by: Duration) {
+    /// Moves a call's deadline, as far as it may be moved; by how much it was.
+    pub fn extend(&mut self, id: CallId, by: Duration) -> Duration {
+        let Some(call) = self.calls.get_mut(&id) else { return Duration::ZERO };
+        let by = by.min(call.extensible);
+        call.extensible -= by;
+        self.deadlines.remove(&(call.deadline, id));
+        call.deadline += by;
+        call.timeout += by;
+        self.deadlines.insert((call.deadline, id));
+        by
+    }
+
+    /// Notes that who asked knows of the approval that a call waits for; whether that is new.
+    pub fn waits_for_approval(&mut self, id: CallId) -> bool {
+        self.calls.get_mut(&id).is_some_and(|call| !std::mem::replace(&mut call.waits_for_approval, true))
+    }
+
+    /// Lets a call's time begin anew.
+    pub fn restart(&mut self, id: CallId, now: Duration, timeout: Duration) {
         if let Some(call) = self.calls.get_mut(&id) {
-            let by = by.min(call.extensible);
-            call.extensible -= by;
             self.deadlines.remove(&(call.deadline, id));
-            call.deadline += by;
-            call.timeout += by;
+            (call.deadline, call.timeout) = (now + timeout, timeout);
             self.deadlines.insert((call.deadline, id));
         }
     }

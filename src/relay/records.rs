@@ -157,7 +157,7 @@ impl Relay {
         self.record(entry);
     }
 
-    fn entry(&self, action: Action, peer: Option<Fingerprint>) -> Entry {
+    pub(super) fn entry(&self, action: Action, peer: Option<Fingerprint>) -> Entry {
         let name = peer.and_then(|peer| Some(self.peers.get(&peer)?.name.to_string()));
         Entry { peer: name, fingerprint: peer.map(|peer| peer.to_string()), ..Entry::new(action) }
     }

@@ -55,6 +55,17 @@ fn code_from_afar(code: Code) -> Code {
     if FROM_AFAR.contains(&code) { code } else { Code::Other }
 }
 
+/// The head of a local client's command. Only a daemon may say who a command is from.
+pub(super) fn readable_head(command: &[u8]) -> Result<CommandHead, Failure> {
+    let invalid = |message: &str| Failure::new(Code::InvalidRequest, message).delivered(false);
+    let text = std::str::from_utf8(command).map_err(|_| invalid("A command that is not UTF-8"))?;
+    let head = CommandHead::read(text).map_err(|_| invalid("A command with a member whose name is no text"))?;
+    if head.has_from {
+        return Err(invalid("A command may not bring a `from`: the daemon of its session adds it"));
+    }
+    Ok(head)
+}
+
 /// The head of a peer's command, if it is one that every reader understands alike.
 pub(super) fn checked_head(command: &[u8]) -> Result<CommandHead, Failure> {
     let invalid = |message: String| Failure::new(Code::InvalidRequest, message).delivered(false);

@@ -40,6 +40,7 @@ impl Relay {
     /// Takes nothing from any peer any more, or serves peers again.
     pub fn set_locked(&mut self, locked: bool, now: Duration) {
         if std::mem::replace(&mut self.locked, locked) != locked {
+            self.rights_changed(None, now);
             self.review(|_| true, now);
         }
     }
@@ -185,6 +186,8 @@ impl Relay {
     /// Ends the calls of a link's peer, to one session or to all, that it could not make any more. What
     /// somebody would be asked about now goes on.
     fn end_calls_without_right(&mut self, id: LinkId, session: Option<&SessionId>, now: Duration) {
+        // What was only held ends in words of its own.
+        self.review_held(now);
         let Some(link) = self.links.get(&id).filter(|link| !link.calls.is_empty()) else { return };
         let lost = |call: &CallId| {
             let call = self.pending.get(*call)?;

@@ -10,10 +10,22 @@ use super::pending::{CallId, Destination};
 use super::queue::wake;
 use super::roster::{self, Entry};
 use super::{LinkId, Relay};
+use crate::identity::Fingerprint;
 use crate::wire::control::event_line;
 use crate::wire::error::{Code, Failure};
-use crate::wire::ids::SessionId;
+use crate::wire::ids::{PeerName, SessionId};
 use crate::wire::link::SessionInfo;
+
+/// The peer that a command comes from: as its link has proven, whatever the command says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sender {
+    /// Its petname.
+    pub peer: PeerName,
+    /// Its fingerprint.
+    pub fingerprint: Fingerprint,
+    /// Whether the command is one that needs a `messageId` and has none.
+    pub lacks_message_id: bool,
+}
 
 /// What the session wing is to do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,8 +42,8 @@ pub enum SessionWork {
         is_send: bool,
         /// Whether the end of the turn is waited for.
         wait_turn_end: bool,
-        /// Whether a peer asks.
-        from_afar: bool,
+        /// The peer that asks; `None` for a client of this machine.
+        sender: Option<Sender>,
     },
     /// Nobody wants this call's answer any more: let go of its connection.
     Drop(CallId),
@@ -49,6 +61,7 @@ impl Relay {
             return self.session_added(info, now);
         }
         self.note_session_here("session_renamed", info, now);
+        self.review_held(now);
     }
 
     fn note_session_here(&mut self, event: &str, info: SessionInfo, now: Duration) {
@@ -67,6 +80,7 @@ impl Relay {
         }
         self.emit("session_removed", &json!({"sessionId": id, "host": self.me.host, "isRemote": false}));
         self.tell_of_end(id);
+        self.consent_ends_with(id, now);
         let asked = Destination::Session(id.clone());
         for call in self.pending.matching(|call| call.destination == asked) {
             self.abandon(call, now);

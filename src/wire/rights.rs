@@ -94,6 +94,9 @@ pub struct ApprovalView {
     pub hash: String,
     /// Until when it is held, RFC 3339.
     pub expires: String,
+    /// How much of that is left, in seconds.
+    #[serde(default)]
+    pub left_seconds: u64,
 }
 
 /// Calls of one kind that need no approval for a while.
@@ -112,6 +115,9 @@ pub struct StandingApproval {
     pub session: String,
     /// When it ends, RFC 3339.
     pub expires: String,
+    /// How much of that is left, in seconds.
+    #[serde(default)]
+    pub left_seconds: u64,
 }
 
 /// Data of `approvals`.

@@ -4,9 +4,13 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+
+use super::ids::PeerName;
+use super::link::{join, to_json};
 
 /// A right that a peer may have. Every command type a peer can send is in exactly one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -82,6 +86,8 @@ pub struct CommandHead {
     pub repeated: Option<String>,
     /// Whether it brings a `from`, which only a daemon may add.
     pub has_from: bool,
+    /// Whether it brings a `messageId`, which is passed on as it is.
+    pub has_message_id: bool,
 }
 
 impl CommandHead {
@@ -118,6 +124,7 @@ impl<'de> Visitor<'de> for HeadVisitor {
                 map.next_value::<IgnoredAny>()?;
             }
             head.has_from |= key == "from";
+            head.has_message_id |= key == "messageId";
             if seen.contains(&key) {
                 head.repeated.get_or_insert(key);
             } else if seen.len() < MAX_MEMBERS {
@@ -130,12 +137,33 @@ impl<'de> Visitor<'de> for HeadVisitor {
     }
 }
 
+/// The command of a peer as its session gets it: with who sent it, and with a `messageId` where one is
+/// given, right behind the opening brace; every other byte as it came. What is no object stays as it is.
+pub fn with_sender(command: &Bytes, peer: &PeerName, fingerprint: &str, message_id: Option<&str>) -> Bytes {
+    #[derive(Serialize)]
+    struct From<'a> {
+        peer: &'a str,
+        fingerprint: &'a str,
+    }
+    let Some(brace) = command.iter().position(|byte| !byte.is_ascii_whitespace()) else { return command.clone() };
+    let Some((before, rest)) = command.split_at_checked(brace + 1).filter(|(before, _)| before.ends_with(b"{")) else {
+        return command.clone();
+    };
+    let from = to_json(&From { peer: peer.as_str(), fingerprint });
+    let message_id = message_id.map(|id| join(&[br#","messageId":"#, &to_json(&id)])).unwrap_or_default();
+    let is_empty = rest.iter().find(|byte| !byte.is_ascii_whitespace()).is_none_or(|byte| *byte == b'}');
+    let comma: &[u8] = if is_empty { b"" } else { b"," };
+    join(&[before, br#""from":"#, &from, &message_id, comma, rest])
+}
+
 /// Most members at a command's top level; more are taken for a repeated one and refused.
 const MAX_MEMBERS: usize = 64;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use serde_json::{Map, Value, json};
 
     #[test]
     fn a_head_tells_type_repetition_and_what_was_brought() {
@@ -167,6 +195,65 @@ mod tests {
         let many: Vec<String> = (0..1000).map(|n| format!("\"m{n}\":0")).collect();
         let head = CommandHead::read(&format!("{{{}}}", many.join(","))).unwrap();
         assert!(head.repeated.is_some());
+    }
+
+    #[test]
+    fn the_sender_stands_first_and_every_other_byte_stays() {
+        let peer: PeerName = "o'brien \"x\"".parse().unwrap();
+        let from = r#""from":{"peer":"o'brien \"x\"","fingerprint":"sha256:ab"}"#;
+        for (command, id, spliced) in [
+            (r#"{"type":"send" , "message":"a"}"#, None, format!(r#"{{{from},"type":"send" , "message":"a"}}"#)),
+            (r#" {  "a": 1.0 }"#, Some("m"), format!(r#" {{{from},"messageId":"m",  "a": 1.0 }}"#)),
+            ("{}", None, format!("{{{from}}}")),
+            ("{ }", Some("m"), format!(r#"{{{from},"messageId":"m" }}"#)),
+            ("[1]", Some("m"), "[1]".to_owned()),
+            ("", None, String::new()),
+        ] {
+            assert_eq!(with_sender(&Bytes::from(command), &peer, "sha256:ab", id), spliced, "{command}");
+        }
+        let head = CommandHead::read(r#"{"message\u0049d":null}"#).unwrap();
+        assert!(head.has_message_id, "one that is null is there");
+    }
+
+    fn value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            "\\PC{0,8}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 16, 4, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::btree_map("[a-z{}\"]{0,4}", inner, 0..4)
+                    .prop_map(|members| Value::Object(members.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_command_with_its_sender_is_the_same_object_and_two_members_more(
+            members in prop::collection::btree_map("\\PC{0,8}", value(), 0..6),
+            space in "[ \t]{0,3}",
+            pretty in any::<bool>(),
+            id in prop::option::of("[a-f0-9-]{1,36}"),
+        ) {
+            prop_assume!(!members.contains_key("from") && !members.contains_key("messageId"));
+            let object: Map<String, Value> = members.into_iter().collect();
+            let text = if pretty { serde_json::to_string_pretty(&object) } else { serde_json::to_string(&object) }.unwrap();
+            let command = Bytes::from(format!("{space}{}{space}{}", text.split_at(1).0, text.split_at(1).1));
+            let peer = "desk".parse().unwrap();
+            let spliced = with_sender(&command, &peer, "sha256:ab", id.as_deref());
+            let mut expected = object;
+            expected.insert("from".into(), json!({"peer": "desk", "fingerprint": "sha256:ab"}));
+            if let Some(id) = id {
+                expected.insert("messageId".into(), id.into());
+            }
+            prop_assert_eq!(serde_json::from_slice::<Value>(&spliced).unwrap(), Value::Object(expected));
+            let tail = &command[space.len() + 1..];
+            prop_assert!(spliced.ends_with(tail) && spliced.starts_with(&command[..=space.len()]));
+        }
     }
 
     #[test]

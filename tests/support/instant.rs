@@ -6,6 +6,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use pi_remote::audit::Rotation;
 use pi_remote::clock::Clock;
 use pi_remote::config::{Flags, ListenAddr, Settings};
 use pi_remote::daemon::{self, Options, Ready};
@@ -22,6 +23,7 @@ pub struct Machine {
     pub fingerprint: String,
     pub port: u16,
     pub clock: Clock,
+    pub rotation: Rotation,
     running: Option<(oneshot::Sender<Stop>, JoinHandle<()>)>,
     _keep: TempDir,
 }
@@ -48,7 +50,15 @@ impl Machine {
         let state = StateDir::open(&dir).unwrap();
         let config = json!({"name": name}).to_string();
         state.write_atomic("config.json", config.as_bytes()).unwrap();
-        let mut machine = Self { dir, fingerprint: String::new(), port: 0, clock, running: None, _keep: keep };
+        let mut machine = Self {
+            dir,
+            fingerprint: String::new(),
+            port: 0,
+            clock,
+            rotation: Rotation::default(),
+            running: None,
+            _keep: keep,
+        };
         machine.run();
         machine
     }
@@ -64,7 +74,7 @@ impl Machine {
     pub fn begin(&mut self) -> mpsc::Receiver<Ready> {
         let (tell, ready) = mpsc::channel();
         let (stop, stopped) = oneshot::channel();
-        let (dir, port, clock) = (self.dir.clone(), self.port, self.clock.clone());
+        let (dir, port, clock, rotation) = (self.dir.clone(), self.port, self.clock.clone(), self.rotation);
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
@@ -72,8 +82,10 @@ impl Machine {
                 let mut stopped = stopped;
                 loop {
                     let (politely, shutdown) = oneshot::channel::<()>();
-                    let mut running =
-                        std::pin::pin!(daemon::run(options(&dir, port, clock.clone(), shutdown, tell.clone())));
+                    let mut running = std::pin::pin!(daemon::run(Options {
+                        rotation,
+                        ..options(&dir, port, clock.clone(), shutdown, tell.clone())
+                    }));
                     let ended = tokio::select! {
                         ended = &mut running => ended,
                         how = &mut stopped => {
@@ -143,6 +155,7 @@ fn options(dir: &Path, port: u16, clock: Clock, shutdown: oneshot::Receiver<()>,
         dir,
         settings,
         clock,
+        rotation: Rotation::default(),
         shutdown: Box::pin(async { drop(shutdown.await) }),
         on_ready: Box::new(move |ready| drop(tell.send(ready))),
         on_stopping: Box::new(|| {}),

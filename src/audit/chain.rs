@@ -1,0 +1,374 @@
+//! One log with its head. It goes on from what stands there, says so where that is not what this
+//! daemon has written, and takes a batch of records whole or not at all.
+
+use std::fs::File;
+use std::io::{BufReader, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
+use std::time::SystemTime;
+
+use super::Log;
+use super::head::{Head, boot};
+use super::line::{Adopted, AdoptedKind, End, Kind, MAX_LINE, Record, read, write};
+use super::lines::{self, Raw};
+use super::walk::{At, Broken, Section, Walk};
+use crate::state_dir::{StateDir, Turn};
+use crate::wire::audit::Action;
+use crate::wire::error::{Code, Failure};
+
+/// Longest head that is read.
+const MAX_HEAD: usize = 4096;
+/// How much of a log's end is looked at first for the line that the head names.
+const TAIL: u64 = 16 * MAX_LINE as u64;
+/// Bytes that are read at once.
+const PART: usize = 64 * 1024;
+
+/// A log that is open to be written to.
+#[derive(Debug)]
+pub struct Chain {
+    dir: StateDir,
+    log: Log,
+    file: File,
+    /// The file's length as this daemon left it: another one means that somebody else wrote.
+    size: u64,
+    end: End,
+    first: u64,
+    synced: u64,
+    /// What is to be said of lines that were found.
+    adopt: Option<Adopted>,
+    /// The last line has no newline.
+    open: bool,
+}
+
+/// Where a log ends, and what was found there.
+struct Found {
+    end: End,
+    first: u64,
+    synced: u64,
+    adopt: Option<Adopted>,
+    open: bool,
+}
+
+impl Chain {
+    /// Opens a log, and finds its end.
+    ///
+    /// # Errors
+    /// A file cannot be opened, read or made.
+    pub fn open(dir: &StateDir, log: Log) -> Result<Self, Failure> {
+        let file = dir.open_log(log.name)?;
+        let size = length(dir, &log, &file)?;
+        let Found { end, first, synced, adopt, open } = find(dir, &log)?;
+        let chain = Self { dir: dir.clone(), log, file, size, end, first, synced, adopt, open };
+        if chain.end.n == 0 && !chain.adopt.as_ref().is_some_and(|adopt| adopt.kind == AdoptedKind::Broken) {
+            // Before the first line, so that a crash does not leave lines whose head is gone.
+            let head = chain.head(&chain.end);
+            dir.in_turn(|turn| turn.put(log.head, &head.line()))?;
+        }
+        Ok(chain)
+    }
+
+    /// Looks whether somebody else has changed the file. What was found in it that this daemon did not
+    /// write in its chain, until it is said there.
+    ///
+    /// # Errors
+    /// Those of [`Chain::open`].
+    pub fn look(&mut self) -> Result<Option<&Adopted>, Failure> {
+        if !self.is_as_left() {
+            *self = Self::open(&self.dir, self.log)?;
+        }
+        Ok(self.adopt.as_ref())
+    }
+
+    /// Writes records behind the end, all of them or none. What was found there goes before them.
+    ///
+    /// # Errors
+    /// They could not be written; the log is as it was.
+    pub fn append(&mut self, records: &[Record], now: SystemTime) -> Result<(), Failure> {
+        if self.look()?.is_none() && records.is_empty() {
+            return Ok(());
+        }
+        let dir = self.dir.clone();
+        dir.in_turn(|turn| {
+            if !self.is_as_left() {
+                return Err(Failure::new(Code::AuditFailed, format!("{} was changed just now", self.log.name)));
+            }
+            let mut batch = Vec::with_capacity(records.len() * 512);
+            let mut end = self.end.clone();
+            if self.open {
+                batch.push(b'\n');
+            }
+            if let Some(adopt) = &self.adopt {
+                let data = serde_json::to_value(adopt).unwrap_or_default();
+                write(&mut batch, &Record::with_data(now, Action::Adopt, data), &mut end);
+            }
+            records.iter().for_each(|record| write(&mut batch, record, &mut end));
+            // Lines are adopted, and ended, in the file where they stand.
+            if self.adopt.is_none() && !self.open {
+                self.make_room(batch.len() as u64, turn)?;
+            }
+            self.put(&batch, end, turn)
+        })
+    }
+
+    /// Has everything that was written on the disk, and says so in the head.
+    ///
+    /// # Errors
+    /// The disk refuses it.
+    pub fn sync(&mut self) -> Result<(), Failure> {
+        if self.synced == self.end.n {
+            return Ok(());
+        }
+        self.file.sync_data().map_err(|e| failed(&self.dir, self.log.name, "sync", &e))?;
+        let head = Head { synced: self.end.n, ..self.head(&self.end) };
+        self.dir.in_turn(|turn| turn.put(self.log.head, &head.line()))?;
+        self.synced = self.end.n;
+        Ok(())
+    }
+
+    /// Whether everything that was written is on the disk.
+    pub fn is_synced(&self) -> bool {
+        self.synced == self.end.n
+    }
+
+    fn put(&mut self, batch: &[u8], end: End, turn: &Turn<'_>) -> Result<(), Failure> {
+        let written =
+            self.file.write_all(batch).and_then(|()| if self.log.durable { self.file.sync_data() } else { Ok(()) });
+        let written = written.map_err(|e| failed(&self.dir, self.log.name, "write", &e));
+        let synced = if self.log.durable { end.n } else { self.synced };
+        let head = Head { synced, ..self.head(&end) };
+        if let Err(failure) = written.and_then(|()| turn.put(self.log.head, &head.line())) {
+            // Where that fails too, its length tells before the next batch that it is not as it was left.
+            let _ = self.file.set_len(self.size);
+            return Err(failure);
+        }
+        self.size += batch.len() as u64;
+        (self.end, self.synced, self.adopt, self.open) = (end, synced, None, false);
+        Ok(())
+    }
+
+    fn head(&self, end: &End) -> Head {
+        Head { count: end.n, hash: end.hash.clone(), first: self.first, synced: self.synced, boot: boot() }
+    }
+
+    /// Whether the file has its name still, and nobody else has written to it.
+    fn is_as_left(&self) -> bool {
+        let named = std::fs::symlink_metadata(self.dir.join(self.log.name));
+        match (self.file.metadata(), named) {
+            (Ok(own), Ok(named)) => own.len() == self.size && (own.dev(), own.ino()) == (named.dev(), named.ino()),
+            (Ok(_) | Err(_), _) => false,
+        }
+    }
+
+    /// Rotates where a batch would make the file too long. A crash in between leaves a number without a
+    /// file, which means nothing: the order is what counts.
+    fn make_room(&mut self, more: u64, turn: &Turn<'_>) -> Result<(), Failure> {
+        let Some(rotation) = self.log.rotation else { return Ok(()) };
+        if self.size == 0 || self.size + more <= rotation.size {
+            return Ok(());
+        }
+        // What is not on the disk yet would be out of this file's reach afterwards.
+        self.file.sync_data().map_err(|e| failed(&self.dir, self.log.name, "sync", &e))?;
+        let is_there = |number: &u32| self.dir.join(&self.log.file(*number)).symlink_metadata().is_ok();
+        let free = (1..=rotation.keep).find(|number| !is_there(number));
+        let top = free.unwrap_or(rotation.keep);
+        if free.is_none() {
+            // The head goes first: older lines than it promises do no harm.
+            if let Some(first) = first_number(&self.dir, &self.log.file(rotation.keep.saturating_sub(1)))? {
+                self.first = first;
+            }
+        }
+        self.synced = self.end.n;
+        turn.put(self.log.head, &self.head(&self.end).line())?;
+        for number in (0..top).rev() {
+            turn.rename(&self.log.file(number), &self.log.file(number + 1))?;
+        }
+        self.file = self.dir.open_log(self.log.name)?;
+        self.size = 0;
+        Ok(())
+    }
+}
+
+/// The last line of a chain in a file, as it says itself, and whether the file ends within a line.
+type Last = (End, bool);
+
+/// Finds where a log ends. The last part alone is looked at where the head's line is in it: what is
+/// wrong further up is for the check of the whole.
+fn find(dir: &StateDir, log: &Log) -> Result<Found, Failure> {
+    let text = dir.read(log.head, MAX_HEAD)?;
+    let Some(head) = text.as_deref().and_then(Head::read) else { return without_head(dir, log) };
+    let Some(mut file) = dir.open_to_read(log.name)? else { return Ok(broken(&head, None, "the log is gone")) };
+    let reading = |e| failed(dir, log.name, "read", &e);
+    let size = file.metadata().map_err(reading)?.len();
+    let near = size.saturating_sub(TAIL);
+    let mut behind = position_behind(&mut file, near, &head).map_err(reading)?;
+    if behind.is_none() && near > 0 {
+        behind = position_behind(&mut file, 0, &head).map_err(reading)?;
+    }
+    // The head's line is the last of the file before where a crash came right behind a rotation.
+    if behind.is_none() && (head.count == 0 || ends_before(dir, log, &head)?) {
+        behind = Some(0);
+    }
+    let Some(behind) = behind else {
+        let (last, walk) = to_the_end(&mut file).map_err(reading)?;
+        let may_lack = head.is_of_another_boot();
+        return Ok(match last {
+            Some((end, open)) if may_lack && walk.is_some() && (head.synced..head.count).contains(&end.n) => {
+                let section = walk.as_ref().and_then(Walk::section);
+                let adopt = Some(adopted(AdoptedKind::Lost, section, Some(lost(&end, &head))));
+                Found { end, first: head.first, synced: head.synced, adopt, open }
+            }
+            Some((ref end, _)) if end.n < head.count => {
+                let what = format!("cut off: it ended with line {}, and had {} lines", end.n, head.count);
+                broken(&head, last, &what)
+            }
+            Some(_) => broken(&head, last, "its last line is not as it was written"),
+            None => broken(&head, None, "its lines are gone"),
+        });
+    };
+    file.seek(SeekFrom::Start(behind)).map_err(reading)?;
+    let mut from = BufReader::with_capacity(PART, file);
+    let mut walk = Walk::behind(head.end());
+    let mut at = At { file: 0, line: 0 };
+    let (mut fault, mut last) = (None::<Broken>, Some((head.end(), false)));
+    while let Some(raw) = lines::next(&mut from).map_err(reading)? {
+        at.line += 1;
+        note_last(&raw, &mut last);
+        if fault.is_none() {
+            fault = walk.step(&raw, at).err();
+        }
+    }
+    if let Some(fault) = fault.or_else(|| walk.finish(at).err()) {
+        return Ok(broken(&head, last, &format!("behind its last line: {}", fault.what)));
+    }
+    if let Some(section) = walk.section().filter(|section| section.is_nonsense) {
+        let what = format!("{} lines behind its last that nobody has written", section.lines);
+        return Ok(broken(&head, last, &what));
+    }
+    let adopt = walk.section().map(of_section);
+    let open = last.is_some_and(|(_, open)| open);
+    let end = walk.end().cloned().unwrap_or_else(|| head.end());
+    Ok(Found { end, first: head.first, synced: head.synced, adopt, open })
+}
+
+/// A log that has no head: new, the original's, or one whose head was taken away.
+fn without_head(dir: &StateDir, log: &Log) -> Result<Found, Failure> {
+    let new = Found { end: End::of_nothing(), first: 1, synced: 0, adopt: None, open: false };
+    let Some(file) = dir.open_to_read(log.name)? else { return Ok(new) };
+    let mut from = BufReader::with_capacity(PART, file);
+    let mut walk = Walk::behind(End::of_nothing());
+    let (mut last, mut at) = (None, At { file: 0, line: 0 });
+    while let Some(raw) = lines::next(&mut from).map_err(|e| failed(dir, log.name, "read", &e))? {
+        at.line += 1;
+        note_last(&raw, &mut last);
+        // Whatever it says of the chain, without a head nothing can be said to fit.
+        let _ = walk.step(&raw, at);
+    }
+    let rotated = log.rotation.is_some() && dir.join(&log.file(1)).symlink_metadata().is_ok();
+    if rotated || matches!(&last, Some((end, _)) if end.n > 0) {
+        let head = Head { count: 0, hash: End::of_nothing().hash, first: 1, synced: 0, boot: None };
+        return Ok(broken(&head, last, "its head is gone"));
+    }
+    Ok(match walk.section() {
+        Some(section) => {
+            let open = last.is_some_and(|(_, open)| open);
+            Found { adopt: Some(of_section(section)), open, ..new }
+        }
+        None => new,
+    })
+}
+
+fn of_section(section: &Section) -> Adopted {
+    let kind = if section.unreadable == 0 { AdoptedKind::Original } else { AdoptedKind::Torn };
+    adopted(kind, Some(section), None)
+}
+
+fn adopted(kind: AdoptedKind, section: Option<&Section>, what: Option<String>) -> Adopted {
+    Adopted { kind, lines: section.map_or(0, |section| section.lines), sha256: section.map(Section::hash), what }
+}
+
+fn lost(end: &End, head: &Head) -> String {
+    format!("lines {} to {} were not on the disk yet when the machine went down", end.n + 1, head.count)
+}
+
+/// A log that is not as it was written goes on behind what stands there, and says so: nothing is mended.
+fn broken(head: &Head, last: Option<Last>, what: &str) -> Found {
+    let (last, open) = last.unwrap_or_else(|| (head.end(), false));
+    let end = End { n: last.n.max(head.count), ..last };
+    let adopt = Some(adopted(AdoptedKind::Broken, None, Some(what.to_owned())));
+    Found { end, first: head.first, synced: head.synced, adopt, open }
+}
+
+/// The place behind the head's line, looked for from the first line that begins behind `from`.
+fn position_behind(file: &mut File, from: u64, head: &Head) -> std::io::Result<Option<u64>> {
+    file.seek(SeekFrom::Start(from))?;
+    let mut lines_from = BufReader::with_capacity(PART, &mut *file);
+    let mut position = from;
+    if from > 0 {
+        position += lines::next(&mut lines_from)?.map_or(0, |part| part.length);
+    }
+    while let Some(raw) = lines::next(&mut lines_from)? {
+        position += raw.length;
+        if raw.ended && raw.hash == head.hash {
+            return Ok(Some(position));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether the file before the one that is written to ends with the head's line.
+fn ends_before(dir: &StateDir, log: &Log, head: &Head) -> Result<bool, Failure> {
+    let name = log.file(1);
+    let file = if log.rotation.is_some() { dir.open_to_read(&name)? } else { None };
+    let Some(mut file) = file else { return Ok(false) };
+    let reading = |e| failed(dir, &name, "read", &e);
+    let size = file.metadata().map_err(reading)?.len();
+    Ok(position_behind(&mut file, size.saturating_sub(TAIL), head).map_err(reading)? == Some(size))
+}
+
+/// The end of a chain as its lines say, whether they fit or not, and whether the file ends within a
+/// line; beside it the walk to there, where all fits.
+fn to_the_end(file: &mut File) -> std::io::Result<(Option<Last>, Option<Walk>)> {
+    file.seek(SeekFrom::Start(0))?;
+    let mut from = BufReader::with_capacity(PART, file);
+    let (mut last, mut walk, mut at) = (None, Some(Walk::whole(None, false)), At { file: 0, line: 0 });
+    while let Some(raw) = lines::next(&mut from)? {
+        at.line += 1;
+        note_last(&raw, &mut last);
+        walk = walk.and_then(|mut walk| walk.step(&raw, at).is_ok().then_some(walk));
+    }
+    Ok((last, walk.and_then(|mut walk| walk.finish(at).is_ok().then_some(walk))))
+}
+
+fn note_last(raw: &Raw, last: &mut Option<Last>) {
+    match read(&raw.bytes) {
+        Kind::Chained { n, .. } => *last = Some((End { n, hash: raw.hash.clone() }, !raw.ended)),
+        Kind::Foreign | Kind::Unreadable => {
+            let (_, open) = last.get_or_insert_with(|| (End::of_nothing(), false));
+            *open = !raw.ended;
+        }
+    }
+}
+
+/// The number of the first line of a chain in a file.
+fn first_number(dir: &StateDir, name: &str) -> Result<Option<u64>, Failure> {
+    let Some(file) = dir.open_to_read(name)? else { return Ok(None) };
+    let mut from = BufReader::with_capacity(PART, file);
+    while let Some(raw) = lines::next(&mut from).map_err(|e| failed(dir, name, "read", &e))? {
+        if let Kind::Chained { n, .. } = read(&raw.bytes) {
+            return Ok(Some(n));
+        }
+    }
+    Ok(None)
+}
+
+fn length(dir: &StateDir, log: &Log, file: &File) -> Result<u64, Failure> {
+    Ok(file.metadata().map_err(|e| failed(dir, log.name, "check", &e))?.len())
+}
+
+fn failed(dir: &StateDir, name: &str, what: &str, error: &std::io::Error) -> Failure {
+    let failure = Failure::new(Code::AuditFailed, format!("cannot {what} {}: {error}", dir.join(name).display()));
+    if error.kind() == std::io::ErrorKind::StorageFull {
+        failure.hint("make room on that disk: it is tried again every second")
+    } else {
+        failure
+    }
+}

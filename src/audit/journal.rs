@@ -1,0 +1,178 @@
+//! Both logs, and what waits to be written to them.
+
+use std::collections::VecDeque;
+use std::time::{Duration, SystemTime};
+
+use serde_json::json;
+
+use super::chain::Chain;
+use super::collapse::{Collapse, is_decision};
+use super::line::{Adopted, AdoptedKind, Record};
+use super::{Log, Rotation};
+use crate::state_dir::StateDir;
+use crate::wire::audit::{Action, Entry};
+use crate::wire::error::Failure;
+
+/// Records that wait for a log while it cannot be written.
+const MAX_WAITING: usize = 4096;
+/// Records that are written at once.
+const BATCH: usize = 256;
+
+/// The logs of a daemon.
+#[derive(Debug)]
+pub struct Journal {
+    dir: StateDir,
+    audit: Waiting,
+    trust: Waiting,
+    collapse: Collapse,
+    remarks: Vec<Remark>,
+}
+
+/// What was found in a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remark {
+    /// What it is, in words.
+    pub text: String,
+    /// The log is not as it was written.
+    pub is_broken: bool,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    log: Log,
+    chain: Option<Chain>,
+    records: VecDeque<Record>,
+    missed: u64,
+}
+
+impl Journal {
+    /// The logs in a state directory; nothing is opened before something is written.
+    pub fn new(dir: StateDir, rotation: Rotation) -> Self {
+        let waiting = |log| Waiting { log, chain: None, records: VecDeque::new(), missed: 0 };
+        let (audit, trust) = (waiting(Log::audit(rotation)), waiting(Log::trust()));
+        Self { dir, audit, trust, collapse: Collapse::default(), remarks: Vec::new() }
+    }
+
+    /// Takes what happened, to be written with [`Journal::write`]; of `missed` entries it is known
+    /// only how many they were.
+    pub fn take(&mut self, entries: Vec<Entry>, missed: u64, at: SystemTime, now: Duration) {
+        self.end_window(now);
+        self.audit.missed += missed;
+        for entry in entries {
+            // Nobody's decision when nobody answered, and a peer can bring it about again and again.
+            let is_of_trust = is_decision(&entry) || entry.action == Action::OwnKeyElsewhere;
+            if let Some(record) = self.collapse.take(entry, at, now) {
+                if is_of_trust {
+                    self.trust.push(record.clone());
+                }
+                self.audit.push(record);
+            }
+        }
+    }
+
+    /// When something is to be written without that anything happens.
+    pub fn due(&self) -> Option<Duration> {
+        self.collapse.ends()
+    }
+
+    /// Whether everything taken is written, but for repeats that are counted still.
+    pub fn is_written(&self) -> bool {
+        self.audit.is_empty() && self.trust.is_empty()
+    }
+
+    /// Whether everything written is on the disk.
+    pub fn is_synced(&self) -> bool {
+        self.audit.chain.as_ref().is_none_or(Chain::is_synced)
+    }
+
+    /// Writes what waits.
+    ///
+    /// # Errors
+    /// A log cannot be written. What could not be written waits.
+    pub fn write(&mut self, at: SystemTime, now: Duration) -> Result<(), Failure> {
+        self.end_window(now);
+        let trust = self.trust.write(&self.dir, at, &mut self.remarks);
+        self.audit.write(&self.dir, at, &mut self.remarks).and(trust)
+    }
+
+    /// Writes what waits and what was counted, and has it on the disk.
+    ///
+    /// # Errors
+    /// A log cannot be written.
+    pub fn sync(&mut self, at: SystemTime, now: Duration) -> Result<(), Failure> {
+        self.collapse.flush().into_iter().for_each(|record| self.audit.push(record));
+        self.write(at, now)?;
+        self.have_on_disk()
+    }
+
+    /// Has on the disk what is written.
+    ///
+    /// # Errors
+    /// The disk refuses it.
+    pub fn have_on_disk(&mut self) -> Result<(), Failure> {
+        self.audit.chain.as_mut().map_or(Ok(()), Chain::sync)
+    }
+
+    /// What was found in the logs since this was last asked.
+    pub fn take_remarks(&mut self) -> Vec<Remark> {
+        std::mem::take(&mut self.remarks)
+    }
+
+    fn end_window(&mut self, now: Duration) {
+        self.collapse.end(now).into_iter().for_each(|record| self.audit.push(record));
+    }
+}
+
+impl Waiting {
+    fn push(&mut self, record: Record) {
+        if self.records.len() < MAX_WAITING {
+            self.records.push_back(record);
+        } else {
+            self.missed += 1;
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.records.is_empty() && self.missed == 0
+    }
+
+    fn write(&mut self, dir: &StateDir, at: SystemTime, remarks: &mut Vec<Remark>) -> Result<(), Failure> {
+        let chain = match &mut self.chain {
+            Some(chain) => chain,
+            none => none.insert(Chain::open(dir, self.log)?),
+        };
+        if self.records.is_empty() && self.missed == 0 && chain.look()?.is_none() {
+            return Ok(());
+        }
+        loop {
+            let remark = chain.look()?.map(|found| remark(self.log.name, found));
+            let batch: Vec<Record> = self.records.iter().take(BATCH).cloned().collect();
+            chain.append(&batch, at)?;
+            remarks.extend(remark);
+            self.records.drain(..batch.len());
+            if self.records.is_empty() {
+                break;
+            }
+        }
+        if self.missed > 0 {
+            let missed = Record::with_data(at, Action::Missed, json!({ "count": self.missed }));
+            chain.append(&[missed], at)?;
+            self.missed = 0;
+        }
+        Ok(())
+    }
+}
+
+fn remark(name: &str, found: &Adopted) -> Remark {
+    let what = found.what.as_deref().unwrap_or_default();
+    let lines = found.lines;
+    let text = match found.kind {
+        AdoptedKind::Original => format!("{name}: {lines} lines of the original's were found and are part of it now"),
+        AdoptedKind::Torn => format!("{name}: a crash had left a part of a line, which is marked as such now"),
+        AdoptedKind::Lost => format!("{name}: {what}"),
+        AdoptedKind::Broken => {
+            format!("{name} IS NOT AS IT WAS WRITTEN: {what}; `pi-remote audit --verify` names the place")
+        }
+    };
+    Remark { text, is_broken: found.kind == AdoptedKind::Broken }
+}

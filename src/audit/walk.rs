@@ -1,0 +1,270 @@
+//! PURE: a walk along a chain that finds the first place where it is not as it was written.
+//!
+//! A line says its number and the hash of the line before. When both fit, the line before is as it was
+//! written. When only the hash does not, one of the two lines was edited: which of them, the next
+//! line tells, or the head. So a suspicion waits for the next line, and nothing is read twice.
+
+use sha2::{Digest, Sha256};
+
+use super::head::Head;
+use super::line::{Adopted, AdoptedKind, End, Hash, Kind, read};
+use super::lines::Raw;
+
+/// A place in the log: which of its files, and the line from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct At {
+    /// The file, counted from the oldest.
+    pub file: usize,
+    /// The line.
+    pub line: u64,
+}
+
+/// The first place that does not fit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Broken {
+    /// Where.
+    pub at: At,
+    /// What is wrong there.
+    pub what: String,
+}
+
+/// Lines that are in no chain, until the chain's next line says that they are known.
+#[derive(Debug, Clone)]
+pub struct Section {
+    /// Where they begin.
+    pub at: At,
+    /// How many.
+    pub lines: u64,
+    /// Lines among them that are nothing at all: what a crash leaves, where they stand alone.
+    pub unreadable: u64,
+    /// Two of these stand next to each other, which no crash leaves.
+    pub is_nonsense: bool,
+    ends_unreadable: bool,
+    taken: Sha256,
+}
+
+impl Section {
+    /// SHA-256 of all lines, each with its newline.
+    pub fn hash(&self) -> Hash {
+        Hash::ended(self.taken.clone())
+    }
+}
+
+/// What the next line of the chain decides.
+#[derive(Debug)]
+enum Suspicion {
+    /// The hash of the line at `before` is not the one that the line at `here` says.
+    Edited { before: Option<At>, here: At, hash: Hash },
+    /// The number of the line at `here` is beyond the one expected.
+    Beyond { here: At, expected: u64, n: u64 },
+}
+
+/// A walk from a chain's beginning, or from a place in it.
+#[derive(Debug)]
+pub struct Walk {
+    head: Option<Head>,
+    /// The machine went down since the head was written: what was not on the disk may be lost.
+    may_lack: bool,
+    end: Option<(End, Option<At>)>,
+    /// The first line of all is below what the head says is kept first, which only a crash explains.
+    early: bool,
+    suspicion: Option<Suspicion>,
+    section: Option<Section>,
+}
+
+impl Walk {
+    /// From the oldest line that is kept. `head` is what is said of the whole, where that is known, and
+    /// `may_lack` whether what was not on the disk for certain may be lost.
+    pub fn whole(head: Option<Head>, may_lack: bool) -> Self {
+        Self { head, may_lack, end: None, early: false, suspicion: None, section: None }
+    }
+
+    /// From the line behind `end`.
+    pub fn behind(end: End) -> Self {
+        Self { end: Some((end, None)), ..Self::whole(None, false) }
+    }
+
+    /// Takes the next line.
+    ///
+    /// # Errors
+    /// The first place that does not fit, which may be before this line.
+    pub fn step(&mut self, raw: &Raw, at: At) -> Result<(), Broken> {
+        match read(&raw.bytes) {
+            Kind::Chained { n, prev, adopts } => {
+                self.settle(Some((n, &prev)))?;
+                self.adopted(adopts.as_ref(), at)?;
+                if let Some(Adopted { kind: AdoptedKind::Broken, what, .. }) = adopts {
+                    let what = what.unwrap_or_else(|| "the log was not as it was written".into());
+                    return broken(at, format!("found by the daemon: {what}"));
+                }
+                self.linked(n, &prev, &raw.hash, at)?;
+                if !raw.ended && self.head.as_ref().is_some_and(|head| n <= head.count) {
+                    return broken(at, "cut off: the end of the line is missing".into());
+                }
+            }
+            kind @ (Kind::Foreign | Kind::Unreadable) => self.outside(raw, kind == Kind::Unreadable, at),
+        }
+        Ok(())
+    }
+
+    /// The end of the log, the place behind the last line.
+    ///
+    /// # Errors
+    /// The first place that does not fit.
+    pub fn finish(&mut self, at: At) -> Result<(), Broken> {
+        self.settle(None)?;
+        let Some(head) = &self.head else { return Ok(()) };
+        let last = self.end.as_ref().map_or(head.first.saturating_sub(1), |(end, _)| end.n);
+        if last >= head.count || (last >= head.synced && self.may_lack) {
+            return Ok(());
+        }
+        match &self.section {
+            Some(section) => {
+                broken(section.at, format!("line {} of the log is not there any more as it was written", last + 1))
+            }
+            None => broken(at, format!("cut off: {} missing at the end", numbers(last + 1, head.count))),
+        }
+    }
+
+    /// The chain's last line so far.
+    pub fn end(&self) -> Option<&End> {
+        self.end.as_ref().map(|(end, _)| end)
+    }
+
+    /// Lines in no chain that nothing has adopted so far.
+    pub fn section(&self) -> Option<&Section> {
+        self.section.as_ref()
+    }
+
+    /// Lines beyond what the head says.
+    pub fn unsealed(&self) -> u64 {
+        let sealed = self.head.as_ref().map_or(0, |head| head.count);
+        let beyond = self.end().map_or(0, |end| end.n.saturating_sub(sealed));
+        beyond + self.section.as_ref().map_or(0, |section| section.lines)
+    }
+
+    fn outside(&mut self, raw: &Raw, is_unreadable: bool, at: At) {
+        let section = self.section.get_or_insert_with(|| Section {
+            at,
+            lines: 0,
+            unreadable: 0,
+            is_nonsense: false,
+            ends_unreadable: false,
+            taken: Sha256::new(),
+        });
+        section.lines += 1;
+        section.unreadable += u64::from(is_unreadable);
+        section.is_nonsense |= is_unreadable && section.ends_unreadable;
+        section.ends_unreadable = is_unreadable;
+        // Of an overlong line the hash is known alone; it is taken in its place.
+        if raw.bytes.len() as u64 + u64::from(raw.ended) == raw.length {
+            section.taken.update(&raw.bytes);
+        } else {
+            section.taken.update(raw.hash.to_string());
+        }
+        section.taken.update(b"\n");
+    }
+
+    /// A line of the chain comes: what stands before it in no chain must be what it adopts.
+    fn adopted(&mut self, adopts: Option<&Adopted>, at: At) -> Result<(), Broken> {
+        let says = adopts.map(|adopted| (adopted.lines, adopted.sha256.as_ref()));
+        match (self.section.take(), says) {
+            (Some(section), Some((lines, Some(hash)))) if lines == section.lines && *hash == section.hash() => Ok(()),
+            (Some(section), Some((_, Some(_)))) => {
+                let what =
+                    format!("of the {} from here on something was edited, added or taken out", counted(&section));
+                broken(section.at, what)
+            }
+            (Some(section), Some((_, None)) | None) => {
+                broken(section.at, format!("{} that this log's chain does not have", counted(&section)))
+            }
+            (None, Some((lines, Some(_)))) if lines > 0 => {
+                broken(at, format!("the lines that this one adopts ({lines}) are missing before it"))
+            }
+            (None, _) => Ok(()),
+        }
+    }
+
+    fn linked(&mut self, n: u64, prev: &Hash, hash: &Hash, at: At) -> Result<(), Broken> {
+        let here = End { n, hash: hash.clone() };
+        let before = self.end.replace((here, Some(at)));
+        let Some((before, was_at)) = before else { return self.first(n, prev, hash, at) };
+        let follows = before.hash == *prev;
+        match (n.checked_sub(before.n), follows) {
+            (Some(1), true) => {}
+            (Some(1), false) => {
+                self.suspicion = Some(Suspicion::Edited { before: was_at, here: at, hash: hash.clone() });
+            }
+            (_, true) => return edited(at),
+            // The only line before this one had been given a lower number.
+            (Some(2..), false) if std::mem::take(&mut self.early) => return edited(was_at.unwrap_or(at)),
+            (Some(2..), false) => {
+                self.suspicion = Some(Suspicion::Beyond { here: at, expected: before.n + 1, n });
+            }
+            (Some(0) | None, false) => return broken(at, format!("out of order: line {n} stands behind {}", before.n)),
+        }
+        self.early = false;
+        self.sealed(n, hash, at)
+    }
+
+    /// The oldest line that is there.
+    fn first(&mut self, n: u64, prev: &Hash, hash: &Hash, at: At) -> Result<(), Broken> {
+        let first = self.head.as_ref().map_or(1, |head| head.first);
+        if n == 0 || (n == 1 && *prev != Hash::none()) {
+            return edited(at);
+        }
+        if self.head.is_some() && n > first {
+            self.suspicion = Some(Suspicion::Beyond { here: at, expected: first, n });
+            return Ok(());
+        }
+        self.early = n < first;
+        self.sealed(n, hash, at)
+    }
+
+    /// The line that the head names must have the hash that it names.
+    fn sealed(&mut self, n: u64, hash: &Hash, at: At) -> Result<(), Broken> {
+        let Some(head) = self.head.as_ref().filter(|head| head.count == n) else { return Ok(()) };
+        let is_as_sealed = head.hash == *hash;
+        match self.suspicion.take() {
+            Some(Suspicion::Edited { before, here, .. }) => edited(before.filter(|_| is_as_sealed).unwrap_or(here)),
+            other if is_as_sealed => {
+                self.suspicion = other;
+                Ok(())
+            }
+            Some(Suspicion::Beyond { .. }) | None => edited(at),
+        }
+    }
+
+    /// Decides what was suspected, with the next line of the chain or with the end.
+    fn settle(&mut self, next: Option<(u64, &Hash)>) -> Result<(), Broken> {
+        match self.suspicion.take() {
+            None => Ok(()),
+            Some(Suspicion::Edited { before, here, hash }) => {
+                let vouched = next.is_some_and(|(_, prev)| *prev == hash);
+                edited(before.filter(|_| vouched).unwrap_or(here))
+            }
+            Some(Suspicion::Beyond { here, expected, n }) => match next {
+                Some((next, _)) if next == expected => {
+                    broken(here, format!("out of order: line {n} stands where {expected} was"))
+                }
+                Some(_) | None => broken(here, format!("{} missing before this one", numbers(expected, n - 1))),
+            },
+        }
+    }
+}
+
+fn edited(at: At) -> Result<(), Broken> {
+    broken(at, "edited: it is not as it was written".into())
+}
+
+fn broken(at: At, what: String) -> Result<(), Broken> {
+    Err(Broken { at, what })
+}
+
+fn numbers(from: u64, to: u64) -> String {
+    if from >= to { format!("line {from} of the log is") } else { format!("lines {from} to {to} of the log are") }
+}
+
+fn counted(section: &Section) -> String {
+    if section.lines == 1 { "1 line".into() } else { format!("{} lines", section.lines) }
+}

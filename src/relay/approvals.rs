@@ -1,0 +1,184 @@
+//! Calls of peers that are held until a person decides, and what was approved for a while: the books
+//! alone. What they mean for a call is in `consent`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::calls::Question;
+use super::pending::CallId;
+use crate::identity::Fingerprint;
+use crate::wire::ids::SessionId;
+use crate::wire::session::Verb;
+
+/// Most held calls of one peer.
+const MAX_OF_PEER: usize = 8;
+/// Most held calls in all.
+const MAX_HELD: usize = 64;
+/// Most approvals for a while in all.
+const MAX_STANDING: usize = 256;
+
+/// What a decision is about: a peer, a right and a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Matter {
+    pub(super) peer: Fingerprint,
+    pub(super) verb: Verb,
+    pub(super) session: SessionId,
+}
+
+/// A call that waits for a decision.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) call: CallId,
+    pub(super) matter: Matter,
+    pub(super) question: Question,
+    /// SHA-256 of the command's bytes.
+    pub(super) hash: String,
+    pub(super) until: Duration,
+}
+
+/// What needs no approval for a while.
+#[derive(Debug)]
+pub(super) struct Stands {
+    pub(super) matter: Matter,
+    pub(super) until: Duration,
+}
+
+/// Held calls and approvals for a while, by their numbers: none is used twice.
+#[derive(Debug, Default)]
+pub(super) struct Approvals {
+    held: BTreeMap<u64, Held>,
+    standing: BTreeMap<u64, Stands>,
+    last_held: u64,
+    last_standing: u64,
+}
+
+/// Names a held call.
+pub(super) fn held_id(number: u64) -> String {
+    format!("a{number}")
+}
+
+/// Names an approval for a while.
+pub(super) fn standing_id(number: u64) -> String {
+    format!("s{number}")
+}
+
+/// The number in an id, if it is one of these.
+fn number(id: &str, letter: char) -> Option<u64> {
+    let digits = id.strip_prefix(letter)?;
+    // `a+1` and `a01` name nothing.
+    digits.parse().ok().filter(|number: &u64| number.to_string() == digits)
+}
+
+impl Approvals {
+    /// How many calls of a peer may be held at once, if it has reached that; in all, if that is reached.
+    pub(super) fn full(&self, peer: Fingerprint) -> Option<usize> {
+        if self.held.values().filter(|held| held.matter.peer == peer).count() >= MAX_OF_PEER {
+            return Some(MAX_OF_PEER);
+        }
+        (self.held.len() >= MAX_HELD).then_some(MAX_HELD)
+    }
+
+    /// Holds a call; its number.
+    pub(super) fn hold(&mut self, held: Held) -> u64 {
+        self.last_held += 1;
+        self.held.insert(self.last_held, held);
+        self.last_held
+    }
+
+    /// A held call by its id.
+    pub(super) fn find(&self, id: &str) -> Option<(u64, &Held)> {
+        self.held.get_key_value(&number(id, 'a')?).map(|(number, held)| (*number, held))
+    }
+
+    /// The number of a call, if it is held.
+    pub(super) fn number_of(&self, call: CallId) -> Option<u64> {
+        self.held.iter().find(|(_, held)| held.call == call).map(|(number, _)| *number)
+    }
+
+    /// Holds a call no more.
+    pub(super) fn take(&mut self, number: u64) -> Option<Held> {
+        self.held.remove(&number)
+    }
+
+    /// Held calls, the oldest first.
+    pub(super) fn held(&self) -> impl ExactSizeIterator<Item = (u64, &Held)> {
+        self.held.iter().map(|(number, held)| (*number, held))
+    }
+
+    /// Whether this needs no approval now.
+    pub(super) fn stands(&self, matter: &Matter, now: Duration) -> bool {
+        self.standing.values().any(|standing| standing.matter == *matter && now < standing.until)
+    }
+
+    /// Whether one more can be approved for a while.
+    pub(super) fn can_stand(&self, matter: &Matter) -> bool {
+        self.standing.len() < MAX_STANDING || self.standing.values().any(|standing| standing.matter == *matter)
+    }
+
+    /// Approves for a while, in place of what was approved of the same before.
+    pub(super) fn stand(&mut self, matter: Matter, until: Duration) {
+        self.standing.retain(|_, standing| standing.matter != matter);
+        self.last_standing += 1;
+        self.standing.insert(self.last_standing, Stands { matter, until });
+    }
+
+    /// What was approved for a while, by its id.
+    pub(super) fn find_standing(&self, id: &str) -> Option<u64> {
+        number(id, 's').filter(|number| self.standing.contains_key(number))
+    }
+
+    /// Approves no more what is `over`; what that was.
+    pub(super) fn end_standing(&mut self, over: impl Fn(u64, &Stands) -> bool) -> Vec<(u64, Matter)> {
+        let ended: Vec<_> = self.standing.iter().filter(|(number, stands)| over(**number, stands)).collect();
+        let ended: Vec<_> = ended.into_iter().map(|(number, stands)| (*number, stands.matter.clone())).collect();
+        ended.iter().for_each(|(number, _)| drop(self.standing.remove(number)));
+        ended
+    }
+
+    /// What is approved for a while, the oldest first.
+    pub(super) fn standing(&self) -> impl Iterator<Item = (u64, &Stands)> {
+        self.standing.iter().map(|(number, standing)| (*number, standing))
+    }
+
+    /// When the first approval for a while ends.
+    pub(super) fn next_end(&self) -> Option<Duration> {
+        self.standing.values().map(|standing| standing.until).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_has_one_way_to_be_written() {
+        assert_eq!((number("a1", 'a'), number(&held_id(20), 'a')), (Some(1), Some(20)));
+        for bad in ["", "a", "a0x", "a+1", "a01", "s1", "1", "a-1", "a 1", "a99999999999999999999999"] {
+            assert_eq!(number(bad, 'a'), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_stands_is_about_one_peer_right_and_session_and_ends() {
+        let matter = |byte: u8, verb, session: &str| Matter {
+            peer: Fingerprint::from_bytes([byte; 32]),
+            verb,
+            session: session.parse().unwrap(),
+        };
+        let mut approvals = Approvals::default();
+        approvals.stand(matter(1, Verb::Send, "s"), Duration::from_secs(9));
+        let at = Duration::from_secs(8);
+        assert!(approvals.stands(&matter(1, Verb::Send, "s"), at));
+        for other in [matter(2, Verb::Send, "s"), matter(1, Verb::Control, "s"), matter(1, Verb::Send, "t")] {
+            assert!(!approvals.stands(&other, at));
+        }
+        assert!(!approvals.stands(&matter(1, Verb::Send, "s"), Duration::from_secs(9)), "at its end it has ended");
+        approvals.stand(matter(1, Verb::Send, "s"), Duration::from_secs(20));
+        assert_eq!(approvals.standing().map(|(number, _)| number).collect::<Vec<_>>(), [2], "the same but once");
+        for n in 0..MAX_STANDING - 1 {
+            approvals.stand(matter(1, Verb::Send, &format!("s{n}")), Duration::from_secs(30));
+        }
+        assert!(!approvals.can_stand(&matter(1, Verb::Send, "more")), "bounded");
+        assert!(approvals.can_stand(&matter(1, Verb::Send, "s")), "in place of itself");
+    }
+}

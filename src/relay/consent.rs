@@ -1,0 +1,336 @@
+//! Calls that a person decides about: held until then, with exactly the bytes that came.
+
+use std::time::Duration;
+
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::approvals::{Held, Matter, Stands, held_id, standing_id};
+use super::calls::Question;
+use super::links::Link;
+use super::pending::{CallId, Destination, Origin};
+use super::queue::Lane;
+use super::refusals::not_audited;
+use super::rights::{forbidden, not_found};
+use super::{LinkId, Relay};
+use crate::identity::Fingerprint;
+use crate::trust::Verdict;
+use crate::wire::audit::{Action, Caller, Direction, Entry};
+use crate::wire::error::{Code, Failure};
+use crate::wire::ids::SessionId;
+use crate::wire::link::{LinkMessage, SessionInfo};
+use crate::wire::preview::preview;
+use crate::wire::rights::{ApprovalList, ApprovalView, Approve, Decided, Decision, StandingApproval};
+use crate::wire::session::Verb;
+
+/// Longest time for which calls may be approved ahead.
+const MAX_STANDING: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl Relay {
+    /// The policy's answer to a call that needs all these rights, and what was approved for a while.
+    pub(super) fn verdict_of_call(
+        &self,
+        link: &Link,
+        verbs: &[Option<Verb>],
+        matter: &Matter,
+        session: &SessionInfo,
+        now: Duration,
+    ) -> Verdict {
+        let is_free = |verb| verb == Some(matter.verb) && self.approvals.stands(matter, now);
+        let verdict = |verb| {
+            let verdict = self.verdict(link, verb, session, now);
+            if verdict == Verdict::Ask && is_free(verb) { Verdict::Allow } else { verdict }
+        };
+        verbs.iter().map(|verb| verdict(*verb)).max().unwrap_or(Verdict::Deny)
+    }
+
+    /// Holds a peer's call until somebody decides; its caller and all subscribers are told.
+    pub(super) fn hold(
+        &mut self,
+        link: LinkId,
+        id: u64,
+        matter: Matter,
+        question: Question,
+        now: Duration,
+    ) -> Result<CallId, Failure> {
+        if let Some(most) = self.approvals.full(matter.peer) {
+            let message = format!("{most} calls wait for approval on this machine already");
+            return Err(Failure::new(Code::Overloaded, message).delivered(false));
+        }
+        let wait = self.limits.hold;
+        let destination = Destination::Session(matter.session.clone());
+        let call = self.admit(Origin::Link { link, id }, destination, &question, wait, now)?;
+        let hash = format!("{:x}", Sha256::digest(&question.command));
+        let number = self.approvals.hold(Held { call, matter, question, hash, until: now + wait });
+        let extend_ms = wait.as_millis().try_into().unwrap_or(u64::MAX);
+        let progress = LinkMessage::RpcProgress { id, code: Code::NeedsApproval, extend_ms };
+        self.push_or_drop(link, Lane::Answer(id), progress.encode());
+        if let Some((_, held)) = self.approvals.find(&held_id(number)) {
+            let (view, entry) = (self.view(number, held, now), self.held_entry(Action::Hold, number, held));
+            self.emit("approval_requested", &view);
+            self.record(entry);
+        }
+        Ok(call)
+    }
+
+    /// Lets a held call go on, with the time that its caller gave it. The policy is asked once more.
+    ///
+    /// # Errors
+    /// `not_found`; `verification_failed` when another call was shown; `invalid_request`,
+    /// `overloaded`, `audit_failed`, and it is held on; `forbidden` when its peer may not make it any
+    /// more, and it is refused.
+    pub fn approve(&mut self, request: &Approve, by: Option<Caller>, now: Duration) -> Result<Decided, Failure> {
+        let (number, held) = self.approvals.find(&request.id).ok_or_else(|| unknown(&request.id))?;
+        if request.hash.as_ref().is_some_and(|shown| *shown != held.hash) {
+            let message = format!("{} is another call than the one that was shown (sha256 {})", request.id, held.hash);
+            return Err(Failure::new(Code::VerificationFailed, message).hint("look at it: `pi-remote approvals`"));
+        }
+        let length = request.for_seconds.map(length).transpose()?;
+        if length.is_some() && !self.approvals.can_stand(&held.matter) {
+            return Err(Failure::new(Code::Overloaded, "Too much is approved for a while already")
+                .hint("`pi-remote approvals` lists it, `pi-remote deny ID` ends it"));
+        }
+        if !self.is_audited() {
+            return Err(not_audited());
+        }
+        let mut entry = self.held_entry(Action::Approve, number, held);
+        if let Some(failure) = self.refused_now(held, now) {
+            let Matter { peer, verb, session } = &held.matter;
+            let message =
+                format!("{} may not {verb} on session {session} any more; it was refused", self.petname(*peer));
+            self.refuse(number, Decision::Denied, failure, by, now);
+            return Err(Failure::new(Code::Forbidden, message));
+        }
+        let until = length.map(|length| humantime::format_rfc3339_millis(self.date(now) + length).to_string());
+        if let (Some(until), Some(data)) = (&until, entry.data.as_mut().and_then(|data| data.as_object_mut())) {
+            data.insert("until".into(), until.as_str().into());
+        }
+        self.record(Entry { caller: by, ..entry });
+        let (held, decided) = self.release(number, Decision::Approved, until).ok_or_else(|| unknown(&request.id))?;
+        let session = held.matter.session.clone();
+        if let Some(length) = length {
+            self.approvals.stand(held.matter, now + length);
+            self.due(now + length);
+        }
+        self.pending.restart(held.call, now, held.question.timeout);
+        self.due(now + held.question.timeout);
+        self.ask_session(held.call, session, held.question);
+        Ok(decided)
+    }
+
+    /// Refuses a held call, or ends what was approved for a while.
+    ///
+    /// # Errors
+    /// `not_found`.
+    pub fn deny(&mut self, id: &str, by: Option<Caller>, now: Duration) -> Result<Decided, Failure> {
+        if let Some(number) = self.approvals.find_standing(id) {
+            let ended = self.end_standing(|standing, _| standing == number);
+            let (decided, matter) = ended.into_iter().next().ok_or_else(|| unknown(id))?;
+            self.record(Entry { caller: by, ..self.entry_of(Action::Deny, &matter, json!({ "approval": id })) });
+            return Ok(decided);
+        }
+        let (number, _) = self.approvals.find(id).ok_or_else(|| unknown(id))?;
+        let failure = Failure::new(Code::Forbidden, "somebody on this machine denied it").delivered(false);
+        self.refuse(number, Decision::Denied, failure, by, now).ok_or_else(|| unknown(id))
+    }
+
+    /// What waits and what was approved for a while: all, or one with its whole command.
+    ///
+    /// # Errors
+    /// `not_found`.
+    pub fn approvals(&self, id: Option<&str>, now: Duration) -> Result<ApprovalList, Failure> {
+        let standing = |(number, stands): (u64, &Stands)| self.standing_view(number, stands, now);
+        let Some(id) = id else {
+            let approvals = self.approvals.held().map(|(number, held)| self.view(number, held, now)).collect();
+            return Ok(ApprovalList { approvals, standing: self.approvals.standing().map(standing).collect() });
+        };
+        if let Some((number, held)) = self.approvals.find(id) {
+            let command = Some(String::from_utf8_lossy(&held.question.command).into_owned());
+            let approvals = vec![ApprovalView { command, ..self.view(number, held, now) }];
+            return Ok(ApprovalList { approvals, standing: Vec::new() });
+        }
+        let wanted = self.approvals.find_standing(id).ok_or_else(|| unknown(id))?;
+        let standing = self.approvals.standing().filter(|(number, _)| *number == wanted).map(standing).collect();
+        Ok(ApprovalList { approvals: Vec::new(), standing })
+    }
+
+    /// How many calls are held.
+    pub fn held_count(&self) -> usize {
+        self.approvals.held().len()
+    }
+
+    /// What a peer, or (`None`) any, may do has changed: what was approved for a while of that is over,
+    /// and so is what waits and could not be approved any more.
+    pub(super) fn rights_changed(&mut self, peer: Option<Fingerprint>, now: Duration) {
+        self.end_standing(|_, stands| peer.is_none_or(|peer| stands.matter.peer == peer));
+        self.review_held(now);
+    }
+
+    /// Refuses what is held and could not be approved any more. What would need no approval any more
+    /// waits on: it was held, so a person decides.
+    pub(super) fn review_held(&mut self, now: Duration) {
+        let held = self.approvals.held().filter_map(|(number, held)| Some((number, self.refused_now(held, now)?)));
+        for (number, failure) in held.collect::<Vec<_>>() {
+            self.refuse(number, Decision::Denied, failure, None, now);
+        }
+    }
+
+    /// A session is gone: nothing about it waits or is approved any more.
+    pub(super) fn consent_ends_with(&mut self, session: &SessionId, now: Duration) {
+        self.end_standing(|_, stands| stands.matter.session == *session);
+        let held = self.approvals.held().filter(|(_, held)| held.matter.session == *session);
+        for number in held.map(|(number, _)| number).collect::<Vec<_>>() {
+            self.refuse(number, Decision::Void, not_found(session.as_str()), None, now);
+        }
+    }
+
+    pub(super) fn tick_consent(&mut self, now: Duration) {
+        self.end_standing(|_, stands| stands.until <= now);
+        self.review_held(now);
+    }
+
+    pub(super) fn is_held(&self, call: CallId) -> bool {
+        self.approvals.number_of(call).is_some()
+    }
+
+    /// Whoever asked has gone; the call itself is ended by who says so.
+    pub(super) fn void(&mut self, call: CallId) {
+        if let Some(number) = self.approvals.number_of(call) {
+            self.release(number, Decision::Void, None);
+        }
+    }
+
+    pub(super) fn nobody_approved(&mut self, call: CallId, now: Duration) {
+        let Some(number) = self.approvals.number_of(call) else { return };
+        let within = self.limits.hold.as_secs();
+        let message = format!("nobody on this machine approved it within {within} s");
+        let failure = Failure::new(Code::Forbidden, message).delivered(false);
+        self.refuse(number, Decision::Expired, failure, None, now);
+    }
+
+    /// What a new call like a held one would be answered now, if it were refused.
+    fn refused_now(&self, held: &Held, now: Duration) -> Option<Failure> {
+        let target = held.matter.session.as_str();
+        let Some(entry) = self.local.get(target) else { return Some(not_found(target)) };
+        let link = match self.pending.get(held.call).map(|call| &call.origin) {
+            Some(Origin::Link { link, .. }) => self.links.get(link),
+            Some(Origin::Client { .. } | Origin::Nobody { .. }) | None => None,
+        };
+        let listed = link.filter(|link| self.may_list(link, &entry.info, now));
+        let Some(link) = listed else { return Some(not_found(target)) };
+        let verdict = self.verdict_of_call(link, &held.question.verbs(), &held.matter, &entry.info, now);
+        (verdict == Verdict::Deny).then(|| forbidden(held.question.command_type.as_deref(), target))
+    }
+
+    /// Ends a held call with a failure.
+    fn refuse(
+        &mut self,
+        number: u64,
+        decision: Decision,
+        failure: Failure,
+        by: Option<Caller>,
+        now: Duration,
+    ) -> Option<Decided> {
+        let (held, decided) = self.release(number, decision, None)?;
+        let entry = self.held_entry(Action::Deny, number, &held);
+        self.record(Entry { caller: by, failed: Some((failure.code, failure.message.clone())), ..entry });
+        self.complete(held.call, Err(failure), now);
+        Some(decided)
+    }
+
+    /// Holds a call no more, and tells how that came.
+    fn release(&mut self, number: u64, decision: Decision, until: Option<String>) -> Option<(Held, Decided)> {
+        let held = self.approvals.take(number)?;
+        let decided = Decided { until, ..self.decided(held_id(number), decision, &held.matter) };
+        self.emit("approval_resolved", &decided);
+        Some((held, decided))
+    }
+
+    fn end_standing(&mut self, over: impl Fn(u64, &Stands) -> bool) -> Vec<(Decided, Matter)> {
+        let ended = self.approvals.end_standing(over).into_iter();
+        let ended = ended.map(|(number, matter)| (self.decided(standing_id(number), Decision::Ended, &matter), matter));
+        let ended: Vec<_> = ended.collect();
+        ended.iter().for_each(|(decided, _)| self.emit("approval_resolved", decided));
+        ended
+    }
+
+    fn decided(&self, id: String, decision: Decision, matter: &Matter) -> Decided {
+        let (peer, session_id) = (self.petname(matter.peer), matter.session.to_string());
+        Decided { id, decision, peer, verb: matter.verb, session_id, until: None }
+    }
+
+    fn view(&self, number: u64, held: &Held, now: Duration) -> ApprovalView {
+        let Matter { peer, verb, session } = &held.matter;
+        let info = self.local.get(session).map(|entry| &entry.info);
+        let session_name = info.map(|info| info.aliases.first().unwrap_or(&info.name).clone());
+        let (preview, cut) = preview(&String::from_utf8_lossy(&held.question.command));
+        let (expires, left_seconds) = self.end(held.until, now);
+        ApprovalView {
+            id: held_id(number),
+            peer: self.petname(*peer),
+            fingerprint: peer.to_string(),
+            verb: *verb,
+            session: session.to_string(),
+            session_id: session.to_string(),
+            session_name: session_name.unwrap_or_default(),
+            preview,
+            cut,
+            command: None,
+            hash: held.hash.clone(),
+            expires,
+            left_seconds,
+        }
+    }
+
+    fn standing_view(&self, number: u64, stands: &Stands, now: Duration) -> StandingApproval {
+        let Matter { peer, verb, session } = &stands.matter;
+        let (expires, left_seconds) = self.end(stands.until, now);
+        StandingApproval {
+            id: standing_id(number),
+            peer: self.petname(*peer),
+            fingerprint: peer.to_string(),
+            verb: *verb,
+            session: session.to_string(),
+            expires,
+            left_seconds,
+        }
+    }
+
+    /// A moment as a date, and how many seconds away it is.
+    fn end(&self, at: Duration, now: Duration) -> (String, u64) {
+        let left = at.saturating_sub(now);
+        let seconds = left.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX);
+        (humantime::format_rfc3339_millis(self.date(now) + left).to_string(), seconds)
+    }
+
+    fn petname(&self, peer: Fingerprint) -> String {
+        self.peers.get(&peer).map_or_else(|| peer.to_string(), |peer| peer.name.to_string())
+    }
+
+    fn held_entry(&self, action: Action, number: u64, held: &Held) -> Entry {
+        self.entry_of(action, &held.matter, json!({ "approval": held_id(number), "hash": held.hash }))
+    }
+
+    fn entry_of(&self, action: Action, matter: &Matter, data: serde_json::Value) -> Entry {
+        Entry {
+            direction: Some(Direction::In),
+            verb: Some(matter.verb.to_string()),
+            session: Some(matter.session.to_string()),
+            data: Some(data),
+            ..self.entry(action, Some(matter.peer))
+        }
+    }
+}
+
+fn length(seconds: u64) -> Result<Duration, Failure> {
+    let length = Duration::from_secs(seconds);
+    if length.is_zero() || length > MAX_STANDING {
+        return Err(Failure::new(Code::InvalidRequest, "forSeconds is 1 to 86400, a day"));
+    }
+    Ok(length)
+}
+
+fn unknown(id: &str) -> Failure {
+    let message = format!("No call that waits for approval is named {id}: it was decided, or nobody waits any more");
+    Failure::new(Code::NotFound, message).hint("`pi-remote approvals` lists what waits")
+}
