@@ -532,7 +532,8 @@ async fn a_rate_of_the_users_own_holds_for_any_peer_and_goes_back_to_the_default
     let stage = Stage::start();
     let _session = stage.session("s-1", None);
     stage.until_seen(&["s-1"]);
-    stage.here(&["peers", "rate", "laptop", "2"]).ends(0);
+    assert_eq!(stage.here(&["peers", "rate", "laptop", "2", "--json"]).ends(0).json()["peer"]["callsPerMinute"], 2);
+    assert!(stage.here(&["peers"]).ends(0).out.contains("at most 2 calls a minute"));
     stage.there(&["read", "s-1"]).ends(0);
     stage.there(&["read", "s-1"]).ends(0);
     stage.refused(&["read", "s-1"], 1, "rate_limited");
@@ -560,6 +561,13 @@ async fn what_a_grant_changes_is_told_in_words_with_what_goes_too_far() {
     assert!(shown.contains("name:work") && shown.contains("id:s-1"), "{shown}");
     let full = stage.here(&["grant", "laptop", "full"]).ends(0);
     assert!(full.out.contains("  new  ") && full.err.contains("as if it had the keyboard"), "{full:?}");
+    for preset in ["ask", "read", "full"] {
+        stage.here(&["grant", "laptop", preset]).ends(0);
+        let line = format!("may there    {preset}\n");
+        eventually("the other side knows the preset by its name", || stage.there(&["peers"]).out.contains(&line));
+    }
+    let useless = stage.here(&["grant", "laptop", "--verbs", "send"]).ends(1);
+    assert!(useless.text_failure().contains("--verbs list,send"), "{}", useless.err);
     let table = stage.here(&["grants"]).ends(0).out;
     let header: Vec<&str> = table.lines().next().unwrap().split_whitespace().collect();
     assert_eq!(header, ["GRANT", "PEER", "PRESET", "MAY", "ASK", "NOT", "SESSIONS", "FROM", "ENDS"]);

@@ -15,10 +15,10 @@ use crate::wire::rights::{GrantRequest, GrantTerms, Granted};
 use crate::wire::session::Verb;
 
 pub(crate) const EXAMPLES: &str = "\
-Presets: full (everything), ask (list and read; everything else after approval), read (list and read),
-none (nothing, whatever other grants say).
-Verbs: list (see that a session exists), read (its last message), summary, events (hear when a turn
-ends), send, control (clear and abort).
+Presets: full (everything), ask (list and read; everything else after approval),
+read (list and read), none (nothing, whatever other grants say).
+Verbs: list (see that a session exists), read (its last message), summary, events (hear
+when a turn ends), send, control (clear and abort).
 
 Examples:
   The machine of a colleague follows one session for two hours, and can do no more:

@@ -60,9 +60,9 @@ enum PeersCommand {
 }
 
 const RATE_HELP: &str = "\
-By default a peer with `full` is not limited, and any other may make 120 calls a minute. A number holds
-for both. What is over it is refused with `rate_limited`, refused calls count too, and nothing is lost
-but the call. To take nothing at all: pi-remote grant PEER none
+By default a peer with `full` is not limited, and any other may make 120 calls a minute.
+A number holds for both. What is over it is refused with `rate_limited`, and refused calls
+count too. To take nothing at all: pi-remote grant PEER none
 
 Examples:
   pi-remote peers rate laptop 30

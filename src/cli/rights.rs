@@ -13,10 +13,10 @@ use crate::wire::session::Verb;
 /// How long something is given.
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
 pub(crate) struct Lasting {
-    /// For how long: 30m, 2h, 7days
+    /// How long the grant holds: 30m, 2h, 7days
     #[arg(long = "for", value_name = "DURATION", value_parser = duration, conflicts_with = "until")]
     duration: Option<Duration>,
-    /// Until when: 2026-12-01T18:00:00+01:00, or 2026-12-01 for the beginning of that day in UTC
+    /// Until when the grant holds: 2026-12-01T18:00:00+01:00, or 2026-12-01 for the beginning of that day in UTC
     #[arg(long, value_name = "DATE", value_parser = date)]
     until: Option<SystemTime>,
 }
@@ -115,7 +115,7 @@ fn moment(text: &str) -> Option<SystemTime> {
     if text.len() == "2026-12-01".len() {
         return read(&format!("{text}T00:00:00Z"));
     }
-    let (local, zone) = text.len().checked_sub("+01:00".len()).and_then(|at| text.split_at_checked(at))?;
+    let (local, zone) = text.split_at_checked(text.len().checked_sub("+01:00".len())?)?;
     let (is_east, zone) = match (zone.strip_prefix('+'), zone.strip_prefix('-')) {
         (Some(east), _) => (true, east),
         (_, Some(west)) => (false, west),

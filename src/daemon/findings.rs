@@ -6,7 +6,7 @@ use crate::clock::rfc3339;
 use crate::link::obstacles::open_port_there;
 use crate::link::way::{Found, Tried};
 use crate::relay::LinkView;
-use crate::trust::Peer;
+use crate::trust::{Peer, Preset};
 use crate::wire::HostPort;
 use crate::wire::check::{Check, Checks};
 use crate::wire::commands::quoted;
@@ -141,9 +141,9 @@ impl<'a> Findings<'a> {
             Found::OtherDevice => {
                 let what = "if that machine really has a new key, offer there (`pi-remote pair`) and pair again; \
                             if not, somebody answers in its place";
-                // The grant stays as it is; said, because it is asked for where there is no terminal.
-                let (petname, grant) =
-                    (self.petname(), self.peer.grants.first().map_or("none", |grant| grant.preset.as_str()));
+                // The grants stay as they are; one is said, because it is asked for where there is no terminal.
+                let preset = self.peer.grants.first().map(|grant| grant.preset).filter(|it| *it != Preset::Custom);
+                let (petname, grant) = (self.petname(), preset.unwrap_or(Preset::None));
                 let fix = format!("pi-remote pair --replace {petname} --grant {grant} {}", quoted(&best.address));
                 failed(Code::FingerprintMismatch, what).hint(fix)
             }
@@ -301,7 +301,7 @@ fn lives(link: &LinkView) -> String {
 mod tests {
     use super::*;
     use crate::identity::Fingerprint;
-    use crate::trust::{Grant, GrantId, Preset};
+    use crate::trust::{Grant, GrantId};
     use crate::wire::check::State;
 
     fn peer() -> Peer {
