@@ -198,7 +198,7 @@ fn a_kill_loses_nothing_that_was_written_and_a_stop_nothing_at_all() {
 fn a_rotated_log_is_read_followed_and_checked_as_one() {
     let mut machine = Machine::start("desktop");
     machine.stop(Stop::Politely);
-    machine.rotation = Rotation { size: 4000, keep: 4 };
+    machine.rotation = Rotation { size: 2500, keep: 4 };
     machine.run();
     let mut following = Running::start(&machine.dir, &["--json", "audit", "--follow", "-n", "1"]);
     let first: Value = serde_json::from_str(&following.line()).unwrap();

@@ -187,6 +187,9 @@ impl Chain {
     }
 }
 
+/// The last line of a chain in a file, as it says itself, and whether the file ends within a line.
+type Last = (End, bool);
+
 /// Finds where a log ends. The last part alone is looked at where the head's line is in it: what is
 /// wrong further up is for the check of the whole.
 fn find(dir: &StateDir, log: &Log) -> Result<Found, Failure> {
@@ -287,7 +290,7 @@ fn lost(end: &End, head: &Head) -> String {
 }
 
 /// A log that is not as it was written goes on behind what stands there, and says so: nothing is mended.
-fn broken(head: &Head, last: Option<(End, bool)>, what: &str) -> Found {
+fn broken(head: &Head, last: Option<Last>, what: &str) -> Found {
     let (last, open) = last.unwrap_or_else(|| (head.end(), false));
     let end = End { n: last.n.max(head.count), ..last };
     let adopt = Some(adopted(AdoptedKind::Broken, None, Some(what.to_owned())));
@@ -323,7 +326,7 @@ fn ends_before(dir: &StateDir, log: &Log, head: &Head) -> Result<bool, Failure> 
 
 /// The end of a chain as its lines say, whether they fit or not, and whether the file ends within a
 /// line; beside it the walk to there, where all fits.
-fn to_the_end(file: &mut File) -> std::io::Result<(Option<(End, bool)>, Option<Walk>)> {
+fn to_the_end(file: &mut File) -> std::io::Result<(Option<Last>, Option<Walk>)> {
     file.seek(SeekFrom::Start(0))?;
     let mut from = BufReader::with_capacity(PART, file);
     let (mut last, mut walk, mut at) = (None, Some(Walk::whole(None, false)), At { file: 0, line: 0 });
@@ -335,7 +338,7 @@ fn to_the_end(file: &mut File) -> std::io::Result<(Option<(End, bool)>, Option<W
     Ok((last, walk.and_then(|mut walk| walk.finish(at).is_ok().then_some(walk))))
 }
 
-fn note_last(raw: &Raw, last: &mut Option<(End, bool)>) {
+fn note_last(raw: &Raw, last: &mut Option<Last>) {
     match read(&raw.bytes) {
         Kind::Chained { n, .. } => *last = Some((End { n, hash: raw.hash.clone() }, !raw.ended)),
         Kind::Foreign | Kind::Unreadable => {
@@ -363,8 +366,9 @@ fn length(dir: &StateDir, log: &Log, file: &File) -> Result<u64, Failure> {
 
 fn failed(dir: &StateDir, name: &str, what: &str, error: &std::io::Error) -> Failure {
     let failure = Failure::new(Code::AuditFailed, format!("cannot {what} {}: {error}", dir.join(name).display()));
-    match error.kind() {
-        std::io::ErrorKind::StorageFull => failure.hint("make room on that disk: it is tried again every second"),
-        _ => failure,
+    if error.kind() == std::io::ErrorKind::StorageFull {
+        failure.hint("make room on that disk: it is tried again every second")
+    } else {
+        failure
     }
 }

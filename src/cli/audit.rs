@@ -207,9 +207,9 @@ impl Line {
             parts.push(format!("by pid {pid}{executable}"));
         }
         match &self.data {
-            Some(Value::Object(members)) => parts.extend(members.iter().map(|(name, value)| match value {
-                Value::String(text) => format!("{name}={text}"),
-                other => format!("{name}={other}"),
+            Some(Value::Object(members)) => parts.extend(members.iter().map(|(name, value)| {
+                let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                format!("{name}={text}")
             })),
             Some(Value::Null) | None => {}
             Some(other) => parts.push(other.to_string()),
