@@ -67,6 +67,20 @@ pub(crate) async fn run(cx: Context) -> Result<(), Error> {
     let ran = stage.run(&desktop, &["peers"], How::ToItsEnd).await?;
     ran.must_succeed()?.must(|out| out.contains("laptop") && !out.contains("not connected"))?;
 
+    stage.title("From now on laptop may only read there")?;
+    let ran = stage.run(&desktop, &["grant", "laptop", "read"], How::ToItsEnd).await?;
+    ran.must_succeed()?.must(|out| out.contains("laptop"))?;
+    let ran = stage.run(&laptop, &["send", "desktop/tests", REFUSED], How::ToItsEnd).await?;
+    if was_told(&tests, REFUSED) || ran.status.code() != Some(5) {
+        return Err(ran.wrong("it was not refused"));
+    }
+    stage.run(&laptop, &["read", "desktop/tests"], How::ToItsEnd).await?.must_succeed()?;
+
+    stage.title("The audit has what was done and what was refused, and shows if anybody changes it")?;
+    let ran = stage.run(&desktop, &["audit"], How::ToItsEnd).await?;
+    ran.must_succeed()?.must(|out| ["send", "forbidden", "grant"].iter().all(|word| out.contains(word)))?;
+    stage.run(&desktop, &["audit", "--verify"], How::ToItsEnd).await?.must_succeed()?;
+
     stage.title("Trust ends: unpair, and the other is refused")?;
     let ran = stage.run(&laptop, &["unpair", "desktop"], How::ToItsEnd).await?;
     ran.must_succeed()?.must(|out| out.contains("desktop"))?;
@@ -76,8 +90,7 @@ pub(crate) async fn run(cx: Context) -> Result<(), Error> {
     })
     .await?;
     let ran = stage.run(&desktop, &["send", "laptop/notes", REFUSED], How::ToItsEnd).await?;
-    let arrived = notes.received().iter().any(|line| String::from_utf8_lossy(line).contains(REFUSED));
-    if arrived || !matches!(ran.status.code(), Some(4 | 5 | 8)) {
+    if was_told(&notes, REFUSED) || !matches!(ran.status.code(), Some(4 | 5 | 8)) {
         return Err(ran.wrong("it was not refused"));
     }
 
@@ -87,6 +100,11 @@ pub(crate) async fn run(cx: Context) -> Result<(), Error> {
         machine.ended().await?;
     }
     stage.title("Every step did what it says.")
+}
+
+/// Whether a session was told this.
+fn was_told(session: &FakeSession, text: &str) -> bool {
+    session.received().iter().any(|line| String::from_utf8_lossy(line).contains(text))
 }
 
 /// `laptop` shows a code, and it is typed at `desktop`.
