@@ -108,8 +108,8 @@ impl Relay {
                 self.answer(client, &reply, Err(&failure));
             }
             Ok(_) if request.fire_and_forget => {
-                let data = relay_data(request.request_id.as_ref(), &[br#""queued":true"#]);
-                self.answer(client, &reply, Ok(&data));
+                let line = reply.success(&relay_data(request.request_id.as_ref(), &[br#""queued":true"#]));
+                self.answer_line(client, &reply, line);
             }
             Ok(_) => {}
         }
@@ -230,8 +230,8 @@ impl Relay {
                 Ok((response, event)) => {
                     let event = event.map(|event| join(&[br#","event":"#, &event])).unwrap_or_default();
                     let data = relay_data(request_id.as_ref(), &[br#""response":"#, &response, &event]);
-                    drop(response);
-                    self.answer(client, &reply, Ok(&data));
+                    let line = reply.success(&data);
+                    self.answer_line(client, &reply, line);
                 }
                 Err(failure) => self.answer(client, &reply, Err(&failure)),
             },
@@ -518,14 +518,15 @@ impl Relay {
     }
 }
 
-fn relay_data(request_id: Option<&Bytes>, members: &[&[u8]]) -> Bytes {
+/// Data of a `relay`'s answer in its parts.
+fn relay_data<'a>(request_id: Option<&'a Bytes>, members: &[&'a [u8]]) -> Vec<&'a [u8]> {
     let mut parts: Vec<&[u8]> = vec![b"{"];
     if let Some(id) = request_id {
         parts.extend([br#""requestId":"#.as_slice(), id, b","]);
     }
     parts.extend(members);
     parts.push(b"}");
-    join(&parts)
+    parts
 }
 
 /// Data of the event `message_status`; the request's id stands in it as it came.
