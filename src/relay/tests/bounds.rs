@@ -54,3 +54,31 @@ fn the_end_of_a_turn_is_waited_for_with_a_send_alone() {
     }
     assert!(work(&mut relay).is_empty());
 }
+
+/// What a peer's call to the session is answered at once, if it is refused.
+fn asked_by(relay: &mut Relay, link: LinkId, id: u64, bytes: usize) -> Option<Code> {
+    let mut command = br#"{"type":"send","message":""}"#.to_vec();
+    command.splice(command.len() - 2..command.len() - 2, vec![b'x'; bytes - command.len()]);
+    let rpc = Rpc { id, target: "s".into(), command: command.into(), wait_until: None, timeout_ms: None };
+    relay.link_message(link, LinkMessage::Rpc(rpc), Duration::ZERO);
+    match messages(relay, link).pop() {
+        Some(LinkMessage::RpcResponse { outcome: Outcome::Failed(failure), .. }) => Some(failure.code),
+        None => None,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_peers_commands_are_taken_up_to_the_longest_message_and_four_of_them_at_a_time() {
+    let (mut relay, _) = with_session();
+    pin(&mut relay, 2);
+    let link = link(&mut relay, 2, &[]);
+    messages(&mut relay, link);
+    let longest = relay.limits().message;
+    assert_eq!(asked_by(&mut relay, link, 1, longest + 1), Some(Code::TooLarge));
+    for id in 2..6 {
+        assert_eq!(asked_by(&mut relay, link, id, longest), None);
+    }
+    assert_eq!(asked_by(&mut relay, link, 6, 40), Some(Code::Overloaded));
+    assert_eq!(work(&mut relay).len(), 4);
+}
