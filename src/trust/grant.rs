@@ -534,11 +534,26 @@ mod tests {
         };
         assert_eq!(with(MAX_PARTS, MAX_PARTS).map(|grant| (grant.sessions.len(), grant.from.len())), Ok((64, 64)));
         assert!(with(MAX_PARTS + 1, 0).is_err() && with(0, MAX_PARTS + 1).is_err());
+        let sessions = vec![Selector::Name("x".into()); MAX_PARTS + 1];
+        let same = Grant { sessions, ..Grant::of_preset(GrantId(1), Preset::Read) }.checked().unwrap();
+        assert_eq!(same.sessions, [Selector::Name("x".into())], "the same but once");
+    }
+
+    #[test]
+    fn names_and_numbers_are_taken_up_to_the_longest_and_the_largest() {
+        let name = |bytes| format!("name:{}", "x".repeat(bytes)).parse::<Selector>();
+        assert!(name(MAX_TEXT).is_ok() && name(MAX_TEXT + 1).is_err() && name(0).is_err());
+        for bad in ["name: x", "name:x ", "name:a\u{202e}b"] {
+            assert!(bad.parse::<Selector>().is_err(), "{bad:?}");
+        }
+        assert_eq!("g9007199254740992".parse(), Ok(GrantId(MAX_GRANT_ID)));
+        assert!("g9007199254740993".parse::<GrantId>().is_err());
     }
 
     #[test]
     fn the_tailnet_is_asked_for_its_own_conditions_alone() {
-        for (text, is_of_tailnet) in [("tailscale:user=me", true), ("tailscale:node=desk", true), ("cidr:::/0", false)] {
+        for (text, is_of_tailnet) in [("tailscale:user=me", true), ("tailscale:node=desk", true), ("cidr:::/0", false)]
+        {
             assert_eq!(text.parse::<Condition>().unwrap().is_of_tailnet(), is_of_tailnet, "{text}");
         }
     }
