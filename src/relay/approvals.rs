@@ -178,6 +178,7 @@ mod tests {
         for n in 0..MAX_STANDING - 1 {
             approvals.stand(matter(1, Verb::Send, &format!("s{n}")), Duration::from_secs(30));
         }
+        assert_eq!(approvals.next_end(), Some(Duration::from_secs(20)), "the first of them");
         assert!(!approvals.can_stand(&matter(1, Verb::Send, "more")), "bounded");
         assert!(approvals.can_stand(&matter(1, Verb::Send, "s")), "in place of itself");
     }

@@ -20,6 +20,7 @@ use crate::wire::frames::{self, FrameDecoder};
 use crate::wire::link::{LinkMessage, Outcome, Rpc, SessionInfo, WaitUntil};
 use crate::wire::{Code, Failure};
 
+mod bounds;
 mod history;
 mod rights;
 
