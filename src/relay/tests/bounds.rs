@@ -3,7 +3,7 @@
 use super::*;
 
 /// The call that a session was just asked, and whether it is a send.
-fn asked(relay: &mut Relay) -> (pending::CallId, bool) {
+fn asked(relay: &mut Relay) -> (CallId, bool) {
     let [SessionWork::Call { call, is_send, .. }] = work(relay)[..] else { panic!("no call") };
     (call, is_send)
 }
