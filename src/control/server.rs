@@ -247,8 +247,8 @@ fn dispatch(line: &Bytes, connected: Connected, context: &Context, requests: &mu
         Err(failure) => relay.answer(client, &reply, Err(&failure)),
         Ok(Request::Relay(request)) => relay.relay(client, reply, request, context.clock.now()),
         Ok(Request::ListSessions) => {
-            let line = reply.success(&relay.list_sessions());
-            relay.answer_line(client, &reply, line);
+            let list = relay.list_sessions();
+            relay.answer(client, &reply, Ok(&list));
         }
         Ok(Request::Subscribe) => {
             relay.answer(client, &reply, Ok(br#"{"subscribed":true}"#));

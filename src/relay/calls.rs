@@ -108,8 +108,8 @@ impl Relay {
                 self.answer(client, &reply, Err(&failure));
             }
             Ok(_) if request.fire_and_forget => {
-                let line = reply.success(&relay_data(request.request_id.as_ref(), &[br#""queued":true"#]));
-                self.answer_line(client, &reply, line);
+                let data = relay_data(request.request_id.as_ref(), &[br#""queued":true"#]);
+                self.answer(client, &reply, Ok(&data));
             }
             Ok(_) => {}
         }
@@ -230,8 +230,8 @@ impl Relay {
                 Ok((response, event)) => {
                     let event = event.map(|event| join(&[br#","event":"#, &event])).unwrap_or_default();
                     let data = relay_data(request_id.as_ref(), &[br#""response":"#, &response, &event]);
-                    let line = reply.success(&data);
-                    self.answer_line(client, &reply, line);
+                    drop(response);
+                    self.answer(client, &reply, Ok(&data));
                 }
                 Err(failure) => self.answer(client, &reply, Err(&failure)),
             },
@@ -518,15 +518,14 @@ impl Relay {
     }
 }
 
-/// Data of a `relay`'s answer in its parts.
-fn relay_data<'a>(request_id: Option<&'a Bytes>, members: &[&'a [u8]]) -> Vec<&'a [u8]> {
+fn relay_data(request_id: Option<&Bytes>, members: &[&[u8]]) -> Bytes {
     let mut parts: Vec<&[u8]> = vec![b"{"];
     if let Some(id) = request_id {
         parts.extend([br#""requestId":"#.as_slice(), id, b","]);
     }
     parts.extend(members);
     parts.push(b"}");
-    parts
+    join(&parts)
 }
 
 /// Data of the event `message_status`; the request's id stands in it as it came.

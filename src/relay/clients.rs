@@ -125,14 +125,9 @@ impl Relay {
     /// room for it is closed: an answer is never dropped in silence.
     pub fn answer(&mut self, id: ClientId, reply: &ReplyTo, answer: Result<&[u8], &Failure>) {
         let line = match answer {
-            Ok(data) => reply.success(&[data]),
+            Ok(data) => reply.success(data),
             Err(failure) => reply.failure(failure),
         };
-        self.answer_line(id, reply, line);
-    }
-
-    /// As [`Relay::answer`], with the line that the answer is.
-    pub fn answer_line(&mut self, id: ClientId, reply: &ReplyTo, line: Bytes) {
         if !self.push_line(id, line) {
             let full = Failure::new(Code::Overloaded, "The answer has no room: earlier ones wait to be read");
             if !self.push_line(id, reply.failure(&full)) {

@@ -74,17 +74,21 @@ impl RemoteIndex {
     }
 }
 
-/// `list_sessions` data in its parts: local ones first, then those of each peer.
-pub fn list<'a>(local: &'a Sessions, remote: impl Iterator<Item = &'a Sessions>) -> Vec<&'a [u8]> {
-    let mut parts: Vec<&[u8]> = vec![br#"{"sessions":["#];
-    for (n, entry) in std::iter::once(local).chain(remote).flat_map(BTreeMap::values).enumerate() {
-        if n > 0 {
-            parts.push(b",");
+/// `list_sessions` data: local ones first, then those of each peer.
+pub fn list<'a>(local: &'a Sessions, remote: impl Iterator<Item = &'a Sessions> + Clone) -> Vec<u8> {
+    let entries = std::iter::once(local).chain(remote).flat_map(BTreeMap::values);
+    let size: usize = entries.clone().map(|entry| entry.view.len() + 1).sum();
+    let mut out = Vec::with_capacity(size + 32);
+    out.extend_from_slice(br#"{"sessions":["#);
+    let mut first = true;
+    for entry in entries {
+        if !std::mem::take(&mut first) {
+            out.push(b',');
         }
-        parts.push(&entry.view);
+        out.extend_from_slice(&entry.view);
     }
-    parts.push(b"]}");
-    parts
+    out.extend_from_slice(b"]}");
+    out
 }
 
 #[cfg(test)]
@@ -100,7 +104,7 @@ mod tests {
         let local = Sessions::from([entry("z", false)]);
         let remote = Sessions::from([entry("a", true), entry("b", true)]);
         let list: crate::wire::control::SessionList =
-            serde_json::from_slice(&list(&local, [&remote].into_iter()).concat()).unwrap();
+            serde_json::from_slice(&list(&local, [&remote].into_iter())).unwrap();
         let ids: Vec<_> = list.sessions.iter().map(|s| s.session_id.as_str()).collect();
         assert_eq!(ids, ["z", "a", "b"]);
     }

@@ -95,8 +95,8 @@ impl Relay {
         self.local.len()
     }
 
-    /// Data of `list_sessions` in its parts: local ones first, then those of connected peers by petname.
-    pub fn list_sessions(&self) -> Vec<&[u8]> {
+    /// Data of `list_sessions`: local ones first, then those of connected peers by petname.
+    pub fn list_sessions(&self) -> Vec<u8> {
         let mut linked: Vec<_> = self.peers.values().filter_map(|p| Some((&p.name, p.current?))).collect();
         linked.sort_unstable();
         let remote = linked.iter().filter_map(|(_, link)| self.links.get(link)).map(|link| &link.sessions);

@@ -39,9 +39,9 @@ pub struct ReplyTo {
 }
 
 impl ReplyTo {
-    /// The answer of a request that was done; `data` is raw JSON, in as many parts as it comes in.
-    pub fn success(&self, data: &[&[u8]]) -> Bytes {
-        self.line(&[&[br#","success":true,"data":"#.as_slice()], data].concat())
+    /// The answer of a request that was done; `data` is raw JSON.
+    pub fn success(&self, data: &[u8]) -> Bytes {
+        self.line(&[br#","success":true,"data":"#, data])
     }
 
     /// The answer of a request that failed.
@@ -521,7 +521,7 @@ mod tests {
     fn answers_keep_the_originals_shape_and_echo_the_id() {
         let to = ReplyTo { command: Some("status".into()), id: Some(Bytes::from_static(b"\"a\"")) };
         assert_eq!(
-            to.success(&[b"{}"]),
+            to.success(b"{}"),
             "{\"type\":\"response\",\"command\":\"status\",\"success\":true,\"data\":{},\"id\":\"a\"}\n"
         );
         let to = ReplyTo::default();
