@@ -22,6 +22,7 @@ use crate::wire::{Code, Failure};
 
 mod history;
 mod rights;
+mod trail;
 
 const SECOND: Duration = Duration::from_secs(1);
 
