@@ -52,7 +52,8 @@ struct Kind {
 impl Collapse {
     /// What is to be written at once of an entry: itself, or nothing, and then it is counted.
     pub fn take(&mut self, entry: Entry, at: SystemTime, now: Duration) -> Option<Record> {
-        if is_decision(&entry) {
+        // That entries found no room comes seldom, and has a count of its own.
+        if is_decision(&entry) || entry.action == Action::Missed {
             return Some(Record::new(at, entry));
         }
         self.ends.get_or_insert(now + WINDOW);
