@@ -144,8 +144,7 @@ impl Relay {
     fn begin_for_peer(&mut self, link: LinkId, rpc: &Rpc, now: Duration) -> Result<(), Failure> {
         self.charge(link, now)?;
         let Some(asking) = self.links.get(&link) else { return Ok(()) };
-        let listed = self.local.get(rpc.target.as_str()).filter(|entry| self.may_list(asking, &entry.info, now));
-        let entry = listed.ok_or_else(|| not_found(&rpc.target))?;
+        let entry = self.listed(asking, &rpc.target, now).ok_or_else(|| not_found(&rpc.target))?;
         if asking.calls.len() >= self.limits.link_calls || asking.call_bytes + rpc.command.len() > self.limits.outbox {
             let message =
                 format!("More than {} calls or too many bytes of this peer are in flight", self.limits.link_calls);
@@ -280,7 +279,8 @@ impl Relay {
         let seconds = longer.as_millis().div_ceil(1000);
         let status = json!({ "host": host, "status": "needs_approval", "expiresInSeconds": seconds as u64 });
         let data = message_status(&call.destination, request_id.as_ref(), &status);
-        self.emit_line(control::event_line("message_status", &data));
+        let told = asked.as_ref().map(|(client, _)| *client);
+        self.emit_line_but(told, control::event_line("message_status", &data));
         if let Some((client, id)) = asked {
             // Without room for it the answer is still to come.
             self.push_line(client, control::request_event_line("message_status", Some(&id), &data));

@@ -196,6 +196,7 @@ impl Relay {
     /// A router with no sessions, peers or clients.
     pub fn new(me: Me, limits: Limits) -> Self {
         Self {
+            approvals: Approvals::new(me.hello.instance),
             me,
             limits,
             budget: Budget::new(limits.budget),
@@ -220,7 +221,6 @@ impl Relay {
             next_end: None,
             locked: false,
             audit: Trail::default(),
-            approvals: Approvals::default(),
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use crate::wire::ids::{SessionId, is_unsafe_to_show};
+use crate::wire::ids::{SessionId, is_unsafe_in_name};
 use crate::wire::link::SessionInfo;
 use crate::wire::session::Verb;
 
@@ -418,7 +418,7 @@ fn once<T: PartialEq>(parts: &mut Vec<T>) {
 }
 
 fn is_text(text: &str) -> bool {
-    !text.is_empty() && text.len() <= MAX_TEXT && text.trim() == text && !text.chars().any(is_unsafe_to_show)
+    !text.is_empty() && text.len() <= MAX_TEXT && text.trim() == text && !text.chars().any(is_unsafe_in_name)
 }
 
 impl fmt::Display for Condition {
