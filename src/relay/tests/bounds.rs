@@ -82,3 +82,103 @@ fn a_peers_commands_are_taken_up_to_the_longest_message_and_four_of_them_at_a_ti
     assert_eq!(asked_by(&mut relay, link, 6, 40), Some(Code::Overloaded));
     assert_eq!(work(&mut relay).len(), 4);
 }
+
+#[test]
+fn there_are_only_so_many_calls_in_flight_and_so_many_bytes_of_them() {
+    let (mut relay, client) = with_session();
+    let bytes = request("s", 1).command.len();
+    for (calls, budget, taken) in [(2, usize::MAX, 2), (usize::MAX, 3 * bytes, 3), (0, 0, 0)] {
+        (relay.limits.calls, relay.limits.budget) = (calls, budget);
+        for _ in 0..taken {
+            ask(&mut relay, client, "s", 1, SECOND);
+            assert!(lines(&mut relay, client).is_empty(), "{calls} {budget}");
+        }
+        ask(&mut relay, client, "s", 1, SECOND);
+        assert_eq!(lines(&mut relay, client)[0]["code"], "overloaded");
+        for work in work(&mut relay) {
+            let SessionWork::Call { call, .. } = work else { panic!("{work:?}") };
+            relay.session_answered(call, Ok((Bytes::from_static(b"{}"), None)), SECOND);
+        }
+        lines(&mut relay, client);
+    }
+}
+
+#[test]
+fn a_call_that_took_too_long_says_which_session_on_which_machine_and_is_dropped_there() {
+    let (mut relay, client) = with_session();
+    pin(&mut relay, 2);
+    let link = link(&mut relay, 2, &["far"]);
+    messages(&mut relay, link);
+    for (target, words) in [("s", "session s on this machine"), ("far", "session far on peer-2")] {
+        ask_with(
+            &mut relay,
+            client,
+            control::Relay { timeout_ms: Some(1000), ..request(target, 1) },
+            1,
+            Duration::ZERO,
+        );
+        relay.tick(SECOND - Duration::from_millis(1));
+        assert!(lines(&mut relay, client).is_empty(), "not yet");
+        relay.tick(SECOND);
+        let line = lines(&mut relay, client).remove(0);
+        assert!(line["code"] == "timeout" && line["hint"].as_str().unwrap().starts_with(words), "{line}");
+    }
+    assert!(matches!(work(&mut relay)[..], [SessionWork::Call { .. }, SessionWork::Drop(_)]));
+    assert!(messages(&mut relay, link).iter().any(|message| matches!(message, LinkMessage::Cancel(_))));
+}
+
+#[test]
+fn this_machine_may_be_named_too_by_its_name_or_its_key() {
+    let (mut relay, client) = with_session();
+    for (peer, found) in [("here".to_owned(), true), (device(1).to_string(), true), ("there".to_owned(), false)] {
+        ask_with(&mut relay, client, control::Relay { peer: Some(peer), ..request("s", 1) }, 1, SECOND);
+        assert_eq!(work(&mut relay).len(), usize::from(found));
+        let refused: Vec<_> = lines(&mut relay, client).into_iter().map(|line| line["code"].clone()).collect();
+        assert_eq!(refused, if found { vec![] } else { vec![Value::from("peer_not_found")] });
+    }
+}
+
+#[test]
+fn only_a_peers_send_that_brings_no_message_id_is_said_to_lack_one() {
+    let (mut relay, _) = with_session();
+    pin(&mut relay, 2);
+    let link = link(&mut relay, 2, &[]);
+    for (command, lacks) in [
+        (r#"{"type":"send","message":"a"}"#, true),
+        (r#"{"type":"send","message":"a","messageId":"m"}"#, false),
+        (r#"{"type":"get_message"}"#, false),
+    ] {
+        let rpc = Rpc { id: 1, target: "s".into(), command: command.into(), wait_until: None, timeout_ms: None };
+        relay.link_message(link, LinkMessage::Rpc(rpc), SECOND);
+        let [SessionWork::Call { call, sender: Some(sender), .. }] = &work(&mut relay)[..] else { panic!("no call") };
+        assert_eq!(sender.lacks_message_id, lacks, "{command}");
+        relay.session_answered(*call, Ok((Bytes::from_static(b"{}"), None)), SECOND);
+    }
+}
+
+#[test]
+fn a_peer_is_sent_what_it_takes_and_no_byte_more() {
+    let (mut relay, client) = with_session();
+    pin(&mut relay, 2);
+    let link = relay.open_link(device(2), true, facts(2), Duration::ZERO).unwrap();
+    let LinkMessage::Hello(hello) = hello_from(2, false, &["far"]) else { panic!("no hello") };
+    let limit = request("far", 1).command.len();
+    relay.link_message(link, LinkMessage::Hello(Hello { message_limit: limit as u64, ..hello }), Duration::ZERO);
+    ask(&mut relay, client, "far", 1, SECOND);
+    assert!(lines(&mut relay, client).is_empty());
+    ask(&mut relay, client, "far", 10, SECOND);
+    assert_eq!(lines(&mut relay, client)[0]["code"], "too_large");
+}
+
+#[test]
+fn the_bytes_of_a_clients_calls_count_until_their_answers() {
+    let (mut relay, client) = with_session();
+    ask(&mut relay, client, "s", 1, SECOND);
+    ask(&mut relay, client, "s", 2, SECOND);
+    let bytes = request("s", 1).command.len();
+    for left in [bytes, 0] {
+        let call = relay.pending.matching(|_| true)[0];
+        relay.session_answered(call, Ok((Bytes::from_static(b"{}"), None)), SECOND);
+        assert_eq!(relay.clients[&client].call_bytes, left);
+    }
+}

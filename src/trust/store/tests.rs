@@ -299,6 +299,16 @@ fn a_thousand_peers_are_pinned_and_one_more_only_in_place_of_another() {
 }
 
 #[test]
+fn a_name_or_a_key_that_stands_there_twice_is_refused() {
+    let two = |name: &str, byte| {
+        read(&file([("pi", 1), (name, byte)].map(|(n, b)| (n.to_owned(), device(b), "[]")).into_iter()))
+    };
+    assert!(two("desk", 2).is_ok());
+    assert!(two("pi", 2).unwrap_err().contains("pi stands there twice"));
+    assert!(two("desk", 1).unwrap_err().contains("desk stands there twice"));
+}
+
+#[test]
 fn the_last_number_of_a_grant_is_given_and_none_after_it() {
     let (_dir, mut store) = store();
     let last = r#"[{"id":"g9007199254740990","preset":"custom"}]"#;
@@ -338,6 +348,18 @@ fn a_peer_is_found_by_its_name_or_its_key_and_renamed_to_none_that_another_has()
 }
 
 #[test]
+fn a_new_key_that_is_pinned_already_may_keep_its_own_name_when_it_replaces_another() {
+    let (_dir, mut store) = store();
+    store.pin_now(new(1, "pi")).unwrap();
+    store.pin_now(new(2, "desk")).unwrap();
+    let named = |name: &str| NewPeer { replaces: Some(device(1)), petname: Some(name.parse().unwrap()), ..new(2, "x") };
+    store.pin_now(new(3, "other")).unwrap();
+    assert_eq!(store.petname_for(&named("other")).unwrap_err().code, Code::NameTaken);
+    assert_eq!(store.pin_now(named("desk")).unwrap().name.as_str(), "desk");
+    assert_eq!(store.peers().len(), 2, "one for both");
+}
+
+#[test]
 fn what_would_not_be_read_again_is_not_written() {
     let (_dir, mut store) = store();
     store.pin_now(new(1, "pi")).unwrap();
@@ -345,6 +367,7 @@ fn what_would_not_be_read_again_is_not_written() {
     with(String::new()).write().unwrap();
     let room = MAX_FILE - std::fs::metadata(store.dir.join(FILE)).unwrap().len() as usize;
     with("x".repeat(room)).write().unwrap();
+    assert_eq!(std::fs::metadata(store.dir.join(FILE)).unwrap().len(), 4 * 1024 * 1024);
     assert_eq!(with("x".repeat(room + 1)).write().unwrap_err().code, Code::Overloaded);
     Store::load(store.dir.clone()).unwrap();
 }
