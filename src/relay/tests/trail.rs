@@ -43,9 +43,9 @@ fn refused_calls(relay: &mut Relay, link: LinkId, calls: u64) {
 
 /// The codes with which a link's calls were refused, in their order.
 fn refusals(relay: &mut Relay, link: LinkId) -> Vec<(u64, Code)> {
-    let refusal = |message| match message {
-        LinkMessage::RpcResponse { id, outcome: Outcome::Failed(failure) } => Some((id, failure.code)),
-        _ => None,
+    let refusal = |message| {
+        let LinkMessage::RpcResponse { id, outcome: Outcome::Failed(failure) } = message else { return None };
+        Some((id, failure.code))
     };
     messages(relay, link).into_iter().filter_map(refusal).collect()
 }
