@@ -181,6 +181,15 @@ fn the_bytes_of_a_clients_calls_count_until_their_answers() {
         relay.session_answered(call, Ok((Bytes::from_static(b"{}"), None)), SECOND);
         assert_eq!(relay.clients[&client].call_bytes, left);
     }
+    pin(&mut relay, 2);
+    let link = link(&mut relay, 2, &[]);
+    messages(&mut relay, link);
+    (1..3).for_each(|id| assert_eq!(asked_by(&mut relay, link, id, 40), None));
+    for left in [40, 0] {
+        let call = relay.pending.matching(|_| true)[0];
+        relay.session_answered(call, Ok((Bytes::from_static(b"{}"), None)), SECOND);
+        assert_eq!(relay.links[&link].call_bytes, left);
+    }
 }
 
 #[test]
