@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::*;
-use crate::wire::audit::{Action, Caller, Entry};
+use crate::wire::audit::{Action, Caller, Direction, Entry};
 use crate::wire::rights::{Approve, Decision};
 use crate::wire::session::Verb;
 
@@ -214,7 +214,12 @@ fn who_decided_is_on_record() {
     relay.approve(&ahead, by(), SECOND).unwrap();
     relay.deny("a2", by(), SECOND).unwrap();
     relay.deny("s1", by(), SECOND).unwrap();
-    let callers = trail(&mut relay).into_iter().filter(|entry| entry.action != Action::Hold);
+    let entries = trail(&mut relay);
+    for Entry { direction, verb, session, .. } in &entries {
+        let about = (*direction, verb.as_deref(), session.as_deref());
+        assert_eq!(about, (Some(Direction::In), Some("send"), Some("s")));
+    }
+    let callers = entries.into_iter().filter(|entry| entry.action != Action::Hold);
     assert_eq!(callers.map(|entry| entry.caller).collect::<Vec<_>>(), [by(), by(), by()]);
 }
 
