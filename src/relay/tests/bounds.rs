@@ -181,4 +181,38 @@ fn the_bytes_of_a_clients_calls_count_until_their_answers() {
         relay.session_answered(call, Ok((Bytes::from_static(b"{}"), None)), SECOND);
         assert_eq!(relay.clients[&client].call_bytes, left);
     }
+    pin(&mut relay, 2);
+    let link = link(&mut relay, 2, &[]);
+    messages(&mut relay, link);
+    (1..3).for_each(|id| assert_eq!(asked_by(&mut relay, link, id, 40), None));
+    for left in [40, 0] {
+        let call = relay.pending.matching(|_| true)[0];
+        relay.session_answered(call, Ok((Bytes::from_static(b"{}"), None)), SECOND);
+        assert_eq!(relay.links[&link].call_bytes, left);
+    }
+}
+
+#[test]
+fn a_peer_is_answered_with_what_it_takes_and_no_byte_more() {
+    let (mut relay, _) = with_session();
+    pin(&mut relay, 2);
+    let link = relay.open_link(device(2), true, facts(2), Duration::ZERO).unwrap();
+    let LinkMessage::Hello(hello) = hello_from(2, false, &[]) else { panic!("no hello") };
+    relay.link_message(link, LinkMessage::Hello(Hello { message_limit: 20, ..hello }), Duration::ZERO);
+    messages(&mut relay, link);
+    for (event, is_answered) in [(Some(r#"{"e":"12345"}"#), true), (Some(r#"{"e":"123456"}"#), false), (None, true)] {
+        let command = Bytes::from_static(br#"{"type":"get_message"}"#);
+        let rpc = Rpc { id: 1, target: "s".into(), command, wait_until: None, timeout_ms: None };
+        relay.link_message(link, LinkMessage::Rpc(rpc), SECOND);
+        let (call, _) = asked(&mut relay);
+        let event = event.map(|event| Bytes::from_static(event.as_bytes()));
+        relay.session_answered(call, Ok((Bytes::from_static(br#"{"a":1}"#), event)), SECOND);
+        match messages(&mut relay, link).pop() {
+            Some(LinkMessage::RpcResponse { outcome: Outcome::Answer { .. }, .. }) => assert!(is_answered),
+            Some(LinkMessage::RpcResponse { outcome: Outcome::Failed(failure), .. }) => {
+                assert!(!is_answered && failure.code == Code::TooLarge, "{failure}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 }

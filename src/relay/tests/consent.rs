@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::*;
-use crate::wire::audit::{Action, Entry};
+use crate::wire::audit::{Action, Caller, Direction, Entry};
 use crate::wire::rights::{Approve, Decision};
 use crate::wire::session::Verb;
 
@@ -203,6 +203,24 @@ fn a_wider_grant_begins_nothing_by_itself_and_the_policy_is_asked_again_when_it_
     relay.locked = true;
     assert_eq!(approve(&mut relay, "a3-322", 32 * SECOND), Err(Code::Forbidden), "nothing is taken from any peer");
     assert!(work(&mut relay).is_empty());
+}
+
+#[test]
+fn who_decided_is_on_record() {
+    let (mut relay, link) = asked(2);
+    let by = || Some(Caller { pid: 7, executable: None });
+    (1..4).for_each(|id| rpc(&mut relay, link, id, SEND, Duration::ZERO));
+    let ahead = Approve { id: "a1".into(), hash: None, for_seconds: Some(9) };
+    relay.approve(&ahead, by(), SECOND).unwrap();
+    relay.deny("a2", by(), SECOND).unwrap();
+    relay.deny("s1", by(), SECOND).unwrap();
+    let entries = trail(&mut relay);
+    for Entry { direction, verb, session, .. } in &entries {
+        let about = (*direction, verb.as_deref(), session.as_deref());
+        assert_eq!(about, (Some(Direction::In), Some("send"), Some("s")));
+    }
+    let callers = entries.into_iter().filter(|entry| entry.action != Action::Hold);
+    assert_eq!(callers.map(|entry| entry.caller).collect::<Vec<_>>(), [by(), by(), by()]);
 }
 
 #[test]
