@@ -210,10 +210,10 @@ fn who_decided_is_on_record() {
     let (mut relay, link) = asked(2);
     let by = || Some(Caller { pid: 7, executable: None });
     (1..4).for_each(|id| rpc(&mut relay, link, id, SEND, Duration::ZERO));
-    let ahead = Approve { id: "a1".into(), hash: None, for_seconds: Some(9) };
+    let ahead = Approve { id: "a1-322".into(), hash: None, for_seconds: Some(9) };
     relay.approve(&ahead, by(), SECOND).unwrap();
-    relay.deny("a2", by(), SECOND).unwrap();
-    relay.deny("s1", by(), SECOND).unwrap();
+    relay.deny("a2-322", by(), SECOND).unwrap();
+    relay.deny("s1-322", by(), SECOND).unwrap();
     let entries = trail(&mut relay);
     for Entry { direction, verb, session, .. } in &entries {
         let about = (*direction, verb.as_deref(), session.as_deref());
