@@ -1,7 +1,6 @@
 //! Where peers are listened for: the tailnet as it comes and goes, what an offer shows, and a port that is taken.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
