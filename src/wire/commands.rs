@@ -105,7 +105,23 @@ mod tests {
 
     #[test]
     fn a_quoted_word_is_one_word_to_a_shell_and_nothing_in_it_is_run() {
-        for word in [HOSTILE, "", "a b", "it's", "'", "''", "~/x", "*", "a\\", "=x", "x=y", "[fd7a::1]:80", "{a,b}"] {
+        for word in [
+            HOSTILE,
+            "",
+            "a b",
+            "it's",
+            "'",
+            "''",
+            "~/x",
+            "*",
+            "a\\",
+            "=x",
+            "x=y",
+            "--a=b c",
+            "-$x",
+            "[fd7a::1]:80",
+            "{a,b}",
+        ] {
             let command = format!("pi-remote unpair {}", quoted(word));
             assert_eq!(hostile::words(&command), [["unpair", word]], "{command}");
         }

@@ -518,6 +518,19 @@ mod tests {
     }
 
     #[test]
+    fn events_and_errors_are_lines_of_the_originals_shape() {
+        let id = Bytes::from_static(b"7");
+        for (line, expected) in [
+            (event_line("turn_end", b"{}"), r#"{"type":"event","event":"turn_end","data":{}}"#),
+            (request_event_line("x", Some(&id), b"1"), r#"{"type":"event","event":"x","data":1,"id":7}"#),
+            (request_event_line("x", None, b"1"), r#"{"type":"event","event":"x","data":1}"#),
+            (error_line("too \"long\""), r#"{"type":"error","error":"too \"long\""}"#),
+        ] {
+            assert_eq!(line, format!("{expected}\n"));
+        }
+    }
+
+    #[test]
     fn answers_keep_the_originals_shape_and_echo_the_id() {
         let to = ReplyTo { command: Some("status".into()), id: Some(Bytes::from_static(b"\"a\"")) };
         assert_eq!(

@@ -160,7 +160,9 @@ mod tests {
     #[test]
     fn a_frame_at_the_limit_passes_and_one_byte_over_does_not() {
         let mut d = decoder();
-        d.buffer().extend_from_slice(&frame(1, &vec![b'x'; MAX_PAYLOAD], true));
+        let longest = frame(1, &vec![b'x'; 65_536], true);
+        assert_eq!(longest.len(), HEADER + 65_536);
+        d.buffer().extend_from_slice(&longest);
         assert_eq!(d.next_message().unwrap().unwrap().len(), MAX_PAYLOAD);
         let over = (INNER_HEADER + MAX_PAYLOAD + 1) as u32;
         d.buffer().extend_from_slice(&over.to_be_bytes());
@@ -181,6 +183,9 @@ mod tests {
         assert_eq!(d.next_message(), Ok(None));
         d.buffer().extend_from_slice(&frame(1, b"90a", true));
         assert_eq!(d.next_message(), Err(FrameError::MessageTooLong(10)));
+        d.set_limits(Limits { message: 11, partial: 2, bytes: 100 });
+        d.buffer().extend_from_slice(&frame(1, b"90a", true));
+        assert_eq!(d.next_message().unwrap().unwrap(), "1234567890a", "as long as the limit");
     }
 
     #[test]
@@ -195,7 +200,9 @@ mod tests {
 
         let mut d = FrameDecoder::new(Limits { message: 100, partial: 9, bytes: 10 });
         d.buffer().extend_from_slice(&frame(0, b"123456", false));
-        d.buffer().extend_from_slice(&frame(1, b"123456", false));
+        d.buffer().extend_from_slice(&frame(1, b"1234", false));
+        assert_eq!(d.next_message(), Ok(None));
+        d.buffer().extend_from_slice(&frame(1, b"5", false));
         assert_eq!(d.next_message(), Err(FrameError::TooManyBytes(10)));
 
         let mut d = decoder();

@@ -187,6 +187,18 @@ mod tests {
     }
 
     #[test]
+    fn the_tailnets_addresses_are_told_from_those_around_them() {
+        for inside in ["100.64.0.0", "100.127.255.255", "100.100.1.2", "fd7a:115c:a1e0::", "fd7a:115c:a1e0:ffff::1"] {
+            assert!(is_tailnet(inside.parse().unwrap()), "{inside}");
+        }
+        for outside in
+            ["100.63.255.255", "100.128.0.0", "101.64.0.1", "10.64.0.1", "fd7a:115c:a1e1::1", "fd7b:115c:a1e0::1"]
+        {
+            assert!(!is_tailnet(outside.parse().unwrap()), "{outside}");
+        }
+    }
+
+    #[test]
     fn an_address_that_is_no_other_machines_is_told_apart() {
         for (typed, why) in [
             ("0.0.0.0", "every address"),
@@ -214,6 +226,9 @@ mod tests {
 
     #[test]
     fn what_is_no_host_and_port_is_refused() {
+        let longest = format!("{}a:1", "a.".repeat(126));
+        assert_eq!(longest.len(), MAX_HOST_PORT);
+        assert!(split_host_port(&longest).is_ok());
         let long = format!("{}:1", "a.".repeat(127));
         for bad in [
             "",
