@@ -28,11 +28,14 @@
 //!
 //! # Invariants, each kept by a test
 //!
-//! - `wire`, `relay`, `pairing` and `trust/policy.rs` import no tokio, no rustls, no file system
-//!   and no clock: `now` is a parameter, randomness is passed in.
-//! - Only `cli/output.rs` prints, only `state_dir.rs` creates files, only `link/tls.rs` names a
-//!   rustls configuration.
+//! - `wire`, `relay`, `pairing`, the rules of `trust` (`grant`, `policy`, `terms`, `compare`) and of
+//!   `audit` (`line`, `walk`, `collapse`) import no tokio, no rustls, no file system and no clock:
+//!   `now` is a parameter, randomness is passed in.
+//! - Only `cli/output.rs` prints, only `state_dir` creates files, only `link/tls` names a rustls
+//!   configuration, only TLS 1.3 with both certificates makes a link.
 //! - A live link exists only after authentication, so its peer is never optional.
+//! - Nothing of a peer reaches a session or is shown to a peer but by `relay::rights`, which asks
+//!   `trust::policy`; every call has one outcome, and one line in the audit.
 //!
 //! # How a call travels
 //!
