@@ -23,6 +23,7 @@ use crate::wire::{Code, Failure};
 mod bounds;
 mod history;
 mod rights;
+mod timer;
 mod trail;
 
 const SECOND: Duration = Duration::from_secs(1);
