@@ -47,3 +47,17 @@ impl<'de> Deserialize<'de> for SecretText {
         String::deserialize(deserializer).map(Self::from)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_kept_whole_and_is_not_in_its_debug_text() {
+        for secret in [SecretText::from("abc".to_owned()), SecretText::from(Zeroizing::new("abc".to_owned()))] {
+            assert_eq!(&*secret, "abc");
+            assert_eq!(format!("{secret:?}"), "SecretText(..)");
+            assert_eq!(serde_json::to_string(&secret).unwrap(), r#""abc""#);
+        }
+    }
+}

@@ -166,6 +166,27 @@ mod tests {
     use serde_json::{Map, Value, json};
 
     #[test]
+    fn each_command_has_its_verb_its_name_and_its_time() {
+        for (command, verb, seconds) in [
+            ("get_message", Some("read"), 15),
+            ("get_summary", Some("summary"), 60),
+            ("subscribe", Some("events"), 10),
+            ("send", Some("send"), 300),
+            ("clear", Some("control"), 15),
+            ("abort", Some("control"), 10),
+            ("bash", None, 10),
+            ("", None, 10),
+        ] {
+            assert_eq!(Verb::of_command(command).map(|verb| verb.to_string()).as_deref(), verb, "{command}");
+            assert_eq!(default_timeout(command), Duration::from_secs(seconds), "{command}");
+        }
+        assert_eq!(Verb::ALL.map(Verb::as_str), ["list", "read", "summary", "events", "send", "control"]);
+        for verb in Verb::ALL {
+            assert_eq!(serde_json::to_value(verb).unwrap(), verb.as_str(), "one name in words and in JSON");
+        }
+    }
+
+    #[test]
     fn a_head_tells_type_repetition_and_what_was_brought() {
         let head = CommandHead::read(r#"{"type":"send","message":"hi","messageId":"x"}"#).unwrap();
         assert_eq!(head.command_type.as_deref(), Some("send"));
