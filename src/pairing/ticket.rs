@@ -69,6 +69,16 @@ impl Ticket {
 
     /// The ticket as text, without white space.
     pub fn encode(&self) -> Zeroizing<String> {
+        let bytes = self.to_bytes();
+        let mut text = Zeroizing::new(String::with_capacity(PREFIX.len() + bytes.len().div_ceil(3) * 4));
+        text.push_str(PREFIX);
+        URL_SAFE_NO_PAD.encode_string(bytes.as_slice(), &mut text);
+        text
+    }
+
+    /// What the text stands for. All the room is taken beforehand: a buffer that moves leaves a copy of
+    /// the secret behind.
+    fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
         let size = HEAD + 1 + self.addresses.iter().map(|a| 1 + a.len()).sum::<usize>() + CHECKSUM;
         let mut bytes = Zeroizing::new(Vec::with_capacity(size));
         bytes.push(LAYOUT);
@@ -82,10 +92,7 @@ impl Ticket {
         }
         let sum = checksum(&bytes);
         bytes.extend_from_slice(&sum);
-        let mut text = Zeroizing::new(String::with_capacity(PREFIX.len() + size.div_ceil(3) * 4));
-        text.push_str(PREFIX);
-        URL_SAFE_NO_PAD.encode_string(bytes.as_slice(), &mut text);
-        text
+        bytes
     }
 }
 
@@ -310,8 +317,26 @@ mod tests {
     }
 
     #[test]
+    fn the_buffers_of_a_ticket_never_move() {
+        let longest = format!("{}a:1", "a.".repeat(126));
+        for ticket in [ticket(&[]), ticket(&["h:1"]), ticket(&["ab:12", "h:1"]), ticket(&[&*longest; MAX_ADDRESSES])] {
+            let (bytes, text) = (ticket.to_bytes(), ticket.encode());
+            assert_eq!(bytes.capacity(), bytes.len());
+            assert_eq!(text.capacity(), 4 + bytes.len().div_ceil(3) * 4);
+            assert!(same(&text.parse().unwrap(), &ticket));
+        }
+    }
+
+    #[test]
+    fn what_no_ticket_is_as_long_as_is_not_read_to_its_end() {
+        assert_ne!(error(&format!("pir1{}", "A".repeat(2804))), TicketError::TooLong);
+        assert_eq!(error(&format!("pir1{}", "A".repeat(2805))), TicketError::TooLong);
+    }
+
+    #[test]
     fn white_space_and_line_wraps_are_passed_over() {
         let ticket = ticket(&["[2001:db8::1]:7433", "desk.example.com:65535"]);
+        assert_eq!(ticket.addresses(), ["[2001:db8::1]:7433", "desk.example.com:65535"]);
         let text = ticket.encode();
         let wrapped: String = text.chars().flat_map(|c| [c, '\n', ' ', '\t', '\r']).collect();
         for pasted in [format!("\r\n  {}\n\n", *text), wrapped] {
@@ -328,7 +353,7 @@ mod tests {
         assert_eq!(error(&format!("pir1{}", "A".repeat(100_000))), TicketError::TooLong);
         assert_eq!(error("pir1"), TicketError::TooShort);
         assert_eq!(error("pir1AQAAAAAA"), TicketError::TooShort);
-        assert_eq!(error(&sealed(&content(&[], 0)[..HEAD])), TicketError::TooShort);
+        assert_eq!(error(&sealed(&content(&[], 0)[..49])), TicketError::TooShort, "no count");
         assert_eq!(error(&good.replace('A', "+")), TicketError::Encoding);
         assert_eq!(error(&format!("{}==", *good)), TicketError::Encoding);
         assert_eq!(error(&good[..good.len() - 4]), TicketError::Encoding, "cut within a byte");
