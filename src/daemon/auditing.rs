@@ -265,3 +265,55 @@ fn lost() -> Failure {
 fn hangs() -> Failure {
     Failure::new(Code::AuditFailed, "the disk of the audit log does not answer")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::identity::Fingerprint;
+    use crate::relay::{Limits, Me, Relay};
+    use crate::wire::link::Hello;
+
+    fn writer(journal: Option<Journal>) -> Writer {
+        let hello = Hello {
+            instance: 1,
+            version: "1".into(),
+            name: "here".into(),
+            port: 0,
+            addresses: Vec::new(),
+            heartbeat_interval: 15,
+            message_limit: 1 << 20,
+            features: Vec::new(),
+            allows: Vec::new(),
+            ask: Vec::new(),
+            dial: 0,
+            contested: false,
+            sessions: Vec::new(),
+        };
+        let me = Me { fingerprint: Fingerprint::from_bytes([1; 32]), host: "here".into(), hello };
+        let relay = Shared::new(Relay::new(me, Limits::for_messages_of(65536)));
+        let clock = Clock::manual(SystemTime::UNIX_EPOCH);
+        let (failure, broken) = (watch::channel(None).0, watch::channel(None).0);
+        Writer { relay, clock, journal, failure, broken, again: None, on_disk: None }
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_is_lost_waits_before_each_further_attempt() {
+        let mut writer = writer(None);
+        for _ in 0..3 {
+            writer.again = None;
+            let begun = Instant::now();
+            assert_eq!(writer.write(Aim::Written).await.unwrap_err().code, Code::AuditFailed);
+            assert!(writer.again.is_some_and(|again| again >= begun + AGAIN), "{:?}", writer.again);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_somebody_else_wrote_is_told_and_the_first_of_it_is_kept() {
+        let writer = writer(None);
+        let told = writer.broken.subscribe();
+        ["one", "two"].into_iter().for_each(|text| writer.tell_broken(text.into()));
+        assert_eq!(told.borrow().as_deref(), Some("one"));
+    }
+}
