@@ -243,7 +243,14 @@ impl Chain {
     }
 
     fn head(&self, end: &End) -> Head {
-        Head { count: end.n, hash: end.hash.clone(), first: self.first, synced: self.synced, boot: boot(), other: self.other }
+        Head {
+            count: end.n,
+            hash: end.hash.clone(),
+            first: self.first,
+            synced: self.synced,
+            boot: boot(),
+            other: self.other,
+        }
     }
 
     /// Whether the file has its name still, and nobody else has written to it.

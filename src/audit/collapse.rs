@@ -288,7 +288,8 @@ mod tests {
             assert_eq!(collapse.take(let_through(verb), wall, now), None, "its lines are used up");
         }
         let counted = collapse.end(now + WINDOW);
-        let of = |verb: &str| counted.iter().find(|r| r.entry.verb.as_deref() == Some(verb) && r.entry.failed.is_none());
+        let of =
+            |verb: &str| counted.iter().find(|r| r.entry.verb.as_deref() == Some(verb) && r.entry.failed.is_none());
         assert_eq!(of("send").unwrap().repeated.unwrap().0, 2);
         assert_eq!(of("send").unwrap().entry.session.as_deref(), Some("mine"));
         assert_eq!(of("control"), Some(&Record::new(wall, let_through("control"))));

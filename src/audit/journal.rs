@@ -56,7 +56,16 @@ impl Journal {
     pub fn new(dir: StateDir, rotation: Rotation) -> Self {
         let waiting = |log| Waiting { log, chain: None, records: VecDeque::new(), missed: 0 };
         let (audit, trust) = (waiting(Log::audit(rotation)), waiting(Log::trust()));
-        Self { dir, audit, trust, collapse: Collapse::default(), remarks: Vec::new(), pinned: 0, is_begun: false, is_introduced: false }
+        Self {
+            dir,
+            audit,
+            trust,
+            collapse: Collapse::default(),
+            remarks: Vec::new(),
+            pinned: 0,
+            is_begun: false,
+            is_introduced: false,
+        }
     }
 
     /// As many peers are pinned: if no log is there at all, it says that one was taken away.

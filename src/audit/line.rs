@@ -380,7 +380,8 @@ mod tests {
         let numbered = |n: u64| read(format!(r#"{{"n":{n},"prev":"x"}}"#).as_bytes());
         assert!(matches!(numbered(MAX_NUMBER), Kind::Chained { n: MAX_NUMBER, .. }));
         assert_eq!([numbered(MAX_NUMBER + 1), numbered(u64::MAX)], [Kind::Overlarge, Kind::Overlarge]);
-        let adopted = Adopted { kind: AdoptedKind::Original, lines: 2, from: None, sha256: Some(Hash::none()), what: None };
+        let adopted =
+            Adopted { kind: AdoptedKind::Original, lines: 2, from: None, sha256: Some(Hash::none()), what: None };
         let data = serde_json::to_value(&adopted).unwrap();
         let record = Record::with_data(SystemTime::UNIX_EPOCH, Action::Adopt, data.clone());
         let mut out = Vec::new();

@@ -63,7 +63,13 @@ impl Default for Rotation {
 impl Log {
     /// What happened.
     pub fn audit(rotation: Rotation) -> Self {
-        Self { name: "audit.log", head: "audit.head", other_head: "trust.head", rotation: Some(rotation), durable: false }
+        Self {
+            name: "audit.log",
+            head: "audit.head",
+            other_head: "trust.head",
+            rotation: Some(rotation),
+            durable: false,
+        }
     }
 
     /// What changed who is trusted.

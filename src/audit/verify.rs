@@ -153,7 +153,10 @@ pub fn verify_log(dir: &StateDir, log: &Log) -> Result<Report, Failure> {
         let what = if names.is_empty() && !has_head {
             format!("the log is gone with its head: {} knows of {least} lines", log.other_head)
         } else {
-            format!("the log goes to line {last}, and {} knows of {least}: an older one was put in its place", log.other_head)
+            format!(
+                "the log goes to line {last}, and {} knows of {least}: an older one was put in its place",
+                log.other_head
+            )
         };
         faults.push(Place { file: log.name.to_owned(), line: check.at.line + 1, what });
     }

@@ -197,7 +197,10 @@ impl Walk {
         let said = match kind {
             AdoptedKind::Unsealed => {
                 let from = from.unwrap_or_default();
-                format!("{} not sealed: written by a crash or by somebody else", numbers(from, from.saturating_add(lines.saturating_sub(1))))
+                format!(
+                    "{} not sealed: written by a crash or by somebody else",
+                    numbers(from, from.saturating_add(lines.saturating_sub(1)))
+                )
             }
             AdoptedKind::Removed => what.unwrap_or_default(),
             AdoptedKind::Original | AdoptedKind::Torn | AdoptedKind::Lost | AdoptedKind::Broken => return,

@@ -225,9 +225,12 @@ impl Writer {
     }
 
     fn tell_broken(&self, text: String) {
-        self.relay.lock().emit("error", &json!({
-            "message": text, "hint": "pi-remote audit --verify", "code": Code::VerificationFailed
-        }));
+        self.relay.lock().emit(
+            "error",
+            &json!({
+                "message": text, "hint": "pi-remote audit --verify", "code": Code::VerificationFailed
+            }),
+        );
         self.broken.send_if_modified(|broken| {
             let is_first = broken.is_none();
             broken.get_or_insert(text);

@@ -15,7 +15,7 @@ use super::rights::{forbidden, not_found};
 use super::{LinkId, Relay};
 use crate::identity::Fingerprint;
 use crate::trust::Verdict;
-use crate::wire::audit::{Action, Caller, Direction, Entry};
+use crate::wire::audit::{Action, Caller, DENIED_HERE, Direction, Entry, NOBODY_APPROVED};
 use crate::wire::error::{Code, Failure};
 use crate::wire::ids::SessionId;
 use crate::wire::link::{LinkMessage, SessionInfo};
@@ -130,7 +130,7 @@ impl Relay {
             return Ok(decided);
         }
         let (number, _) = self.approvals.find(id).ok_or_else(|| unknown(id))?;
-        let failure = Failure::new(Code::Forbidden, "somebody on this machine denied it").delivered(false);
+        let failure = Failure::new(Code::Forbidden, DENIED_HERE).delivered(false);
         self.refuse(number, Decision::Denied, failure, by, now).ok_or_else(|| unknown(id))
     }
 
@@ -203,7 +203,7 @@ impl Relay {
     pub(super) fn nobody_approved(&mut self, call: CallId, now: Duration) {
         let Some(number) = self.approvals.number_of(call) else { return };
         let within = self.limits.hold.as_secs();
-        let message = format!("nobody on this machine approved it within {within} s");
+        let message = format!("{NOBODY_APPROVED} it within {within} s");
         let failure = Failure::new(Code::Forbidden, message).delivered(false);
         self.refuse(number, Decision::Expired, failure, None, now);
     }

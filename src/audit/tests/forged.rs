@@ -231,10 +231,10 @@ fn the_first_broken_place_of_each_file_is_named() {
     lines[last].2 = edit(&lines[last].2, 5);
     place.put_lines(&lines);
     let faults = place.check().faults;
-    assert_eq!(said(&faults).iter().map(|(file, line, _)| (*file, *line)).collect::<Vec<_>>(), [
-        ("audit.log.3", 2),
-        ("audit.log.1", 2)
-    ]);
+    assert_eq!(
+        said(&faults).iter().map(|(file, line, _)| (*file, *line)).collect::<Vec<_>>(),
+        [("audit.log.3", 2), ("audit.log.1", 2)]
+    );
 
     let place = Place::with(40);
     let mut lines = place.lines();
