@@ -324,3 +324,48 @@ async fn while_the_disk_is_full_nothing_changes_a_session_and_afterwards_it_goes
     daemon.signal(15);
     daemon.until_ended();
 }
+
+/// A line that fits behind the last one of a log, as anybody can compute it.
+fn forge(dir: &Path) -> u64 {
+    use sha2::{Digest, Sha256};
+    let path = dir.join("audit.log");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let last = text.lines().last().unwrap();
+    let n = serde_json::from_str::<Value>(last).unwrap()["n"].as_u64().unwrap() + 1;
+    let prev: String = Sha256::digest(last).iter().map(|byte| format!("{byte:02x}")).collect();
+    let line = json!({"timestamp": "2026-01-01T00:00:00.000Z", "peer": "kim", "action": "relay", "result": "ok",
+        "n": n, "prev": prev});
+    std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(format!("{line}\n").as_bytes()).unwrap();
+    n
+}
+
+#[test]
+fn a_line_forged_while_the_daemon_runs_is_told_and_one_forged_before_is_named() {
+    let mut daemon = TestDaemon::start("desktop");
+    is_whole(&daemon.dir);
+    daemon.kill();
+    let n = forge(&daemon.dir);
+    let what = "1 line is not sealed: written by a crash or by somebody else";
+    assert_eq!(is_whole(&daemon.dir)["doubts"][0]["what"], what);
+    daemon.run(&[]);
+    let report = is_whole(&daemon.dir);
+    assert_eq!((&report["unsealed"], &report["doubts"][0]["line"]), (&json!(0), &json!(n)), "{report}");
+    let mut control = daemon.control();
+    assert_eq!(control.ask(json!({"type": "status"}))["data"]["auditBroken"], Value::Null);
+
+    let n = forge(&daemon.dir);
+    let report = run(&daemon.dir, &["audit", "--verify", "--json"]).ends(7).json();
+    assert_eq!((&report["broken"]["file"], &report["broken"]["line"]), (&json!("audit.log"), &json!(n)), "{report}");
+    let status = control.ask(json!({"type": "status"}));
+    let said = status["data"]["auditBroken"].as_str().unwrap();
+    assert!(said.contains("not written by this daemon"), "{said}");
+    assert!(run(&daemon.dir, &["status"]).ends(0).out.contains("not written by this daemon"));
+}
+
+#[test]
+fn what_is_no_file_where_a_log_should_be_fails_the_check_with_words() {
+    let (_keep, dir) = state_dir();
+    nix::unistd::mkfifo(&dir.join("audit.log"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+    let said = run(&dir, &["audit", "--verify"]).ends(7);
+    assert!(said.text_failure().contains("audit.log:1: it is a pipe"), "{}", said.err);
+}

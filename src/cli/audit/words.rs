@@ -95,6 +95,9 @@ impl Line {
             }
             "deny" if self.is_standing() => format!("ended the approval ahead of {call} by {peer}{}", self.approval()),
             "deny" if self.was_decided() => format!("denied {call} by {peer}{}", self.approval()),
+            "deny" if self.code.as_deref() == Some("interrupted") => {
+                format!("held {call} by {peer} no more{}{}", self.approval(), self.end())
+            }
             "deny" => format!("did not let {peer} {call}{}{}", self.approval(), self.end()),
             "grant" => format!("granted {}{}", self.grant(" to "), self.end()),
             "revoke" => format!("took away from {peer}: {}{}", self.grant(""), self.end()),
