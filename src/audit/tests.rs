@@ -393,6 +393,25 @@ fn a_log_that_cannot_be_written_keeps_what_waits_within_a_bound_and_goes_on_by_i
     assert!(verify(&place.dir).unwrap().ok);
 }
 
+#[test]
+fn what_is_no_file_in_the_place_of_one_is_named_and_not_waited_for() {
+    type Put = fn(&std::path::Path);
+    let puts: [(&str, Put); 3] = [
+        ("a pipe", |path| nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRUSR).unwrap()),
+        ("a directory", |path| std::fs::create_dir(path).unwrap()),
+        ("a symlink", |path| std::os::unix::fs::symlink("/dev/null", path).unwrap()),
+    ];
+    for name in ["audit.log", "audit.log.2", "audit.head", "trust.log"] {
+        for (what, put) in puts {
+            let place = Place::new();
+            put(&place.path(name));
+            let report = verify(&place.dir).unwrap();
+            let found = report.broken.unwrap();
+            assert!(!report.ok && found.file == name && found.what.contains(what), "{name}: {found:?}");
+        }
+    }
+}
+
 /// Changes a line so that it is another one, in a member of it or anywhere.
 fn edit(line: &str, way: usize) -> String {
     let edited = match way {

@@ -1,7 +1,5 @@
 //! Lines, heads and logs that somebody else has made, and what only looks like that.
 
-use nix::sys::stat::Mode;
-
 use super::*;
 use crate::audit::line::{End, Hash, MAX_NUMBER, read, write};
 use crate::audit::verify::Place as Spot;
@@ -195,25 +193,6 @@ fn numbers_that_no_line_has_are_found_and_written_behind_without_a_panic() {
         place.add(2);
         place.broken();
         assert!(place.lines().iter().any(|(.., line)| line.contains(r#""kind":"broken""#)), "{what}");
-    }
-}
-
-#[test]
-fn what_is_no_file_in_the_place_of_one_is_named_and_not_waited_for() {
-    type Put = fn(&std::path::Path);
-    let puts: [(&str, Put); 3] = [
-        ("a pipe", |path| nix::unistd::mkfifo(path, Mode::S_IRUSR).unwrap()),
-        ("a directory", |path| std::fs::create_dir(path).unwrap()),
-        ("a symlink", |path| std::os::unix::fs::symlink("/dev/null", path).unwrap()),
-    ];
-    for name in ["audit.log", "audit.log.2", "audit.head", "trust.log"] {
-        for (what, put) in puts {
-            let place = Place::new();
-            put(&place.path(name));
-            let report = verify(&place.dir).unwrap();
-            let found = report.broken.unwrap();
-            assert!(!report.ok && found.file == name && found.what.contains(what), "{name}: {found:?}");
-        }
     }
 }
 
