@@ -7,9 +7,10 @@ use std::os::unix::fs::MetadataExt;
 use std::time::SystemTime;
 
 use super::Log;
-use super::head::{Head, boot};
+use super::head::{Extent, Head, boot};
 use super::line::{Adopted, AdoptedKind, End, Kind, MAX_LINE, Record, read, write};
 use super::lines::{self, Raw};
+use super::verify::other_head;
 use super::walk::{At, Broken, Section, Walk};
 use crate::state_dir::{StateDir, Turn};
 use crate::wire::audit::Action;
@@ -34,9 +35,13 @@ pub struct Chain {
     first: u64,
     synced: u64,
     /// What is to be said of lines that were found.
-    adopt: Option<Adopted>,
+    adopt: Vec<Adopted>,
     /// The last line has no newline.
     open: bool,
+    /// How far the other log goes.
+    other: Option<Extent>,
+    /// A write failed and could not be taken back: what stands behind the end may be this daemon's.
+    is_uncertain: bool,
 }
 
 /// Where a log ends, and what was found there.
@@ -44,8 +49,29 @@ struct Found {
     end: End,
     first: u64,
     synced: u64,
-    adopt: Option<Adopted>,
+    adopt: Vec<Adopted>,
     open: bool,
+    /// Lines in the file behind the one that the head names.
+    behind: u64,
+}
+
+impl Found {
+    fn is_broken(&self) -> bool {
+        self.adopt.iter().any(|adopt| adopt.kind == AdoptedKind::Broken)
+    }
+
+    /// What was found while this daemon ran, which alone writes here, is somebody else's.
+    fn blamed(mut self, head: &Head) -> Self {
+        if !self.is_broken() {
+            let what = match self.behind {
+                0 => "somebody else changed it while the daemon ran".to_owned(),
+                1 => format!("the line behind line {} of the log was not written by this daemon", head.count),
+                lines => format!("{lines} lines behind line {} of the log were not written by this daemon", head.count),
+            };
+            self.adopt = vec![broken_by(self.behind, head, what)];
+        }
+        self
+    }
 }
 
 impl Chain {
@@ -54,16 +80,67 @@ impl Chain {
     /// # Errors
     /// A file cannot be opened, read or made.
     pub fn open(dir: &StateDir, log: Log) -> Result<Self, Failure> {
+        // Before this log is looked at, since both may grow meanwhile.
+        let other = other_head(dir, &log);
         let file = dir.open_log(log.name)?;
         let size = length(dir, &log, &file)?;
-        let Found { end, first, synced, adopt, open } = find(dir, &log)?;
-        let chain = Self { dir: dir.clone(), log, file, size, end, first, synced, adopt, open };
-        if chain.end.n == 0 && !chain.adopt.as_ref().is_some_and(|adopt| adopt.kind == AdoptedKind::Broken) {
+        let head = dir.read(log.head, MAX_HEAD)?.as_deref().and_then(Head::read);
+        let known = head.as_ref().and_then(|head| head.other);
+        let mut found = match head {
+            Some(head) => find(dir, &log, &head)?,
+            None => without_head(dir, &log)?,
+        };
+        let least = other.map_or(0, |other| other.least_of_other());
+        if found.end.n < least && !found.is_broken() {
+            let what = format!("it goes to line {}, and {} knows of {least}", found.end.n, log.other_head);
+            found.adopt.push(adopted(AdoptedKind::Broken, None, Some(what)));
+            found.end.n = least;
+        }
+        let Found { end, first, synced, adopt, open, .. } = found;
+        let dir = dir.clone();
+        let chain = Self { dir, log, file, size, end, first, synced, adopt, open, other: known, is_uncertain: false };
+        if chain.is_new() {
             // Before the first line, so that a crash does not leave lines whose head is gone.
             let head = chain.head(&chain.end);
-            dir.in_turn(|turn| turn.put(log.head, &head.line()))?;
+            chain.dir.in_turn(|turn| turn.put(log.head, &head.line()))?;
         }
         Ok(chain)
+    }
+
+    /// Whether nothing was ever written to it, as far as can be seen.
+    pub fn is_new(&self) -> bool {
+        self.end.n == 0 && self.adopt.is_empty()
+    }
+
+    /// Says as the first line of a new log that there should have been one.
+    pub fn should_have_been(&mut self, why: String) {
+        self.adopt.push(adopted(AdoptedKind::Removed, None, Some(why)));
+    }
+
+    /// How far it goes.
+    pub fn extent(&self) -> Extent {
+        Extent { count: self.end.n, synced: self.synced }
+    }
+
+    /// Has the head know from its next change on how far the other log goes.
+    pub fn know_other(&mut self, other: Extent) {
+        self.other = Some(other);
+    }
+
+    /// Whether the head knows of anything in the other log that not even a power cut takes away.
+    pub fn knows_other(&self) -> bool {
+        self.other.is_some_and(|other| other.synced > 0)
+    }
+
+    /// Writes the head anew.
+    ///
+    /// # Errors
+    /// The disk refuses it.
+    pub fn put_head(&self) -> Result<(), Failure> {
+        if !self.adopt.is_empty() {
+            return Ok(());
+        }
+        self.dir.in_turn(|turn| turn.put(self.log.head, &self.head(&self.end).line()))
     }
 
     /// Looks whether somebody else has changed the file. What was found in it that this daemon did not
@@ -71,11 +148,23 @@ impl Chain {
     ///
     /// # Errors
     /// Those of [`Chain::open`].
-    pub fn look(&mut self) -> Result<Option<&Adopted>, Failure> {
+    pub fn look(&mut self) -> Result<&[Adopted], Failure> {
         if !self.is_as_left() {
-            *self = Self::open(&self.dir, self.log)?;
+            // Not the head on the disk: who wrote to the log may have written that too.
+            let head = self.head(&self.end);
+            let file = self.dir.open_log(self.log.name)?;
+            let size = length(&self.dir, &self.log, &file)?;
+            let found = find(&self.dir, &self.log, &head)?;
+            let found = if self.is_uncertain { found } else { found.blamed(&head) };
+            // What has a hash was found once more, and is one already is said.
+            let was_broken = self.adopt.iter().any(|adopt| adopt.kind == AdoptedKind::Broken);
+            self.adopt.retain(|adopt| adopt.sha256.is_none());
+            if !was_broken {
+                self.adopt.extend(found.adopt);
+            }
+            (self.file, self.size, self.end, self.open, self.is_uncertain) = (file, size, found.end, found.open, false);
         }
-        Ok(self.adopt.as_ref())
+        Ok(&self.adopt)
     }
 
     /// Writes records behind the end, all of them or none. What was found there goes before them.
@@ -83,7 +172,7 @@ impl Chain {
     /// # Errors
     /// They could not be written; the log is as it was.
     pub fn append(&mut self, records: &[Record], now: SystemTime) -> Result<(), Failure> {
-        if self.look()?.is_none() && records.is_empty() {
+        if self.look()?.is_empty() && records.is_empty() {
             return Ok(());
         }
         let dir = self.dir.clone();
@@ -96,13 +185,13 @@ impl Chain {
             if self.open {
                 batch.push(b'\n');
             }
-            if let Some(adopt) = &self.adopt {
+            for adopt in &self.adopt {
                 let data = serde_json::to_value(adopt).unwrap_or_default();
                 write(&mut batch, &Record::with_data(now, Action::Adopt, data), &mut end);
             }
             records.iter().for_each(|record| write(&mut batch, record, &mut end));
             // Lines are adopted, and ended, in the file where they stand.
-            if self.adopt.is_none() && !self.open {
+            if self.adopt.is_empty() && !self.open {
                 self.make_room(batch.len() as u64, turn)?;
             }
             self.put(&batch, end, turn)
@@ -114,7 +203,8 @@ impl Chain {
     /// # Errors
     /// The disk refuses it.
     pub fn sync(&mut self) -> Result<(), Failure> {
-        if self.synced == self.end.n {
+        // A head does not vouch for what was found and is not said yet.
+        if self.is_synced() || !self.adopt.is_empty() {
             return Ok(());
         }
         self.file.sync_data().map_err(|e| failed(&self.dir, self.log.name, "sync", &e))?;
@@ -129,6 +219,12 @@ impl Chain {
         self.synced == self.end.n
     }
 
+    /// As after a write that could not be taken back.
+    #[cfg(test)]
+    pub fn doubt_for_test(&mut self) {
+        self.is_uncertain = true;
+    }
+
     fn put(&mut self, batch: &[u8], end: End, turn: &Turn<'_>) -> Result<(), Failure> {
         let written =
             self.file.write_all(batch).and_then(|()| if self.log.durable { self.file.sync_data() } else { Ok(()) });
@@ -137,16 +233,24 @@ impl Chain {
         let head = Head { synced, ..self.head(&end) };
         if let Err(failure) = written.and_then(|()| turn.put(self.log.head, &head.line())) {
             // Where that fails too, its length tells before the next batch that it is not as it was left.
-            let _ = self.file.set_len(self.size);
+            self.is_uncertain |= self.file.set_len(self.size).is_err();
             return Err(failure);
         }
         self.size += batch.len() as u64;
-        (self.end, self.synced, self.adopt, self.open) = (end, synced, None, false);
+        (self.end, self.synced, self.open) = (end, synced, false);
+        self.adopt.clear();
         Ok(())
     }
 
     fn head(&self, end: &End) -> Head {
-        Head { count: end.n, hash: end.hash.clone(), first: self.first, synced: self.synced, boot: boot() }
+        Head {
+            count: end.n,
+            hash: end.hash.clone(),
+            first: self.first,
+            synced: self.synced,
+            boot: boot(),
+            other: self.other,
+        }
     }
 
     /// Whether the file has its name still, and nobody else has written to it.
@@ -192,19 +296,17 @@ type Last = (End, bool);
 
 /// Finds where a log ends. The last part alone is looked at where the head's line is in it: what is
 /// wrong further up is for the check of the whole.
-fn find(dir: &StateDir, log: &Log) -> Result<Found, Failure> {
-    let text = dir.read(log.head, MAX_HEAD)?;
-    let Some(head) = text.as_deref().and_then(Head::read) else { return without_head(dir, log) };
-    let Some(mut file) = dir.open_to_read(log.name)? else { return Ok(broken(&head, None, "the log is gone")) };
+fn find(dir: &StateDir, log: &Log, head: &Head) -> Result<Found, Failure> {
+    let Some(mut file) = dir.open_to_read(log.name)? else { return Ok(broken(head, None, 0, "the log is gone")) };
     let reading = |e| failed(dir, log.name, "read", &e);
     let size = file.metadata().map_err(reading)?.len();
     let near = size.saturating_sub(TAIL);
-    let mut behind = position_behind(&mut file, near, &head).map_err(reading)?;
+    let mut behind = position_behind(&mut file, near, head).map_err(reading)?;
     if behind.is_none() && near > 0 {
-        behind = position_behind(&mut file, 0, &head).map_err(reading)?;
+        behind = position_behind(&mut file, 0, head).map_err(reading)?;
     }
     // The head's line is the last of the file before where a crash came right behind a rotation.
-    if behind.is_none() && (head.count == 0 || ends_before(dir, log, &head)?) {
+    if behind.is_none() && (head.count == 0 || ends_before(dir, log, head)?) {
         behind = Some(0);
     }
     let Some(behind) = behind else {
@@ -213,15 +315,15 @@ fn find(dir: &StateDir, log: &Log) -> Result<Found, Failure> {
         return Ok(match last {
             Some((end, open)) if may_lack && walk.is_some() && (head.synced..head.count).contains(&end.n) => {
                 let section = walk.as_ref().and_then(Walk::section);
-                let adopt = Some(adopted(AdoptedKind::Lost, section, Some(lost(&end, &head))));
-                Found { end, first: head.first, synced: head.synced, adopt, open }
+                let adopt = vec![adopted(AdoptedKind::Lost, section, Some(lost(&end, head)))];
+                Found { end, first: head.first, synced: head.synced, adopt, open, behind: 0 }
             }
             Some((ref end, _)) if end.n < head.count => {
                 let what = format!("cut off: it ended with line {}, and had {} lines", end.n, head.count);
-                broken(&head, last, &what)
+                broken(head, last, 0, &what)
             }
-            Some(_) => broken(&head, last, "its last line is not as it was written"),
-            None => broken(&head, None, "its lines are gone"),
+            Some(_) => broken(head, last, 0, "its last line is not as it was written"),
+            None => broken(head, None, 0, "its lines are gone"),
         });
     };
     file.seek(SeekFrom::Start(behind)).map_err(reading)?;
@@ -237,21 +339,25 @@ fn find(dir: &StateDir, log: &Log) -> Result<Found, Failure> {
         }
     }
     if let Some(fault) = fault.or_else(|| walk.finish(at).err()) {
-        return Ok(broken(&head, last, &format!("behind its last line: {}", fault.what)));
+        return Ok(broken(head, last, at.line, &format!("behind its last line: {}", fault.what)));
     }
     if let Some(section) = walk.section().filter(|section| section.is_nonsense) {
         let what = format!("{} lines behind its last that nobody has written", section.lines);
-        return Ok(broken(&head, last, &what));
+        return Ok(broken(head, last, at.line, &what));
     }
-    let adopt = walk.section().map(of_section);
+    let mut adopt: Vec<Adopted> = walk.section().map(of_section).into_iter().collect();
     let open = last.is_some_and(|(_, open)| open);
     let end = walk.end().cloned().unwrap_or_else(|| head.end());
-    Ok(Found { end, first: head.first, synced: head.synced, adopt, open })
+    if end.n > head.count {
+        let (lines, from) = (end.n - head.count, Some(head.count + 1));
+        adopt.insert(0, Adopted { lines, from, ..adopted(AdoptedKind::Unsealed, None, None) });
+    }
+    Ok(Found { end, first: head.first, synced: head.synced, adopt, open, behind: at.line })
 }
 
 /// A log that has no head: new, the original's, or one whose head was taken away.
 fn without_head(dir: &StateDir, log: &Log) -> Result<Found, Failure> {
-    let new = Found { end: End::of_nothing(), first: 1, synced: 0, adopt: None, open: false };
+    let new = Found { end: End::of_nothing(), first: 1, synced: 0, adopt: Vec::new(), open: false, behind: 0 };
     let Some(file) = dir.open_to_read(log.name)? else { return Ok(new) };
     let mut from = BufReader::with_capacity(PART, file);
     let mut walk = Walk::behind(End::of_nothing());
@@ -264,13 +370,13 @@ fn without_head(dir: &StateDir, log: &Log) -> Result<Found, Failure> {
     }
     let rotated = log.rotation.is_some() && dir.join(&log.file(1)).symlink_metadata().is_ok();
     if rotated || matches!(&last, Some((end, _)) if end.n > 0) {
-        let head = Head { count: 0, hash: End::of_nothing().hash, first: 1, synced: 0, boot: None };
-        return Ok(broken(&head, last, "its head is gone"));
+        let head = Head { count: 0, hash: End::of_nothing().hash, first: 1, synced: 0, boot: None, other: None };
+        return Ok(broken(&head, last, 0, "its head is gone, or is none"));
     }
     Ok(match walk.section() {
         Some(section) => {
             let open = last.is_some_and(|(_, open)| open);
-            Found { adopt: Some(of_section(section)), open, ..new }
+            Found { adopt: vec![of_section(section)], open, ..new }
         }
         None => new,
     })
@@ -282,7 +388,8 @@ fn of_section(section: &Section) -> Adopted {
 }
 
 fn adopted(kind: AdoptedKind, section: Option<&Section>, what: Option<String>) -> Adopted {
-    Adopted { kind, lines: section.map_or(0, |section| section.lines), sha256: section.map(Section::hash), what }
+    let lines = section.map_or(0, |section| section.lines);
+    Adopted { kind, lines, from: None, sha256: section.map(Section::hash), what }
 }
 
 fn lost(end: &End, head: &Head) -> String {
@@ -290,11 +397,17 @@ fn lost(end: &End, head: &Head) -> String {
 }
 
 /// A log that is not as it was written goes on behind what stands there, and says so: nothing is mended.
-fn broken(head: &Head, last: Option<Last>, what: &str) -> Found {
+/// So many lines stand behind the one that the head names.
+fn broken(head: &Head, last: Option<Last>, behind: u64, what: &str) -> Found {
     let (last, open) = last.unwrap_or_else(|| (head.end(), false));
     let end = End { n: last.n.max(head.count), ..last };
-    let adopt = Some(adopted(AdoptedKind::Broken, None, Some(what.to_owned())));
-    Found { end, first: head.first, synced: head.synced, adopt, open }
+    let adopt = vec![broken_by(behind, head, what.to_owned())];
+    Found { end, first: head.first, synced: head.synced, adopt, open, behind }
+}
+
+fn broken_by(lines: u64, head: &Head, what: String) -> Adopted {
+    let from = (lines > 0).then_some(head.count + 1);
+    Adopted { lines, from, ..adopted(AdoptedKind::Broken, None, Some(what)) }
 }
 
 /// The place behind the head's line, looked for from the first line that begins behind `from`.
@@ -341,7 +454,7 @@ fn to_the_end(file: &mut File) -> std::io::Result<(Option<Last>, Option<Walk>)> 
 fn note_last(raw: &Raw, last: &mut Option<Last>) {
     match read(&raw.bytes) {
         Kind::Chained { n, .. } => *last = Some((End { n, hash: raw.hash.clone() }, !raw.ended)),
-        Kind::Foreign | Kind::Unreadable => {
+        Kind::Foreign | Kind::Overlarge | Kind::Unreadable => {
             let (_, open) = last.get_or_insert_with(|| (End::of_nothing(), false));
             *open = !raw.ended;
         }

@@ -2,9 +2,11 @@
 //!
 //! In a window of 10 s, the first 8 of entries that are alike are written each; further ones are
 //! counted, and written as one line when the window ends. A peer has 64 lines of its own in a
-//! window; beyond them its entries are only counted, by kind, and beyond 64 kinds by their outcome
-//! alone. So a peer adds at most 64 lines, 64 counts, and a count for each outcome (action, direction and
-//! code) in 10 s, whatever it sends: in the usual half of a kilobyte a line, about 7 KiB a second.
+//! window; beyond them its entries are only counted, by kind (verb and session among it), and beyond 64
+//! kinds by their outcome alone. Its calls that were let through and change something are always counted by
+//! verb and session: of these kinds there are as many as sessions here. So a peer adds at most 64 lines, 64
+//! counts, a count for each outcome (action, direction and code) and two for each session in 10 s, whatever
+//! it sends: in the usual half of a kilobyte a line, about 7 KiB a second.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -45,8 +47,17 @@ struct Origin {
 struct Kind {
     order: u64,
     seen: u64,
-    /// How many since something was last written of them, the first and the last of these.
-    counted: Option<(u64, SystemTime, SystemTime)>,
+    counted: Option<Counted>,
+}
+
+/// What came since something was last written.
+#[derive(Debug)]
+struct Counted {
+    count: u64,
+    first: SystemTime,
+    last: SystemTime,
+    /// The first, which is written as it is where it stays the only one.
+    one: Entry,
 }
 
 impl Collapse {
@@ -70,7 +81,9 @@ impl Collapse {
             Some(state) => state,
             None => {
                 let mut kind = kind.into_owned();
-                if origin.kinds < kinds {
+                if is_change(&kind) {
+                    // As many as this machine has sessions, so that it needs no bound.
+                } else if origin.kinds < kinds {
                     origin.kinds += 1;
                 } else {
                     kind = outcome_of(kind);
@@ -84,8 +97,8 @@ impl Collapse {
             origin.lines += 1;
             return Some(Record::new(at, entry));
         }
-        let (count, first) = state.counted.map_or((0, at), |(count, first, _)| (count, first));
-        state.counted = Some((count + 1, first, at));
+        let counted = state.counted.get_or_insert(Counted { count: 0, first: at, last: at, one: entry });
+        (counted.count, counted.last) = (counted.count + 1, at);
         None
     }
 
@@ -93,9 +106,12 @@ impl Collapse {
     pub fn flush(&mut self) -> Vec<Record> {
         let mut counted: Vec<(u64, Record)> = Vec::new();
         for (entry, kind) in &mut self.kinds {
-            if let Some((count, first, last)) = kind.counted.take() {
-                let repeated = (count > 1).then_some((count, first));
-                counted.push((kind.order, Record { at: last, entry: entry.clone(), repeated }));
+            if let Some(Counted { count, first, last, one }) = kind.counted.take() {
+                let record = match count {
+                    1 => Record::new(last, one),
+                    _ => Record { at: last, entry: entry.clone(), repeated: Some((count, first)) },
+                };
+                counted.push((kind.order, record));
             }
         }
         counted.sort_by_key(|(order, _)| *order);
@@ -125,10 +141,21 @@ pub fn is_decision(entry: &Entry) -> bool {
     entry.action.is_of_trust() && !comes_by_itself
 }
 
-/// What entries have in common that are alike: of a refused call from a peer not what the peer chooses.
+/// Whether a peer's call that was let through has changed something, or may have.
+fn is_change(kind: &Entry) -> bool {
+    let is_known = |verb: &String| [Verb::Send, Verb::Control].iter().any(|change| change.as_str() == verb);
+    let is_call = kind.action == Action::Relay && kind.direction == Some(Direction::In);
+    is_call && kind.failed.is_none() && kind.verb.as_ref().is_some_and(is_known)
+}
+
+/// What entries have in common that are alike: addresses, ids of approvals and the like do not tell them
+/// apart, nor does of a refused call from a peer what the peer chooses.
 fn kind_of(entry: &Entry) -> Cow<'_, Entry> {
     let Some((code, _)) = entry.failed.as_ref().filter(|_| entry.direction == Some(Direction::In)) else {
-        return Cow::Borrowed(entry);
+        return match entry.data {
+            Some(_) => Cow::Owned(Entry { data: None, ..entry.clone() }),
+            None => Cow::Borrowed(entry),
+        };
     };
     let (code, mut kind) = (*code, entry.clone());
     kind.failed = Some((code, code.as_str().to_owned()));
@@ -240,6 +267,45 @@ mod tests {
         assert_eq!(lines + all, 20_000, "nothing is left out of the count");
         let other = Entry { fingerprint: Some("sha256:2".into()), ..refused("s", "send", Code::Forbidden) };
         assert!(collapse.take(other, wall, now).is_some(), "another peer has its own");
+    }
+
+    #[test]
+    fn what_a_peer_was_let_change_keeps_its_verb_and_session_whatever_else_it_does() {
+        let mut collapse = Collapse::default();
+        let (wall, now) = at(0);
+        for n in 0..1000 {
+            collapse.take(refused(&format!("s-{n}"), "send", Code::Forbidden), wall, now);
+            let up = Entry {
+                direction: None,
+                failed: None,
+                data: Some(serde_json::json!({ "address": n })),
+                ..Entry { action: Action::LinkUp, ..refused("", "", Code::Io) }
+            };
+            collapse.take(up, wall, now);
+        }
+        let let_through = |verb: &str| Entry { failed: None, ..refused("mine", verb, Code::Io) };
+        for verb in ["send", "control", "send", "read"] {
+            assert_eq!(collapse.take(let_through(verb), wall, now), None, "its lines are used up");
+        }
+        let counted = collapse.end(now + WINDOW);
+        let of =
+            |verb: &str| counted.iter().find(|r| r.entry.verb.as_deref() == Some(verb) && r.entry.failed.is_none());
+        assert_eq!(of("send").unwrap().repeated.unwrap().0, 2);
+        assert_eq!(of("send").unwrap().entry.session.as_deref(), Some("mine"));
+        assert_eq!(of("control"), Some(&Record::new(wall, let_through("control"))));
+        assert_eq!(of("read"), Some(&Record::new(wall, let_through("read"))), "one alone is written whole");
+    }
+
+    #[test]
+    fn what_an_entry_says_besides_makes_no_kind_of_its_own() {
+        let mut collapse = Collapse::default();
+        let (wall, now) = at(0);
+        let at_address = |n: u64| Entry { data: Some(serde_json::json!(n)), ..Entry::new(Action::NewAddress) };
+        let written = (0..20).filter(|n| collapse.take(at_address(*n), wall, now).is_some()).count();
+        assert_eq!(written as u64, EACH);
+        let counted = collapse.end(now + WINDOW);
+        assert_eq!(counted.iter().map(|r| r.repeated.unwrap().0).collect::<Vec<_>>(), [20 - EACH]);
+        assert_eq!(counted[0].entry.data, None);
     }
 
     #[test]

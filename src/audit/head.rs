@@ -1,8 +1,10 @@
 //! What is kept beside a log: how far it goes. A log that does not go as far was cut.
 
+use std::sync::OnceLock;
+
 use serde::{Deserialize, Serialize};
 
-use super::line::{End, Hash};
+use super::line::{End, Hash, MAX_NUMBER};
 
 /// The head of a log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,12 +20,32 @@ pub struct Head {
     /// The run of the system in which that was written, where the system tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<String>,
+    /// How far the other log went then, so that neither can go away with its head unnoticed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other: Option<Extent>,
+}
+
+/// How far a log goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extent {
+    /// The number of its last line.
+    pub count: u64,
+    /// The number of the last line that is on the disk for certain.
+    pub synced: u64,
 }
 
 impl Head {
-    /// Reads what was written; `None` for anything else.
+    /// Reads what was written; `None` for anything else, such as numbers that no log reaches.
     pub fn read(text: &[u8]) -> Option<Self> {
-        serde_json::from_slice(text).ok()
+        let head: Self = serde_json::from_slice(text).ok()?;
+        let other = head.other.unwrap_or(Extent { count: 0, synced: 0 });
+        let numbers = [head.count, head.first, head.synced, other.count, other.synced];
+        numbers.iter().all(|number| *number <= MAX_NUMBER).then_some(head)
+    }
+
+    /// The least number of lines that the other log must have.
+    pub fn least_of_other(&self) -> u64 {
+        self.other.map_or(0, |other| if self.is_of_another_boot() { other.synced } else { other.count })
     }
 
     /// As it is written.
@@ -44,8 +66,46 @@ impl Head {
     }
 }
 
-/// The run of the system, where it tells.
+/// The run of the system, where it tells. It is the same for as long as this process lives.
 pub fn boot() -> Option<String> {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    Some(id.trim().to_owned()).filter(|id| !id.is_empty())
+    static BOOT: OnceLock<Option<String>> = OnceLock::new();
+    let read = || {
+        let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        Some(id.trim().to_owned()).filter(|id| !id.is_empty())
+    };
+    BOOT.get_or_init(read).clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(other: Option<Extent>, boot: Option<String>) -> Head {
+        Head { count: 3, hash: Hash::none(), first: 1, synced: 2, boot, other }
+    }
+
+    #[test]
+    fn a_head_with_a_number_that_no_log_reaches_is_none() {
+        let whole = head(Some(Extent { count: 9, synced: 7 }), None);
+        assert_eq!(Head::read(&whole.line()), Some(whole.clone()));
+        let other = |count, synced| Some(Extent { count, synced });
+        for bad in [
+            Head { count: u64::MAX, ..whole.clone() },
+            Head { first: u64::MAX, ..whole.clone() },
+            Head { synced: MAX_NUMBER + 1, ..whole.clone() },
+            Head { other: other(MAX_NUMBER + 1, 1), ..whole.clone() },
+            Head { other: other(1, MAX_NUMBER + 1), ..whole.clone() },
+        ] {
+            assert_eq!(Head::read(&bad.line()), None, "{bad:?}");
+        }
+        assert!(Head::read(&Head { count: MAX_NUMBER, ..whole }.line()).is_some());
+    }
+
+    #[test]
+    fn of_the_other_log_what_was_on_the_disk_is_there_after_a_power_cut_and_else_all_of_it() {
+        let other = Some(Extent { count: 9, synced: 7 });
+        assert_eq!(head(None, boot()).least_of_other(), 0);
+        assert_eq!(head(other, Some("another".into())).least_of_other(), 7);
+        assert_eq!(head(other, boot()).least_of_other(), if boot().is_some() { 9 } else { 7 });
+    }
 }

@@ -26,6 +26,12 @@ pub struct Journal {
     trust: Waiting,
     collapse: Collapse,
     remarks: Vec<Remark>,
+    /// Peers that were pinned when it began: with them, a log was there once.
+    pinned: usize,
+    /// Both logs were looked at together.
+    is_begun: bool,
+    /// The log of trust was told how far the other goes.
+    is_introduced: bool,
 }
 
 /// What was found in a log.
@@ -50,7 +56,22 @@ impl Journal {
     pub fn new(dir: StateDir, rotation: Rotation) -> Self {
         let waiting = |log| Waiting { log, chain: None, records: VecDeque::new(), missed: 0 };
         let (audit, trust) = (waiting(Log::audit(rotation)), waiting(Log::trust()));
-        Self { dir, audit, trust, collapse: Collapse::default(), remarks: Vec::new() }
+        Self {
+            dir,
+            audit,
+            trust,
+            collapse: Collapse::default(),
+            remarks: Vec::new(),
+            pinned: 0,
+            is_begun: false,
+            is_introduced: false,
+        }
+    }
+
+    /// As many peers are pinned: if no log is there at all, it says that one was taken away.
+    pub fn with_pinned(mut self, peers: usize) -> Self {
+        self.pinned = peers;
+        self
     }
 
     /// Takes what happened, to be written with [`Journal::write`]; of `missed` entries it is known
@@ -91,8 +112,41 @@ impl Journal {
     /// A log cannot be written. What could not be written waits.
     pub fn write(&mut self, at: SystemTime, now: Duration) -> Result<(), Failure> {
         self.end_window(now);
-        let trust = self.trust.write(&self.dir, at, &mut self.remarks);
-        self.audit.write(&self.dir, at, &mut self.remarks).and(trust)
+        // What one log cannot does not keep the other from being written.
+        let opened = self.audit.open(&self.dir);
+        let trust = self.trust.open(&self.dir).and_then(|()| {
+            self.begin();
+            self.trust.know(&self.audit);
+            self.trust.write(at, &mut self.remarks)
+        });
+        opened?;
+        self.audit.know(&self.trust);
+        self.audit.write(at, &mut self.remarks)?;
+        trust?;
+        self.introduce()
+    }
+
+    /// Says that there is no log where there should be one.
+    fn begin(&mut self) {
+        let (Some(audit), Some(trust)) = (&self.audit.chain, &mut self.trust.chain) else { return };
+        let is_first = !std::mem::replace(&mut self.is_begun, true);
+        if is_first && self.pinned > 0 && audit.is_new() && trust.is_new() {
+            let peers = if self.pinned == 1 { "1 peer is".into() } else { format!("{} peers are", self.pinned) };
+            trust.should_have_been(format!("the logs begin here, and {peers} pinned: what was before is gone"));
+        }
+    }
+
+    /// Has the log of trust know of the other from the start, and not only when trust changes next.
+    fn introduce(&mut self) -> Result<(), Failure> {
+        let (Some(audit), Some(trust)) = (&self.audit.chain, &mut self.trust.chain) else { return Ok(()) };
+        let extent = audit.extent();
+        if self.is_introduced && (trust.knows_other() || extent.synced == 0) {
+            return Ok(());
+        }
+        trust.know_other(extent);
+        trust.put_head()?;
+        self.is_introduced = true;
+        Ok(())
     }
 
     /// Writes what waits and what was counted, and has it on the disk.
@@ -136,19 +190,30 @@ impl Waiting {
         self.records.is_empty() && self.missed == 0
     }
 
-    fn write(&mut self, dir: &StateDir, at: SystemTime, remarks: &mut Vec<Remark>) -> Result<(), Failure> {
-        let chain = match &mut self.chain {
-            Some(chain) => chain,
-            none => none.insert(Chain::open(dir, self.log)?),
-        };
-        if self.records.is_empty() && self.missed == 0 && chain.look()?.is_none() {
+    fn open(&mut self, dir: &StateDir) -> Result<(), Failure> {
+        if self.chain.is_none() {
+            self.chain = Some(Chain::open(dir, self.log)?);
+        }
+        Ok(())
+    }
+
+    /// Has this log's head know how far the other goes.
+    fn know(&mut self, other: &Self) {
+        if let (Some(chain), Some(other)) = (&mut self.chain, &other.chain) {
+            chain.know_other(other.extent());
+        }
+    }
+
+    fn write(&mut self, at: SystemTime, remarks: &mut Vec<Remark>) -> Result<(), Failure> {
+        let Some(chain) = &mut self.chain else { return Ok(()) };
+        if self.records.is_empty() && self.missed == 0 && chain.look()?.is_empty() {
             return Ok(());
         }
         loop {
-            let remark = chain.look()?.map(|found| remark(self.log.name, found));
+            let found: Vec<Remark> = chain.look()?.iter().map(|found| remark(self.log.name, found)).collect();
             let batch: Vec<Record> = self.records.iter().take(BATCH).cloned().collect();
             chain.append(&batch, at)?;
-            remarks.extend(remark);
+            remarks.extend(found);
             self.records.drain(..batch.len());
             if self.records.is_empty() {
                 break;
@@ -169,7 +234,11 @@ fn remark(name: &str, found: &Adopted) -> Remark {
     let text = match found.kind {
         AdoptedKind::Original => format!("{name}: {lines} lines of the original's were found and are part of it now"),
         AdoptedKind::Torn => format!("{name}: a crash had left a part of a line, which is marked as such now"),
-        AdoptedKind::Lost => format!("{name}: {what}"),
+        AdoptedKind::Lost | AdoptedKind::Removed => format!("{name}: {what}"),
+        AdoptedKind::Unsealed => {
+            let from = found.from.unwrap_or_default();
+            format!("{name}: {lines} lines from line {from} on are not sealed: written by a crash or by somebody else")
+        }
         AdoptedKind::Broken => {
             format!("{name} IS NOT AS IT WAS WRITTEN: {what}; `pi-remote audit --verify` names the place")
         }

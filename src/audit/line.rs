@@ -23,6 +23,9 @@ const MAX_VERB: usize = 64;
 const MAX_TEXT: usize = 600;
 const MAX_DATA: usize = 1200;
 const CUT: &str = "…";
+/// The highest number that a line or a head may say: what is counted in JSON is exact up to here, and no
+/// log gets there.
+pub const MAX_NUMBER: u64 = 1 << 53;
 /// 9999-12-31T23:59:59Z, the last second that the form can say.
 const LAST_SECOND: Duration = Duration::from_secs(253_402_300_799);
 
@@ -209,6 +212,8 @@ pub enum Kind {
     },
     /// An object without a place in a chain: the original's.
     Foreign,
+    /// It says a number that no line has.
+    Overlarge,
     /// Nothing that this program or the original writes.
     Unreadable,
 }
@@ -220,7 +225,10 @@ pub struct Adopted {
     pub kind: AdoptedKind,
     /// How many.
     pub lines: u64,
-    /// SHA-256 of them all, each with its newline.
+    /// The number of the first, where they are in the chain themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<u64>,
+    /// SHA-256 of them all, each with its newline, where they are in no chain.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sha256: Option<Hash>,
     /// What does not fit.
@@ -238,6 +246,11 @@ pub enum AdoptedKind {
     Torn,
     /// The last lines of the chain were not on disk yet when the machine went down.
     Lost,
+    /// They fit the chain, but no head vouched for them when the daemon started: a crash came between
+    /// the two, or somebody else wrote them.
+    Unsealed,
+    /// There was no log at all, though there should have been one.
+    Removed,
     /// The log is not as it was written.
     Broken,
 }
@@ -257,6 +270,7 @@ pub fn read(line: &[u8]) -> Kind {
     let members = line.starts_with(b"{").then(|| serde_json::from_slice::<Members<'_>>(line));
     match members {
         Some(Ok(Members { n: None, prev: None, .. })) => Kind::Foreign,
+        Some(Ok(Members { n: Some(n), prev: Some(_), .. })) if n > MAX_NUMBER => Kind::Overlarge,
         Some(Ok(Members { n: Some(n), prev: Some(prev), action, data })) => {
             let data = data.filter(|_| action == "adopt");
             Kind::Chained { n, prev, adopts: data.and_then(|data| serde_json::from_str(data.get()).ok()) }
@@ -363,7 +377,11 @@ mod tests {
         {
             assert_eq!(read(line.as_bytes()), Kind::Unreadable, "{line}");
         }
-        let adopted = Adopted { kind: AdoptedKind::Original, lines: 2, sha256: Some(Hash::none()), what: None };
+        let numbered = |n: u64| read(format!(r#"{{"n":{n},"prev":"x"}}"#).as_bytes());
+        assert!(matches!(numbered(MAX_NUMBER), Kind::Chained { n: MAX_NUMBER, .. }));
+        assert_eq!([numbered(MAX_NUMBER + 1), numbered(u64::MAX)], [Kind::Overlarge, Kind::Overlarge]);
+        let adopted =
+            Adopted { kind: AdoptedKind::Original, lines: 2, from: None, sha256: Some(Hash::none()), what: None };
         let data = serde_json::to_value(&adopted).unwrap();
         let record = Record::with_data(SystemTime::UNIX_EPOCH, Action::Adopt, data.clone());
         let mut out = Vec::new();

@@ -37,6 +37,8 @@ pub struct Log {
     pub name: &'static str,
     /// The file of its head.
     pub head: &'static str,
+    /// The file of the head of the other log, which knows how far this one went.
+    pub other_head: &'static str,
     /// When it is rotated; never, where there is none.
     pub rotation: Option<Rotation>,
     /// Each batch is on the disk before it counts as written.
@@ -61,12 +63,18 @@ impl Default for Rotation {
 impl Log {
     /// What happened.
     pub fn audit(rotation: Rotation) -> Self {
-        Self { name: "audit.log", head: "audit.head", rotation: Some(rotation), durable: false }
+        Self {
+            name: "audit.log",
+            head: "audit.head",
+            other_head: "trust.head",
+            rotation: Some(rotation),
+            durable: false,
+        }
     }
 
     /// What changed who is trusted.
     pub fn trust() -> Self {
-        Self { name: "trust.log", head: "trust.head", rotation: None, durable: true }
+        Self { name: "trust.log", head: "trust.head", other_head: "audit.head", rotation: None, durable: true }
     }
 
     /// The name of one of its files: 0 is the one that is written to, and the oldest has the highest number.

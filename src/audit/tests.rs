@@ -1,5 +1,7 @@
 //! The logs on a real disk: what is honest verifies, and what is not is found where it is.
 
+mod forged;
+
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -218,7 +220,7 @@ fn what_a_crash_left_is_taken_on_and_verifies() {
     place.add(0);
     place.add(1);
     assert_eq!(place.is_whole().unsealed, 0);
-    assert!(!place.text("audit.log").contains("adopt"), "lines that fit need no word");
+    assert!(place.text("audit.log").contains(r#""kind":"unsealed","lines":3"#), "{}", place.text("audit.log"));
 
     // Within a line.
     for at in [1, 30, 200] {
@@ -389,6 +391,25 @@ fn a_log_that_cannot_be_written_keeps_what_waits_within_a_bound_and_goes_on_by_i
     assert_eq!(lines.len(), 4096 + 1);
     assert_eq!(lines[4096]["data"]["count"], 5000 - 4096);
     assert!(verify(&place.dir).unwrap().ok);
+}
+
+#[test]
+fn what_is_no_file_in_the_place_of_one_is_named_and_not_waited_for() {
+    type Put = fn(&std::path::Path);
+    let puts: [(&str, Put); 3] = [
+        ("a pipe", |path| nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRUSR).unwrap()),
+        ("a directory", |path| std::fs::create_dir(path).unwrap()),
+        ("a symlink", |path| std::os::unix::fs::symlink("/dev/null", path).unwrap()),
+    ];
+    for name in ["audit.log", "audit.log.2", "audit.head", "trust.log"] {
+        for (what, put) in puts {
+            let place = Place::new();
+            put(&place.path(name));
+            let report = verify(&place.dir).unwrap();
+            let found = report.broken.unwrap();
+            assert!(!report.ok && found.file == name && found.what.contains(what), "{name}: {found:?}");
+        }
+    }
 }
 
 /// Changes a line so that it is another one, in a member of it or anywhere.

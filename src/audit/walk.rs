@@ -50,6 +50,9 @@ impl Section {
     }
 }
 
+/// Most places of doubt that are kept, the first ones.
+const MAX_DOUBTS: usize = 64;
+
 /// What the next line of the chain decides.
 #[derive(Debug)]
 enum Suspicion {
@@ -68,15 +71,35 @@ pub struct Walk {
     end: Option<(End, Option<At>)>,
     /// The first line of all is below what the head says is kept first, which only a crash explains.
     early: bool,
+    /// It begins where something before was broken: any line may be the first.
+    is_anew: bool,
+    /// The first line that the head says nothing of.
+    beyond: Option<At>,
     suspicion: Option<Suspicion>,
     section: Option<Section>,
+    doubts: Vec<Broken>,
 }
 
 impl Walk {
     /// From the oldest line that is kept. `head` is what is said of the whole, where that is known, and
     /// `may_lack` whether what was not on the disk for certain may be lost.
     pub fn whole(head: Option<Head>, may_lack: bool) -> Self {
-        Self { head, may_lack, end: None, early: false, suspicion: None, section: None }
+        Self {
+            head,
+            may_lack,
+            end: None,
+            early: false,
+            is_anew: false,
+            beyond: None,
+            suspicion: None,
+            section: None,
+            doubts: Vec::new(),
+        }
+    }
+
+    /// From a line behind a place that is broken.
+    pub fn anew(head: Option<Head>, may_lack: bool) -> Self {
+        Self { is_anew: true, ..Self::whole(head, may_lack) }
     }
 
     /// From the line behind `end`.
@@ -92,15 +115,26 @@ impl Walk {
         match read(&raw.bytes) {
             Kind::Chained { n, prev, adopts } => {
                 self.settle(Some((n, &prev)))?;
-                self.adopted(adopts.as_ref(), at)?;
-                if let Some(Adopted { kind: AdoptedKind::Broken, what, .. }) = adopts {
-                    let what = what.unwrap_or_else(|| "the log was not as it was written".into());
-                    return broken(at, format!("found by the daemon: {what}"));
+                if let Some(Adopted { kind: AdoptedKind::Broken, lines, ref what, .. }) = adopts {
+                    if lines == 0 {
+                        self.adopted(adopts.as_ref(), at)?;
+                    }
+                    let what = what.as_deref().unwrap_or("the log was not as it was written");
+                    return broken(before(at, lines), format!("found by the daemon: {what}"));
                 }
+                // The line that adopts what stands there in no chain comes behind that one.
+                if !adopts.as_ref().is_some_and(|adopt| adopt.kind == AdoptedKind::Unsealed) {
+                    self.adopted(adopts.as_ref(), at)?;
+                }
+                self.note_doubt(adopts, at);
                 self.linked(n, &prev, &raw.hash, at)?;
                 if !raw.ended && self.head.as_ref().is_some_and(|head| n <= head.count) {
                     return broken(at, "cut off: the end of the line is missing".into());
                 }
+            }
+            Kind::Overlarge => {
+                self.settle(None)?;
+                return broken(at, "its number is one that no line has".into());
             }
             kind @ (Kind::Foreign | Kind::Unreadable) => self.outside(raw, kind == Kind::Unreadable, at),
         }
@@ -136,11 +170,45 @@ impl Walk {
         self.section.as_ref()
     }
 
+    /// Places where lines were taken on that a crash may have left, or somebody else written.
+    pub fn doubts(&self) -> &[Broken] {
+        &self.doubts
+    }
+
+    /// These places, when nothing more comes.
+    pub fn into_doubts(self) -> Vec<Broken> {
+        self.doubts
+    }
+
+    /// Where the lines begin that the head says nothing of.
+    pub fn unsealed_at(&self) -> Option<At> {
+        self.beyond.or_else(|| self.section.as_ref().map(|section| section.at))
+    }
+
     /// Lines beyond what the head says.
     pub fn unsealed(&self) -> u64 {
         let sealed = self.head.as_ref().map_or(0, |head| head.count);
         let beyond = self.end().map_or(0, |end| end.n.saturating_sub(sealed));
         beyond + self.section.as_ref().map_or(0, |section| section.lines)
+    }
+
+    fn note_doubt(&mut self, adopts: Option<Adopted>, at: At) {
+        let Some(Adopted { kind, lines, from, what, .. }) = adopts else { return };
+        let said = match kind {
+            AdoptedKind::Unsealed => {
+                let from = from.unwrap_or_default();
+                format!(
+                    "{} not sealed: written by a crash or by somebody else",
+                    numbers(from, from.saturating_add(lines.saturating_sub(1)))
+                )
+            }
+            AdoptedKind::Removed => what.unwrap_or_default(),
+            AdoptedKind::Original | AdoptedKind::Torn | AdoptedKind::Lost | AdoptedKind::Broken => return,
+        };
+        if self.doubts.len() < MAX_DOUBTS {
+            let between = self.section.as_ref().map_or(0, |section| section.lines);
+            self.doubts.push(Broken { at: before(at, lines.saturating_add(between)), what: said });
+        }
     }
 
     fn outside(&mut self, raw: &Raw, is_unreadable: bool, at: At) {
@@ -187,6 +255,9 @@ impl Walk {
 
     fn linked(&mut self, n: u64, prev: &Hash, hash: &Hash, at: At) -> Result<(), Broken> {
         let here = End { n, hash: hash.clone() };
+        if self.head.as_ref().is_none_or(|head| n > head.count) {
+            self.beyond.get_or_insert(at);
+        }
         let before = self.end.replace((here, Some(at)));
         let Some((before, was_at)) = before else { return self.first(n, prev, hash, at) };
         let follows = before.hash == *prev;
@@ -212,6 +283,9 @@ impl Walk {
         let first = self.head.as_ref().map_or(1, |head| head.first);
         if n == 0 || (n == 1 && *prev != Hash::none()) {
             return edited(at);
+        }
+        if self.is_anew {
+            return self.sealed(n, hash, at);
         }
         if self.head.is_some() && n > first {
             self.suspicion = Some(Suspicion::Beyond { here: at, expected: first, n });
@@ -259,6 +333,11 @@ fn edited(at: At) -> Result<(), Broken> {
 
 fn broken(at: At, what: String) -> Result<(), Broken> {
     Err(Broken { at, what })
+}
+
+/// The line that stands so many lines before, in the same file.
+fn before(at: At, lines: u64) -> At {
+    At { line: at.line.saturating_sub(lines).max(1), ..at }
 }
 
 fn numbers(from: u64, to: u64) -> String {

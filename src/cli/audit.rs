@@ -1,10 +1,11 @@
 //! `audit`: who did what. The files are read here, so that it works with the daemon down; one that
 //! runs is asked first to write what it has.
 
-use std::collections::BTreeSet;
+mod words;
+
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
@@ -12,13 +13,17 @@ use tokio::time::sleep;
 use super::output::{self, Output, Style, Table};
 use super::{Context, Error};
 use crate::audit::read::Reader;
-use crate::audit::verify::{Report, verify};
+use crate::audit::verify::{Place, Report, verify};
 use crate::audit::{Log, Rotation};
 use crate::control::client::{Client, OWN_DEADLINE};
 use crate::state_dir::StateDir;
-use crate::trust::Store;
+use crate::trust::{Peer, Store};
+use crate::wire::control::{SessionList, SessionView};
 use crate::wire::{Code, Failure};
+use words::{Line, Row};
 
+/// Longest file of a session's name.
+const MAX_NAME_FILE: usize = 256;
 /// How soon `--follow` shows a new line.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
@@ -36,7 +41,7 @@ pub(crate) struct Args {
     /// The log of who was trusted with what, which is never rotated
     #[arg(long)]
     trust: bool,
-    /// Check that both logs are as they were written; exit 7 with the first place that is not
+    /// Check that both logs are as they were written; exit 7 with the first place of each file that is not
     #[arg(long, conflicts_with_all = ["lines", "follow", "peer", "trust"])]
     verify: bool,
 }
@@ -61,6 +66,7 @@ pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
             blocking(move || Whose::peer(peer, &dir)).await?
         }
     };
+    let sessions = Sessions::ask(&dir).await;
     let mut reader = Reader::new(dir, log);
     let (count, wanted) = (args.lines, whose.clone());
     let (mut reader, last) = blocking(move || {
@@ -68,7 +74,7 @@ pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
         Ok((reader, last))
     })
     .await?;
-    show(cx.out, &last, args.follow)?;
+    show(cx.out, &last, &sessions, args.follow)?;
     if !args.follow {
         if last.is_empty() && !cx.out.json {
             cx.out.note("nothing is in the log");
@@ -89,7 +95,7 @@ pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
         })
         .await?;
         let new: Vec<Vec<u8>> = new.into_iter().filter(|line| whose.takes(line)).collect();
-        show(cx.out, &new, true)?;
+        show(cx.out, &new, &sessions, true)?;
     }
 }
 
@@ -120,16 +126,31 @@ enum Whose {
 }
 
 impl Whose {
+    /// # Errors
+    /// `peer_not_found` where neither the pins nor the logs know of one; a log cannot be read.
     fn peer(text: String, dir: &StateDir) -> Result<Self, Failure> {
         let mut fingerprints = BTreeSet::from([text.clone()]);
-        if let Ok(store) = Store::load(dir.clone()) {
-            let named = store.peers().iter().filter(|peer| peer.name.as_str() == text);
-            fingerprints.extend(named.map(|peer| peer.fingerprint.to_string()));
-        }
+        let pinned = Store::load(dir.clone());
+        let pinned = pinned.as_ref().map(Store::peers).unwrap_or_default();
+        let is_meant = |peer: &&Peer| peer.name.as_str() == text || peer.fingerprint.to_string() == text;
+        let named: Vec<&Peer> = pinned.iter().filter(is_meant).collect();
+        fingerprints.extend(named.iter().map(|peer| peer.fingerprint.to_string()));
         let of_name = |line: &[u8]| Line::read(line).is_some_and(|line| line.peer == text);
         let known = Reader::new(dir.clone(), Log::trust()).last(usize::MAX, &of_name)?;
         fingerprints.extend(known.iter().filter_map(|line| Line::read(line)?.fingerprint));
-        Ok(Self::Peer(text, fingerprints))
+        let whose = Self::Peer(text.clone(), fingerprints);
+        let is_known = !named.is_empty() || !known.is_empty() || {
+            let mut of_any = [Log::trust(), Log::audit(Rotation::default())].into_iter();
+            let last = |log| Reader::new(dir.clone(), log).last(1, &|line: &[u8]| whose.takes(line));
+            of_any.try_fold(false, |found, log| Ok::<_, Failure>(found || !last(log)?.is_empty()))?
+        };
+        if is_known {
+            return Ok(whose);
+        }
+        let names: Vec<&str> = pinned.iter().map(|peer| peer.name.as_str()).collect();
+        let known = if names.is_empty() { "none is paired".to_owned() } else { names.join(", ") };
+        let message = format!("no peer {text} is known, and the log has nothing of one");
+        Err(Failure::new(Code::PeerNotFound, message).hint(format!("the peers: {known}")))
     }
 
     fn takes(&self, line: &[u8]) -> bool {
@@ -142,135 +163,97 @@ impl Whose {
     }
 }
 
-/// What is shown of a line, the original's too.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Line {
-    timestamp: String,
-    peer: String,
-    action: String,
-    result: String,
-    error: Option<String>,
-    code: Option<String>,
-    fingerprint: Option<String>,
-    direction: Option<String>,
-    verb: Option<String>,
-    session: Option<String>,
-    pid: Option<i64>,
-    executable: Option<String>,
-    count: Option<u64>,
-    first_at: Option<String>,
-    data: Option<Value>,
+/// What sessions are called: as the daemon says, or as it has kept it.
+struct Sessions {
+    known: HashMap<String, String>,
+    dir: StateDir,
 }
 
-impl Line {
-    fn read(line: &[u8]) -> Option<Self> {
-        serde_json::from_slice(line).ok()
+impl Sessions {
+    async fn ask(dir: &StateDir) -> Self {
+        let mut known = HashMap::new();
+        if let Ok(mut client) = Client::connect(dir.path()).await
+            && let Ok(list) = client.ask::<SessionList>("list_sessions", Map::new(), OWN_DEADLINE).await
+        {
+            // The first wins: local ones come first, and no peer renames one.
+            for session in list.sessions {
+                let SessionView { session_id, name, mut aliases, .. } = session;
+                let name = if aliases.is_empty() { name } else { aliases.swap_remove(0) };
+                known.entry(session_id).or_insert(name);
+            }
+        }
+        Self { known, dir: dir.clone() }
     }
 
-    /// Time, who, what, session, result, and what else there is to say.
-    fn cells(&self) -> [(Style, String); 6] {
-        let who = match self.direction.as_deref() {
-            Some("local") => "here".to_owned(),
-            Some("out") => format!("here > {}", self.peer),
-            Some(_) | None => self.peer.clone(),
-        };
-        let what = match &self.verb {
-            Some(verb) if self.action == "relay" => verb.clone(),
-            Some(verb) => format!("{} {verb}", self.action),
-            None => self.action.clone(),
-        };
-        let (style, result) = match self.result.as_str() {
-            "ok" => (Style::Good, "ok".to_owned()),
-            other => (Style::Bad, self.code.clone().unwrap_or_else(|| other.to_owned())),
-        };
-        let plain = |text: String| (Style::Plain, text);
-        [
-            (Style::Faint, self.timestamp.clone()),
-            plain(who),
-            plain(what),
-            plain(self.session.clone().unwrap_or_default()),
-            (style, result),
-            (Style::Faint, self.rest()),
-        ]
-    }
-
-    fn rest(&self) -> String {
-        let mut parts = Vec::new();
-        if let Some(count) = self.count {
-            let since = self.first_at.as_ref().map(|first| format!(" since {first}")).unwrap_or_default();
-            parts.push(format!("{count} times{since}"));
+    fn name(&self, id: &str) -> Option<String> {
+        if let Some(name) = self.known.get(id) {
+            return Some(name.clone());
         }
-        parts.extend(self.error.clone());
-        if let Some(pid) = self.pid {
-            let executable = self.executable.as_ref().map(|path| format!(" ({path})")).unwrap_or_default();
-            parts.push(format!("by pid {pid}{executable}"));
-        }
-        match &self.data {
-            Some(Value::Object(members)) => parts.extend(members.iter().map(|(name, value)| {
-                let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-                format!("{name}={text}")
-            })),
-            Some(Value::Null) | None => {}
-            Some(other) => parts.push(other.to_string()),
-        }
-        parts.join("; ")
+        let kept = self.dir.read(&format!("names/{id}"), MAX_NAME_FILE).ok()??;
+        String::from_utf8(kept).ok().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty())
     }
 }
 
 /// Shows lines: in columns of their own where all are known, else in columns that hold what is usual.
-fn show(out: Output, lines: &[Vec<u8>], more_come: bool) -> Result<(), Error> {
+fn show(out: Output, lines: &[Vec<u8>], sessions: &Sessions, more_come: bool) -> Result<(), Error> {
     if out.json {
         let readable = lines.iter().filter(|line| serde_json::from_slice::<Map<String, Value>>(line).is_ok());
         return readable.map(|line| String::from_utf8_lossy(line)).try_for_each(|line| out.json_text(&line));
     }
-    let cells = |line: &Vec<u8>| match Line::read(line) {
-        Some(line) => line.cells(),
+    let row = |line: &Vec<u8>| match Line::read(line) {
+        Some(line) => line.row(&|id| sessions.name(id)),
         None => {
-            let text = String::from_utf8_lossy(line).into_owned();
-            [String::new(), String::new(), "(no line)".into(), String::new(), String::new(), text]
-                .map(|text| (Style::Faint, text))
+            let what = format!("(no line) {}", String::from_utf8_lossy(line));
+            Row { time: String::new(), who: String::new(), what, is_bad: true }
         }
     };
+    let rows = lines.iter().map(row);
     if more_come {
-        return lines.iter().map(cells).try_for_each(|cells| {
-            let [time, who, what, session, result, rest] = cells.map(|(_, text)| text);
-            out.line(format!("{time:<24}  {who:<16}  {what:<12}  {session:<16}  {result:<9}  {rest}").trim_end())
+        return rows.into_iter().try_for_each(|Row { time, who, what, is_bad }| {
+            let style = if is_bad { Style::Bad } else { Style::Plain };
+            out.styled(style, format!("{time:<19}  {who:<10}  {what}").trim_end())
         });
     }
     if lines.is_empty() {
         return Ok(());
     }
-    let mut table = Table::new(&["TIME", "WHO", "WHAT", "SESSION", "RESULT", ""]);
-    for line in lines {
-        table.row(cells(line).each_ref().map(|(style, text)| (*style, text.as_str())));
+    let mut table = Table::new(&["TIME (UTC)", "WHO", "WHAT"]);
+    for Row { time, who, what, is_bad } in rows {
+        let style = if is_bad { Style::Bad } else { Style::Plain };
+        table.row([(Style::Faint, time.as_str()), (Style::Plain, who.as_str()), (style, what.as_str())]);
     }
     out.table(&table)
 }
 
 fn show_report(cx: &Context, report: &Report) -> Result<(), Error> {
-    let failure = report.broken.as_ref().map(|place| {
-        let message = format!("{}:{}: {}", place.file, place.line, place.what);
-        Failure::new(Code::VerificationFailed, message).hint(
-            "what stands before that place is as it was written. Keep the files as they are and find out who wrote to \
-             them; with them moved away (audit.* or trust.*, with the head), a new log begins",
+    let said: Vec<String> = report.faults.iter().map(words).collect();
+    let failure = (!report.ok).then(|| {
+        Failure::new(Code::VerificationFailed, said.join("; ")).hint(
+            "what stands before these places is as it was written. Keep the files as they are and find out who wrote \
+             to them; with all of them moved away together (audit.* and trust.*), new logs begin, and say so",
         )
     });
     if cx.out.json {
         cx.out.json(report)?;
         return failure.map_or(Ok(()), |failure| Err(Error::Reported(failure)));
     }
+    for doubt in &report.doubts {
+        cx.out.note(&words(doubt));
+    }
     if let Some(failure) = failure {
         return Err(failure.into());
     }
     let files = if report.files.is_empty() { "no log is there yet".to_owned() } else { report.files.join(", ") };
     cx.out.line(&format!("as they were written: {} lines ({files})", report.lines))?;
-    if report.unsealed > 0 {
-        cx.out.note(&format!(
-            "{} lines at the end are not sealed yet: a daemon that was killed, or the original's, wrote them; the next \
-             start takes them on",
-            report.unsealed
-        ));
+    if !report.doubts.is_empty() {
+        cx.out.note(
+            "a crash or a kill leaves a few such lines. If there was none, somebody else has written them: see what \
+             they say with `pi-remote audit`",
+        );
     }
     Ok(())
+}
+
+fn words(place: &Place) -> String {
+    format!("{}:{}: {}", place.file, place.line, place.what)
 }

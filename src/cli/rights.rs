@@ -150,6 +150,18 @@ pub(crate) fn in_words(grant: &GrantView) -> String {
     what + &limits(grant)
 }
 
+/// A grant as it went on record: what it gives, and with what limits.
+pub(crate) fn on_record(grant: &GrantView) -> (String, String) {
+    let ends = GrantView { expires: None, ..grant.clone() };
+    let what = in_short(&GrantView { sessions: Vec::new(), from: Vec::new(), ..ends.clone() });
+    let until = grant.expires.as_deref().map(|expires| match humantime::parse_rfc3339(expires) {
+        Ok(date) => humantime::format_rfc3339_seconds(date).to_string().replace('T', " ").replace('Z', ""),
+        Err(_) => expires.to_owned(),
+    });
+    let until = until.map(|until| format!(", until {until}")).unwrap_or_default();
+    (what, limits(&ends) + &until)
+}
+
 /// Verbs that are allowed, asked about and denied, in a line.
 pub(crate) fn of_lists(allow: &[String], ask: &[String], deny: &[String]) -> String {
     let lists = [("", allow), ("after approval ", ask), ("not ", deny)];

@@ -54,6 +54,9 @@ fn about(cx: &Context, status: &Status) -> Table {
     if let Some(why) = &status.audit_failure {
         row("audit", &format!("cannot be written, so nothing is done that changes a session: {why}"));
     }
+    if let Some(what) = &status.audit_broken {
+        row("audit", what);
+    }
     if status.approvals > 0 {
         row("approvals", &cx.typed(&format!("{} wait: pi-remote approvals", status.approvals)));
     }

@@ -29,6 +29,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 const ON_DISK: Duration = Duration::from_secs(1);
 /// How long a disk may take that does not answer.
 const HANGING: Duration = Duration::from_secs(4);
+/// How long it may take until a daemon can start.
+const STARTING: Duration = Duration::from_secs(20);
 /// Clients that may wait at once for everything to be written.
 const WAITING: usize = 64;
 
@@ -37,6 +39,7 @@ const WAITING: usize = 64;
 pub(super) struct Audit {
     asked: mpsc::Sender<oneshot::Sender<Result<(), Failure>>>,
     failure: watch::Receiver<Option<String>>,
+    broken: watch::Receiver<Option<String>>,
 }
 
 /// The task behind it.
@@ -51,6 +54,8 @@ struct Writer {
     /// Away while a thread writes; `None` for good after one that did not come back.
     journal: Option<Journal>,
     failure: watch::Sender<Option<String>>,
+    /// What was first found in a log that nobody but this daemon should have written.
+    broken: watch::Sender<Option<String>>,
     again: Option<Instant>,
     on_disk: Option<Instant>,
 }
@@ -64,25 +69,43 @@ enum Aim {
 
 impl Audit {
     /// Begins to write, the first line being that the daemon has started; returns when that is done or
-    /// has failed.
-    pub(super) async fn start(dir: StateDir, rotation: Rotation, relay: Shared, clock: Clock) -> (Self, Auditing) {
+    /// has failed. So many peers are `pinned`.
+    ///
+    /// # Errors
+    /// The disk does not answer.
+    pub(super) async fn start(
+        dir: StateDir,
+        rotation: Rotation,
+        pinned: usize,
+        relay: Shared,
+        clock: Clock,
+    ) -> Result<(Self, Auditing), Failure> {
         let (failure, failed) = watch::channel(None);
+        let (broken, is_broken) = watch::channel(None);
         let (asked, asks) = mpsc::channel(WAITING);
         let (stop, stopped) = oneshot::channel();
-        let journal = Some(Journal::new(dir, rotation));
-        let mut writer = Writer { relay, clock, journal, failure, again: None, on_disk: None };
+        let journal = Some(Journal::new(dir, rotation).with_pinned(pinned));
+        let mut writer = Writer { relay, clock, journal, failure, broken, again: None, on_disk: None };
         writer.relay.lock().record(Entry {
             data: Some(json!({ "version": env!("CARGO_PKG_VERSION"), "pid": std::process::id() })),
             ..Entry::new(Action::Start)
         });
         // That it failed has been said.
-        let _ = writer.write(Aim::Written).await;
-        (Self { asked, failure: failed }, Auditing { task: tokio::spawn(writer.run(asks, stopped)), stop })
+        let _ = timeout(STARTING, writer.write(Aim::Written)).await.map_err(|_| {
+            hangs().hint("look at that disk (a network disk?), or name another state directory with --dir")
+        })?;
+        let audit = Self { asked, failure: failed, broken: is_broken };
+        Ok((audit, Auditing { task: tokio::spawn(writer.run(asks, stopped)), stop }))
     }
 
     /// Why the log cannot be written, while that is so.
     pub(super) fn failure(&self) -> Option<String> {
         self.failure.borrow().clone()
+    }
+
+    /// What was found in the log that somebody else wrote, since the start.
+    pub(super) fn broken(&self) -> Option<String> {
+        self.broken.borrow().clone()
     }
 
     /// Returns when everything that has happened so far is written and on the disk.
@@ -152,7 +175,10 @@ impl Writer {
 
     /// Writes what waits, in a thread that may block. What is only counted needs none.
     async fn write(&mut self, aim: Aim) -> Result<(), Failure> {
-        let Some(mut journal) = self.journal.take() else { return Err(hangs()) };
+        let Some(mut journal) = self.journal.take() else {
+            self.again = Some(Instant::now() + AGAIN);
+            return Err(lost());
+        };
         let taken = self.relay.lock().poll_audit(&mut Context::from_waker(Waker::noop()));
         let (at, now) = (self.clock.wall(), self.clock.now());
         if let Poll::Ready((entries, missed)) = taken {
@@ -179,15 +205,15 @@ impl Writer {
             }
         };
         let Ok((mut journal, done)) = ended else {
-            let lost = Failure::new(Code::AuditFailed, "the writer of the audit log has failed; a restart mends it");
-            self.failed(&lost);
-            return Err(lost);
+            self.failed(&lost());
+            return Err(lost());
         };
         for remark in journal.take_remarks() {
             if remark.is_broken {
                 tracing::error!("{}", remark.text);
+                self.tell_broken(remark.text);
             } else {
-                tracing::info!("{}", remark.text);
+                tracing::warn!("{}", remark.text);
             }
         }
         match &done {
@@ -196,6 +222,20 @@ impl Writer {
         }
         self.journal = Some(journal);
         done
+    }
+
+    fn tell_broken(&self, text: String) {
+        self.relay.lock().emit(
+            "error",
+            &json!({
+                "message": text, "hint": "pi-remote audit --verify", "code": Code::VerificationFailed
+            }),
+        );
+        self.broken.send_if_modified(|broken| {
+            let is_first = broken.is_none();
+            broken.get_or_insert(text);
+            is_first
+        });
     }
 
     fn works(&mut self, journal: &Journal) {
@@ -221,6 +261,62 @@ impl Writer {
     }
 }
 
+fn lost() -> Failure {
+    Failure::new(Code::AuditFailed, "the writer of the audit log has failed; a restart mends it")
+}
+
 fn hangs() -> Failure {
     Failure::new(Code::AuditFailed, "the disk of the audit log does not answer")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::identity::Fingerprint;
+    use crate::relay::{Limits, Me, Relay};
+    use crate::wire::link::Hello;
+
+    fn writer(journal: Option<Journal>) -> Writer {
+        let hello = Hello {
+            instance: 1,
+            version: "1".into(),
+            name: "here".into(),
+            port: 0,
+            addresses: Vec::new(),
+            heartbeat_interval: 15,
+            message_limit: 1 << 20,
+            features: Vec::new(),
+            allows: Vec::new(),
+            ask: Vec::new(),
+            dial: 0,
+            contested: false,
+            sessions: Vec::new(),
+        };
+        let me = Me { fingerprint: Fingerprint::from_bytes([1; 32]), host: "here".into(), hello };
+        let relay = Shared::new(Relay::new(me, Limits::for_messages_of(65536)));
+        let clock = Clock::manual(SystemTime::UNIX_EPOCH);
+        let (failure, broken) = (watch::channel(None).0, watch::channel(None).0);
+        Writer { relay, clock, journal, failure, broken, again: None, on_disk: None }
+    }
+
+    #[tokio::test]
+    async fn a_writer_that_is_lost_waits_before_each_further_attempt() {
+        let mut writer = writer(None);
+        for _ in 0..3 {
+            writer.again = None;
+            let begun = Instant::now();
+            assert_eq!(writer.write(Aim::Written).await.unwrap_err().code, Code::AuditFailed);
+            assert!(writer.again.is_some_and(|again| again >= begun + AGAIN), "{:?}", writer.again);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_somebody_else_wrote_is_told_and_the_first_of_it_is_kept() {
+        let writer = writer(None);
+        let told = writer.broken.subscribe();
+        ["one", "two"].into_iter().for_each(|text| writer.tell_broken(text.into()));
+        assert_eq!(told.borrow().as_deref(), Some("one"));
+    }
 }

@@ -148,7 +148,8 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     if let Some(latest) = store.latest() {
         clock.not_before(latest);
     }
-    let (audit, auditing) = Audit::start(dir.clone(), rotation, relay.clone(), clock.clone()).await;
+    let (audit, auditing) =
+        Audit::start(dir.clone(), rotation, store.peers().len(), relay.clone(), clock.clone()).await?;
     let pins = Pins::default();
     let (wanted, is_wanted) = watch::channel(false);
     let book = Arc::new(Book::new(store, pins.clone(), relay.clone(), clock.clone(), wanted));

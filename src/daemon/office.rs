@@ -75,7 +75,7 @@ impl Admin for Office {
                     self.change_addresses(&peer, &add, remove, caller(connected)).await
                 }
                 Request::Unpair { peer } => self.unpair(&peer, caller(connected)).await,
-                Request::VerifyPeers => Ok(to_json(&self.verify())),
+                Request::VerifyPeers => self.verify().await.map(|checks| to_json(&checks)),
                 Request::PairOffer(offer) => {
                     self.offers.offer(connected, &reply, &offer).await.map(|offer| to_json(&offer))
                 }
@@ -179,6 +179,7 @@ impl Office {
             locked: relay.is_locked(),
             approvals: relay.held_count(),
             audit_failure: self.audit.failure(),
+            audit_broken: self.audit.broken(),
             refused: Refused {
                 count: refused.count,
                 last_address: refused.last.map(|(address, _)| address.to_string()),

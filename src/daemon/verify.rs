@@ -1,5 +1,9 @@
 //! `peers --verify`: what this daemon believes, against the files and the live links.
 
+use std::sync::Arc;
+
+use tokio::task::spawn_blocking;
+
 use super::office::Office;
 use crate::identity::DeviceKey;
 use crate::state_dir::StateDir;
@@ -8,7 +12,13 @@ use crate::wire::check::{Check, Checks};
 use crate::wire::error::{Code, Failure};
 
 impl Office {
-    pub(super) fn verify(&self) -> Checks {
+    pub(super) async fn verify(self: &Arc<Self>) -> Result<Checks, Failure> {
+        let office = Arc::clone(self);
+        let done = spawn_blocking(move || office.look()).await;
+        done.map_err(|error| Failure::new(Code::Internal, error.to_string()))
+    }
+
+    fn look(&self) -> Checks {
         let mut checks = Vec::new();
         let own = self.key.fingerprint();
         let mut check = |name: &str, found: Result<String, Failure>| checks.push(Check::of(name, found));

@@ -93,7 +93,20 @@ pub(super) async fn look(path: &Path) -> Daemon {
 pub(super) async fn checks(daemon: &Daemon, files: &Files, path: &Path) -> Vec<Check> {
     let port = port(daemon, files).await;
     let is_taken = !port.ok;
-    vec![port, answers(daemon, files, path, is_taken), reachable(daemon, files)]
+    let mut checks = vec![port, answers(daemon, files, path, is_taken), reachable(daemon, files)];
+    checks.extend(daemon.running().and_then(|running| audit(&running.status)));
+    checks
+}
+
+/// What is wrong with the audit log, by the daemon's own word; nothing where it has none.
+fn audit(status: &Status) -> Option<Check> {
+    let failed = |message: String| Failure::new(Code::AuditFailed, message);
+    let failure = match (&status.audit_failure, &status.audit_broken) {
+        (Some(why), _) => failed(format!("it cannot be written, so nothing is done that changes a session: {why}")),
+        (None, Some(what)) => failed(what.clone()).hint("pi-remote audit --verify"),
+        (None, None) => return None,
+    };
+    Some(Check::failed("audit", failure))
 }
 
 fn answers(daemon: &Daemon, files: &Files, path: &Path, port_is_taken: bool) -> Check {

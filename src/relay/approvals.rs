@@ -125,6 +125,12 @@ impl Approvals {
         self.standing.values().any(|standing| standing.matter == *matter && now < standing.until)
     }
 
+    /// What was approved for a while of this, by its id.
+    pub(super) fn standing_for(&self, matter: &Matter, now: Duration) -> Option<String> {
+        let found = self.standing.iter().find(|(_, standing)| standing.matter == *matter && now < standing.until);
+        found.map(|(number, _)| self.standing_id(*number))
+    }
+
     /// Whether one more can be approved for a while.
     pub(super) fn can_stand(&self, matter: &Matter) -> bool {
         self.standing.len() < MAX_STANDING || self.standing.values().any(|standing| standing.matter == *matter)

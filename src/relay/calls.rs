@@ -174,8 +174,13 @@ impl Relay {
         let call = if verdict == Verdict::Ask {
             self.hold(link, rpc.id, matter, question, now)?
         } else {
+            let ahead = self.approvals.standing_for(&matter, now);
             let destination = Destination::Session(matter.session);
-            self.begin(Origin::Link { link, id: rpc.id }, destination, question, now)?
+            let call = self.begin(Origin::Link { link, id: rpc.id }, destination, question, now)?;
+            if let Some(approval) = ahead {
+                self.pending.approved_ahead(call, approval);
+            }
+            call
         };
         if let Some(asking) = self.links.get_mut(&link) {
             asking.calls.insert(rpc.id, call);
@@ -434,6 +439,7 @@ impl Relay {
             extensible: MAX_EXTENSION,
             bytes,
             waits_for_approval: false,
+            approved_ahead: None,
         }))
     }
 

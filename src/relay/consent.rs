@@ -15,7 +15,7 @@ use super::rights::{forbidden, not_found};
 use super::{LinkId, Relay};
 use crate::identity::Fingerprint;
 use crate::trust::Verdict;
-use crate::wire::audit::{Action, Caller, Direction, Entry};
+use crate::wire::audit::{Action, Caller, DENIED_HERE, Direction, Entry, NOBODY_APPROVED};
 use crate::wire::error::{Code, Failure};
 use crate::wire::ids::SessionId;
 use crate::wire::link::{LinkMessage, SessionInfo};
@@ -130,7 +130,7 @@ impl Relay {
             return Ok(decided);
         }
         let (number, _) = self.approvals.find(id).ok_or_else(|| unknown(id))?;
-        let failure = Failure::new(Code::Forbidden, "somebody on this machine denied it").delivered(false);
+        let failure = Failure::new(Code::Forbidden, DENIED_HERE).delivered(false);
         self.refuse(number, Decision::Denied, failure, by, now).ok_or_else(|| unknown(id))
     }
 
@@ -162,7 +162,7 @@ impl Relay {
     /// What a peer, or (`None`) any, may do has changed: what was approved for a while of that is over,
     /// and so is what waits and could not be approved any more.
     pub(super) fn rights_changed(&mut self, peer: Option<Fingerprint>, now: Duration) {
-        self.end_standing(|_, stands| peer.is_none_or(|peer| stands.matter.peer == peer));
+        self.drop_standing(|_, stands| peer.is_none_or(|peer| stands.matter.peer == peer));
         self.review_held(now);
     }
 
@@ -177,7 +177,7 @@ impl Relay {
 
     /// A session is gone: nothing about it waits or is approved any more.
     pub(super) fn consent_ends_with(&mut self, session: &SessionId, now: Duration) {
-        self.end_standing(|_, stands| stands.matter.session == *session);
+        self.drop_standing(|_, stands| stands.matter.session == *session);
         let held = self.approvals.held().filter(|(_, held)| held.matter.session == *session);
         for number in held.map(|(number, _)| number).collect::<Vec<_>>() {
             self.refuse(number, Decision::Void, not_found(session.as_str()), None, now);
@@ -185,7 +185,7 @@ impl Relay {
     }
 
     pub(super) fn tick_consent(&mut self, now: Duration) {
-        self.end_standing(|_, stands| stands.until <= now);
+        self.drop_standing(|_, stands| stands.until <= now);
         self.review_held(now);
     }
 
@@ -195,15 +195,17 @@ impl Relay {
 
     /// Whoever asked has gone; the call itself is ended by who says so.
     pub(super) fn void(&mut self, call: CallId) {
-        if let Some(number) = self.approvals.number_of(call) {
-            self.release(number, Decision::Void, None);
+        let Some(number) = self.approvals.number_of(call) else { return };
+        if let Some((held, _)) = self.release(number, Decision::Void, None) {
+            let failed = Some((Code::Interrupted, "whoever asked does not wait for it any more".to_owned()));
+            self.record(Entry { failed, ..self.held_entry(Action::Deny, number, &held) });
         }
     }
 
     pub(super) fn nobody_approved(&mut self, call: CallId, now: Duration) {
         let Some(number) = self.approvals.number_of(call) else { return };
         let within = self.limits.hold.as_secs();
-        let message = format!("nobody on this machine approved it within {within} s");
+        let message = format!("{NOBODY_APPROVED} it within {within} s");
         let failure = Failure::new(Code::Forbidden, message).delivered(false);
         self.refuse(number, Decision::Expired, failure, None, now);
     }
@@ -244,6 +246,13 @@ impl Relay {
         let decided = Decided { until, ..self.decided(self.approvals.held_id(number), decision, &held.matter) };
         self.emit("approval_resolved", &decided);
         Some((held, decided))
+    }
+
+    /// Ends what was approved for a while without anybody's word on it, and has that on record.
+    fn drop_standing(&mut self, over: impl Fn(u64, &Stands) -> bool) {
+        for (decided, matter) in self.end_standing(over) {
+            self.record(self.entry_of(Action::Expire, &matter, json!({ "approval": decided.id })));
+        }
     }
 
     fn end_standing(&mut self, over: impl Fn(u64, &Stands) -> bool) -> Vec<(Decided, Matter)> {

@@ -74,6 +74,8 @@ pub struct Call {
     pub bytes: usize,
     /// Who asked was told that somebody has to approve it.
     pub waits_for_approval: bool,
+    /// The approval for a while by which it needed no other, for the record.
+    pub approved_ahead: Option<String>,
 }
 
 impl Destination {
@@ -133,6 +135,13 @@ impl Pending {
     /// Notes that who asked knows of the approval that a call waits for; whether that is new.
     pub fn waits_for_approval(&mut self, id: CallId) -> bool {
         self.calls.get_mut(&id).is_some_and(|call| !std::mem::replace(&mut call.waits_for_approval, true))
+    }
+
+    /// Notes by which approval for a while a call was let through.
+    pub fn approved_ahead(&mut self, id: CallId, approval: String) {
+        if let Some(call) = self.calls.get_mut(&id) {
+            call.approved_ahead = Some(approval);
+        }
     }
 
     /// Lets a call's time begin anew.

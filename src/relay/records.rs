@@ -58,6 +58,7 @@ impl Relay {
             verb: verb(call.command_type.as_deref()),
             session: Some(call.destination.session().as_str().to_owned()),
             failed: failure.map(|failure| failed(failure, Some(direction))),
+            data: call.approved_ahead.as_ref().map(|approval| json!({ "standing": approval })),
             ..self.entry(Action::Relay, peer)
         };
         if direction == Direction::In && changes_something(call.command_type.as_deref()) {

@@ -5,6 +5,11 @@ use serde_json::Value;
 
 use super::error::Code;
 
+/// Why a call was refused that a person denied here.
+pub const DENIED_HERE: &str = "somebody on this machine denied it";
+/// How it begins why a call was refused that nobody answered here.
+pub const NOBODY_APPROVED: &str = "nobody on this machine approved";
+
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -158,6 +158,9 @@ pub struct Status {
     /// Why the audit log cannot be written; nothing that changes something is done meanwhile.
     #[serde(default)]
     pub audit_failure: Option<String>,
+    /// What was first found in the audit log that somebody else has written there, since the start.
+    #[serde(default)]
+    pub audit_broken: Option<String>,
     /// Strangers who were refused.
     pub refused: Refused,
     /// Every setting and where it comes from.

@@ -1,5 +1,7 @@
 //! Held calls: each has one outcome, none is begun that nobody approved, and nothing is left behind.
 
+mod record;
+
 use std::collections::{HashMap, HashSet};
 
 use super::*;
