@@ -8,6 +8,7 @@ use crate::trust::Preset;
 use crate::trust::grant::{Condition, Invalid, Selector};
 use crate::trust::terms::LONGEST;
 use crate::wire::control::GrantView;
+use crate::wire::dates::{read, rfc3339_seconds};
 use crate::wire::session::Verb;
 
 /// How long something is given.
@@ -101,7 +102,7 @@ fn date(text: &str) -> Result<SystemTime, String> {
     };
     let now = SystemTime::now();
     if date <= now {
-        return Err(format!("that is past: it is {} now", humantime::format_rfc3339_seconds(now)));
+        return Err(format!("that is past: it is {} now", rfc3339_seconds(now)));
     }
     if date.duration_since(now).is_ok_and(|left| left > LONGEST) {
         return Err("that is more than ten years from now".into());
@@ -111,7 +112,6 @@ fn date(text: &str) -> Result<SystemTime, String> {
 
 /// RFC 3339, or a day's beginning in UTC.
 fn moment(text: &str) -> Option<SystemTime> {
-    let read = |text: &str| humantime::parse_rfc3339(text).ok();
     if text.len() == "2026-12-01".len() {
         return read(&format!("{text}T00:00:00Z"));
     }
@@ -178,7 +178,7 @@ fn limits(grant: &GrantView) -> String {
 
 /// When something ends, to the second, and how far that is.
 fn end(expires: &str, now: SystemTime) -> (String, String) {
-    let Ok(date) = humantime::parse_rfc3339(expires) else {
+    let Some(date) = read(expires) else {
         return (expires.to_owned(), "at a date not understood".into());
     };
     let left = match date.duration_since(now) {
@@ -190,7 +190,7 @@ fn end(expires: &str, now: SystemTime) -> (String, String) {
         }
         Err(_) => "over".into(),
     };
-    (humantime::format_rfc3339_seconds(date).to_string(), left)
+    (rfc3339_seconds(date), left)
 }
 
 /// Grants in a table; a peer that has none is in it too.

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::grant::{Grant, GrantId, Invalid, Preset};
+use crate::wire::dates::{last, read, rfc3339_seconds};
 use crate::wire::error::{Code, Failure};
 use crate::wire::escape::escape;
 use crate::wire::rights::GrantTerms;
@@ -10,8 +11,6 @@ use crate::wire::session::Verb;
 
 /// Longest time for which something is granted: ten years.
 pub const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
-/// The last second that has a date: the year 9999 ends with it.
-const LAST_SECOND: u64 = 253_402_300_799;
 
 impl Grant {
     /// The grant that these terms ask for at this date; the store names it.
@@ -76,18 +75,18 @@ pub fn end(for_seconds: Option<u64>, until: Option<&str>, date: SystemTime) -> R
         (Some(0), None) => return Err(refused("it would hold for no time at all")),
         (Some(seconds), None) => date.checked_add(Duration::from_secs(seconds)),
         (None, Some(until)) => {
-            let until = humantime::parse_rfc3339(until).map_err(|_| {
+            let until = read(until).ok_or_else(|| {
                 refused(format!("{} is no date", escape(until))).hint("such as 2026-12-31T18:00:00Z, in UTC")
             })?;
             if until <= date {
-                let message = format!("{} is over: it is {}", shown(until), shown(date));
+                let message = format!("{} is over: it is {}", rfc3339_seconds(until), rfc3339_seconds(date));
                 return Err(refused(message).hint("name a date to come, or say for how long"));
             }
             Some(until)
         }
     };
-    let last = date.checked_add(LONGEST).into_iter().chain(last_date()).min();
-    match ends.filter(|ends| last.is_none_or(|last| *ends <= last)) {
+    let latest = date.checked_add(LONGEST).map_or(last(), |longest| longest.min(last()));
+    match ends.filter(|ends| *ends <= latest) {
         Some(ends) => Ok(Some(ends)),
         None => {
             Err(refused("it would hold for more than ten years")
@@ -96,16 +95,8 @@ pub fn end(for_seconds: Option<u64>, until: Option<&str>, date: SystemTime) -> R
     }
 }
 
-fn last_date() -> Option<SystemTime> {
-    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(LAST_SECOND))
-}
-
 fn all<T: std::str::FromStr<Err = Invalid>>(texts: &[String]) -> Result<Vec<T>, Invalid> {
     texts.iter().map(|text| text.parse()).collect()
-}
-
-fn shown(date: SystemTime) -> humantime::Rfc3339Timestamp {
-    humantime::format_rfc3339_seconds(date)
 }
 
 fn join<'a>(verbs: impl Iterator<Item = &'a Verb>) -> String {
@@ -206,8 +197,8 @@ mod tests {
         assert_eq!(ends(r#"{"preset":"read"}"#, second(100)), Ok(None));
         assert_eq!(ends(r#"{"preset":"read","forSeconds":316224000}"#, second(0)), Ok(Some(second(316_224_000))));
         assert!(ends(r#"{"preset":"read","forSeconds":316224001}"#, second(0)).is_err(), "more than ten years");
-        assert!(ends(r#"{"preset":"read","forSeconds":60}"#, second(LAST_SECOND - 59)).is_err());
-        assert!(ends(r#"{"preset":"read","forSeconds":60}"#, second(LAST_SECOND - 60)).is_ok());
+        assert!(ends(r#"{"preset":"read","forSeconds":60}"#, last() - Duration::from_secs(59)).is_err());
+        assert!(ends(r#"{"preset":"read","forSeconds":60}"#, last() - Duration::from_secs(60)).is_ok());
     }
 
     #[test]

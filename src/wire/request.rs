@@ -197,12 +197,8 @@ impl Request {
                 let kind: Option<Cow<'_, str>> = wire.kind.and_then(|raw| serde_json::from_str(raw.get()).ok());
                 let id = wire.id.filter(|raw| raw.get().starts_with('"')).map(|raw| slice(line, raw));
                 let reply = ReplyTo { command: kind.as_deref().map(str::to_owned), id };
-                let request = Self::of_kind(kind.as_deref(), &wire, line, text);
-                // A member of the wrong type is named first, whatever stands beside it.
-                let request = request.and_then(|request| {
-                    members::check(kind.as_deref().unwrap_or_default(), text).map(|()| request)
-                });
-                (reply, request)
+                let known = members::check(kind.as_deref().unwrap_or_default(), text);
+                (reply, known.and_then(|()| Self::of_kind(kind.as_deref(), &wire, line, text)))
             }
             Err(error) if error.is_data() => {
                 let failure = Failure::new(Code::InvalidRequest, format!("Invalid request: {error}"));
