@@ -141,10 +141,11 @@ impl Book {
 
     /// A copy of the pins and the file that should hold the same, with no change under way: one is
     /// written before it is believed.
-    pub(super) fn beside_the_file(&self, dir: &StateDir) -> (Store, Result<Store, Failure>) {
-        let _changing = lock(&self.changing);
+    /// Whether something is known that could not be written is the third.
+    pub(super) fn beside_the_file(&self, dir: &StateDir) -> (Store, Result<Store, Failure>, bool) {
+        let unsaved = lock(&self.changing);
         let believed = self.store().clone();
-        (believed, Store::load(dir.clone()))
+        (believed, Store::load(dir.clone()), unsaved.0)
     }
 
     /// The pins that the verifier asks.
@@ -543,7 +544,7 @@ mod tests {
             }
         });
         while !writer.is_finished() {
-            let (believed, stored) = offers.book.beside_the_file(&dir);
+            let (believed, stored, _) = offers.book.beside_the_file(&dir);
             assert_eq!(stored.unwrap().peers(), believed.peers());
         }
         writer.join().unwrap();

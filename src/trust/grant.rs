@@ -219,6 +219,15 @@ impl Grant {
 }
 
 impl Selector {
+    /// Whether some session may fit both; an id and an alias may well be one session's.
+    pub fn may_meet(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Selector::Id(one), Selector::Id(other)) => one == other,
+            (Selector::Name(one), Selector::Name(other)) => matches(one, other) || matches(other, one),
+            (Selector::Id(_), Selector::Name(_)) | (Selector::Name(_), Selector::Id(_)) => true,
+        }
+    }
+
     /// Whether a session is one of these.
     pub fn fits(&self, session: &SessionInfo) -> bool {
         match self {

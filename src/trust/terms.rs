@@ -52,7 +52,11 @@ impl Grant {
     pub fn check_is_of_use(&self, beside: &[Grant]) -> Result<(), Failure> {
         let gives = |grant: &Grant| !grant.allow.is_empty() || !grant.ask.is_empty();
         let lists = |grant: &Grant| grant.allow.contains(&Verb::List);
-        if !gives(self) || lists(self) || beside.iter().any(lists) {
+        let meets = |other: &Grant| {
+            let (own, other) = (&self.sessions, &other.sessions);
+            own.is_empty() || other.is_empty() || own.iter().any(|one| other.iter().any(|other| one.may_meet(other)))
+        };
+        if !gives(self) || lists(self) || beside.iter().any(|other| lists(other) && meets(other)) {
             return Ok(());
         }
         let hint = format!(
@@ -209,6 +213,20 @@ mod tests {
         assert_eq!(failure.hint.as_deref(), Some("add list: --verbs list,send"));
         assert!(send.check_is_of_use(&[grant(r#"{"preset":"none"}"#)]).is_err());
         send.check_is_of_use(&[grant(r#"{"preset":"read"}"#)]).unwrap();
+        let on = |verbs: &str, session: &str| grant(&format!(r#"{{"verbs":["{verbs}"],"sessions":["{session}"]}}"#));
+        for (sent, listed, is_of_use) in [
+            ("id:a", "id:a", true),
+            ("id:a", "id:b", false),
+            ("name:work", "name:play", false),
+            ("name:work", "name:w*", true),
+            ("name:w*", "name:work", true),
+            ("id:a", "name:work", true),
+        ] {
+            let found = on("send", sent).check_is_of_use(&[on("list", listed)]);
+            assert_eq!(found.is_ok(), is_of_use, "{sent} beside {listed}");
+        }
+        send.check_is_of_use(&[on("list", "id:a")]).unwrap();
+        on("send", "id:a").check_is_of_use(&[grant(r#"{"verbs":["list"]}"#)]).unwrap();
         grant(r#"{"preset":"none"}"#).check_is_of_use(&[]).unwrap();
     }
 }
