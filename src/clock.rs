@@ -100,7 +100,6 @@ fn since_boot() -> Duration {
     clock_gettime(SUSPEND_COUNTING).map(Duration::from).unwrap_or_default()
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

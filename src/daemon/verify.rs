@@ -32,7 +32,8 @@ impl Office {
                 if lasting(stored.peers()) == lasting(store.peers()) && stored.is_locked() == store.is_locked() {
                     Ok(format!("{} pinned, as this daemon knows them", stored.peers().len()))
                 } else if is_unsaved {
-                    let message = "not all that this daemon knows could be written to it yet: a restart would undo the rest";
+                    let message =
+                        "not all that this daemon knows could be written to it yet: a restart would undo the rest";
                     Err(Failure::new(Code::Io, message)
                         .hint("make room on that disk: it is written as soon as that can be"))
                 } else {

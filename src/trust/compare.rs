@@ -177,7 +177,8 @@ impl<'a> Points<'a> {
         dates.dedup();
         let parts: usize = all().map(|grant| grant.sessions.len().max(1)).sum();
         let is_coarse = parts.pow(3).saturating_mul(dates.len()) > MAX_POINTS;
-        let named = |id: &SessionId| all().flat_map(|g| &g.sessions).any(|s| matches!(s, Selector::Id(known) if known == id));
+        let named =
+            |id: &SessionId| all().flat_map(|g| &g.sessions).any(|s| matches!(s, Selector::Id(known) if known == id));
         let nobody = (0..).map_while(|n: u32| format!("s{n}").parse().ok()).find(|id| !named(id));
         Self { here, there, dates, nobody, is_coarse }
     }
@@ -225,7 +226,9 @@ impl<'a> Points<'a> {
             if list.is_empty() { vec![None] } else { list.iter().cloned().map(Some).collect() }
         };
         let mut found = Vec::new();
-        for (one, other) in options(these).iter().flat_map(|one| options(those).into_iter().map(move |o| (one.clone(), o))) {
+        for (one, other) in
+            options(these).iter().flat_map(|one| options(those).into_iter().map(move |o| (one.clone(), o)))
+        {
             let (mut id, mut aliases) = (None, Vec::new());
             let mut is_one = true;
             for selector in [one, other].into_iter().flatten() {
@@ -375,9 +378,12 @@ mod tests {
             // A denial that ends, or is in a wider pattern, is one as long as and wherever it holds.
             (vec![], vec![of(Preset::None)], vec![], vec![]),
             (vec![of(Preset::None)], vec![], vec![], vec![]),
-            (vec![of(Preset::Full), until(of(Preset::None))], vec![until(of(Preset::None))], vec![], vec![
-                format!("{all} on all sessions"),
-            ]),
+            (
+                vec![of(Preset::Full), until(of(Preset::None))],
+                vec![until(of(Preset::None))],
+                vec![],
+                vec![format!("{all} on all sessions")],
+            ),
             (
                 vec![of(Preset::Full)],
                 vec![of(Preset::Full), until(of(Preset::None))],

@@ -220,7 +220,11 @@ mod tests {
             (vec![of(Preset::Ask)], "list read events", "summary send control"),
             (vec![of(Preset::Full), of(Preset::None)], "", ""),
             (vec![of(Preset::Full), of(Preset::Ask)], "list read events", "summary send control"),
-            (vec![of(Preset::Full), on(Preset::Ask, &[], &["tailscale:node=d"])], "list read events", "summary send control"),
+            (
+                vec![of(Preset::Full), on(Preset::Ask, &[], &["tailscale:node=d"])],
+                "list read events",
+                "summary send control",
+            ),
             (vec![of(Preset::Full), on(Preset::Ask, &["id:x"], &[])], "list read summary events send control", ""),
             (vec![of(Preset::Full), over], "list read summary events send control", ""),
             (vec![of(Preset::Ask), sends], "list read events", "summary"),

@@ -490,10 +490,7 @@ mod tests {
         assert_eq!((&events[1]["data"]["grant"]["id"], &events[1]["data"]["grants"]), (&json!("g2"), &json!([])));
         let entry = trying.recorded().pop().unwrap();
         assert_eq!((entry.action, entry.caller), (Action::Expire, None));
-        assert_eq!(
-            entry.data.unwrap()["lost"],
-            json!(["list, read, events on all sessions"])
-        );
+        assert_eq!(entry.data.unwrap()["lost"], json!(["list, read, events on all sessions"]));
         assert_eq!(trying.stored().peers()[0].grants, []);
         assert_eq!(trying.stored().latest(), Some(start + 100 * SECOND));
     }

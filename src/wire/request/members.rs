@@ -29,12 +29,8 @@ fn known(kind: &str) -> Option<&'static [&'static str]> {
         "peer_address" => &["peer", "add", "remove"],
         "unpair" => &["peer"],
         "identity" => &["name"],
-        "pair_offer" => {
-            &["kind", "noLan", "windowSeconds", "as", "replace", "grant", "grantForSeconds", "grantUntil"]
-        }
-        "pair_join" => {
-            &["ticket", "code", "address", "as", "replace", "grant", "grantForSeconds", "grantUntil"]
-        }
+        "pair_offer" => &["kind", "noLan", "windowSeconds", "as", "replace", "grant", "grantForSeconds", "grantUntil"],
+        "pair_join" => &["ticket", "code", "address", "as", "replace", "grant", "grantForSeconds", "grantUntil"],
         "pair_check" => &["address", "as", "replace", "grant", "grantForSeconds", "grantUntil"],
         _ => return None,
     })
@@ -102,13 +98,8 @@ mod tests {
     /// Every request that changes trust, with all that it may say.
     fn samples() -> Vec<(&'static str, Value)> {
         let text = || Some("x".to_owned());
-        let terms = PairTerms {
-            petname: text(),
-            replace: text(),
-            grant: "read".into(),
-            for_seconds: Some(1),
-            until: text(),
-        };
+        let terms =
+            PairTerms { petname: text(), replace: text(), grant: "read".into(), for_seconds: Some(1), until: text() };
         let grant = GrantTerms {
             preset: text(),
             verbs: vec![Verb::List],
@@ -125,7 +116,12 @@ mod tests {
             ("pair_check", json!(PairCheck { address: text(), terms: terms.clone() })),
             (
                 "pair_offer",
-                json!(PairOffer { no_lan: true, window_seconds: Some(1), terms: terms.clone(), ..PairOffer::default() }),
+                json!(PairOffer {
+                    no_lan: true,
+                    window_seconds: Some(1),
+                    terms: terms.clone(),
+                    ..PairOffer::default()
+                }),
             ),
             ("pair_join", json!(PairJoin { ticket: secret(), code: secret(), address: text(), terms })),
             ("revoke", json!({ "grant": "g1" })),
