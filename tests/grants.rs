@@ -557,7 +557,7 @@ async fn what_a_grant_changes_is_told_in_words_with_what_goes_too_far() {
     assert!(narrowed.out.contains("(in 2h)") || narrowed.out.contains("(in 1h 59m)"), "{}", narrowed.out);
     assert!(narrowed.out.contains("no more") && narrowed.out.contains("send"), "{}", narrowed.out);
     assert!(!narrowed.err.contains("no session here"), "a session is called so: {}", narrowed.err);
-    for said in ["may do nothing here", "does not come back by itself: full", "pi-remote grant laptop full", "--add"] {
+    for said in ["may do nothing here", "does not come back by itself: full", " grant laptop full", "--add"] {
         assert!(narrowed.err.contains(said), "{said}: {}", narrowed.err);
     }
     let again = stage.here(&["grant", "laptop", "read", "--session", "name:work", "--for", "2h"]).ends(0);
