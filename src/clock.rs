@@ -5,6 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use nix::time::{ClockId, clock_gettime};
 
+pub use crate::wire::dates::rfc3339;
+
 /// Tells the time to whoever may know it. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Clock {
@@ -98,19 +100,9 @@ fn since_boot() -> Duration {
     clock_gettime(SUSPEND_COUNTING).map(Duration::from).unwrap_or_default()
 }
 
-/// A date as RFC 3339 in UTC with milliseconds, as all JSON carries it.
-pub fn rfc3339(time: SystemTime) -> String {
-    humantime::format_rfc3339_millis(time).to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn dates_are_rfc_3339_in_utc() {
-        assert_eq!(rfc3339(SystemTime::UNIX_EPOCH), "1970-01-01T00:00:00.000Z");
-    }
 
     #[test]
     fn the_date_jumps_forward_with_the_machines_and_never_goes_back() {

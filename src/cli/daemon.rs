@@ -117,7 +117,12 @@ fn start(cx: &Context, args: &Args) -> Result<(StateDir, Settings), Error> {
         let _ = nix::unistd::setsid();
         log_to(BoxMakeWriter::new(Arc::<File>::new(dir.open_log(LOG_FILE)?)), args.log_format, cx.verbose, false);
     } else {
-        log_to(cx.out.log_writer(), args.log_format, cx.verbose, cx.out.colours_stderr());
+        log_to(
+            cx.out.log_writer(args.log_format == LogFormat::Json),
+            args.log_format,
+            cx.verbose,
+            cx.out.colours_stderr(),
+        );
     }
     let flags = Flags { port: args.port, listen: args.listen.clone() };
     let settings = Settings::load(&dir, &flags, |name| std::env::var(name).ok())?;

@@ -11,7 +11,7 @@ use crate::trust::grant::{Condition, Selector};
 use crate::wire::commands::quoted;
 use crate::wire::control::{GrantView, SessionList, SessionView};
 use crate::wire::link::SessionInfo;
-use crate::wire::rights::{GrantRequest, GrantTerms, Granted};
+use crate::wire::rights::{GrantList, GrantRequest, GrantTerms, Granted};
 use crate::wire::session::Verb;
 
 pub(crate) const EXAMPLES: &str = "\
@@ -30,7 +30,9 @@ Examples:
   Verbs chosen one by one, from one network alone:
     pi-remote grant laptop --verbs list,read,send --from cidr:192.168.1.0/24
   Hide one session from a machine that has everything:
-    pi-remote grant laptop none --session name:private --add";
+    pi-remote grant laptop none --session name:private --add
+  A session that is not called so yet, a new one say, is not hidden: to keep new ones
+  back too, give the sessions that may be seen, with full --session name:work.";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -80,10 +82,18 @@ pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
     if !cx.out.json {
         peers::say_if_locked(&cx).await?;
     }
+    let before = if cx.out.json || args.add { Vec::new() } else { grants_of(&cx, &args.peer).await? };
     cx.show("grant", members(json!(request(&args))), |_, granted: &Granted| {
         let grant = &granted.grant;
-        show(&cx, &format!("{} may here: {}", grant.peer, rights::in_words(grant)), granted)?;
+        let words = match granted.grants.as_slice() {
+            [_] => rights::in_words(grant),
+            several => rights::sum(several),
+        };
+        show(&cx, &format!("{} may here: {words}", grant.peer), granted)?;
         note_consequence(&cx, grant);
+        if grant.expires.is_some() {
+            note_end(&cx, &args, &before);
+        }
         Ok(())
     })
     .await?;
@@ -92,6 +102,31 @@ pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
         note_unfit(&cx, &args.session, &list.sessions);
     }
     Ok(())
+}
+
+/// What a peer has now.
+async fn grants_of(cx: &Context, peer: &str) -> Result<Vec<GrantView>, Error> {
+    let list: GrantList = cx.ask("grants", members(json!({ "peer": peer }))).await?;
+    Ok(list.grants)
+}
+
+/// What stood before does not come back when a grant that took its place ends.
+fn note_end(cx: &Context, args: &Args, before: &[GrantView]) {
+    if args.add {
+        return cx.out.note("note: when it has ended, what the peer has beside it goes on");
+    }
+    cx.out.note("note: when it has ended, the peer may do nothing here");
+    if !before.is_empty() {
+        cx.out.note(&format!("note: what it had does not come back by itself: {}", rights::sum(before)));
+    }
+    for (n, grant) in before.iter().enumerate() {
+        if let Some(again) = rights::again(grant, n > 0) {
+            cx.out.note(&cx.typed(&format!("note: to give that again: pi-remote {again}")));
+        }
+    }
+    if !before.is_empty() {
+        cx.out.note("note: with --add, a grant stands beside what the peer has, which then stays");
+    }
 }
 
 fn preset(text: &str) -> Result<Preset, String> {

@@ -20,6 +20,7 @@ mod hint;
 mod id;
 mod input;
 mod lock;
+mod log;
 mod man;
 mod output;
 mod pair;
@@ -238,7 +239,7 @@ impl Invocation {
         }
         // For `status`, -v is about what it shows.
         if cx.verbose && !matches!(command, Command::Status) {
-            daemon::log_to(cx.out.log_writer(), daemon::LogFormat::Text, true, cx.out.colours_stderr());
+            daemon::log_to(cx.out.log_writer(false), daemon::LogFormat::Text, true, cx.out.colours_stderr());
         }
         // Dropping a command closes its connection, and so cancels what it asked for.
         // Signals first, so that they are taken over before the command does anything that must be undone.

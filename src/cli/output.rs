@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
+use std::sync::Mutex;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
@@ -12,6 +13,7 @@ use serde_json::{Value, json};
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use super::error::Error;
+use super::log::Unhindered;
 use crate::wire::escape::harmless_json;
 pub(crate) use crate::wire::escape::{escape, escape_text};
 use crate::wire::{Code, Failure};
@@ -112,8 +114,8 @@ impl Output {
     }
 
     /// Where log lines go that no file takes.
-    pub(crate) fn log_writer(self) -> BoxMakeWriter {
-        BoxMakeWriter::new(io::stderr)
+    pub(crate) fn log_writer(self, json: bool) -> BoxMakeWriter {
+        BoxMakeWriter::new(Mutex::new(Unhindered::new(io::stderr(), json)))
     }
 
     /// Says why a command failed: the chain on stderr, or JSON on stdout.

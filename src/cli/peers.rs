@@ -229,13 +229,12 @@ pub(crate) fn may_there(peer: &PeerView) -> String {
     }
 }
 
-/// What it may do here, in few words; several grants are only counted.
+/// What it may do here, in few words; very many grants are only counted.
 fn may_here(peer: &PeerView) -> String {
     match peer.grants.as_slice() {
         // What only takes away gives nothing.
         grants if grants.iter().all(|grant| grant.allow.is_empty() && grant.ask.is_empty()) => "nothing".into(),
-        [only] => rights::in_short(only),
-        several => format!("{} grants", several.len()),
+        grants => rights::sum(grants),
     }
 }
 

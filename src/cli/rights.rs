@@ -7,7 +7,9 @@ use crate::clock::rfc3339;
 use crate::trust::Preset;
 use crate::trust::grant::{Condition, Invalid, Selector};
 use crate::trust::terms::LONGEST;
+use crate::wire::commands::quoted_words;
 use crate::wire::control::GrantView;
+use crate::wire::dates::{read, rfc3339_seconds};
 use crate::wire::session::Verb;
 
 /// How long something is given.
@@ -101,7 +103,7 @@ fn date(text: &str) -> Result<SystemTime, String> {
     };
     let now = SystemTime::now();
     if date <= now {
-        return Err(format!("that is past: it is {} now", humantime::format_rfc3339_seconds(now)));
+        return Err(format!("that is past: it is {} now", rfc3339_seconds(now)));
     }
     if date.duration_since(now).is_ok_and(|left| left > LONGEST) {
         return Err("that is more than ten years from now".into());
@@ -111,7 +113,6 @@ fn date(text: &str) -> Result<SystemTime, String> {
 
 /// RFC 3339, or a day's beginning in UTC.
 fn moment(text: &str) -> Option<SystemTime> {
-    let read = |text: &str| humantime::parse_rfc3339(text).ok();
     if text.len() == "2026-12-01".len() {
         return read(&format!("{text}T00:00:00Z"));
     }
@@ -162,6 +163,47 @@ pub(crate) fn on_record(grant: &GrantView) -> (String, String) {
     (what, limits(&ends) + &until)
 }
 
+/// All that several grants make up, in a line.
+pub(crate) fn sum(grants: &[GrantView]) -> String {
+    /// More than so many are only counted.
+    const MOST: usize = 3;
+    if grants.len() > MOST {
+        return format!("what {} grants say together", grants.len());
+    }
+    let gives = |grant: &&GrantView| !grant.allow.is_empty() || !grant.ask.is_empty();
+    let (giving, denying): (Vec<_>, Vec<_>) = grants.iter().partition(gives);
+    let given: Vec<String> = giving.into_iter().map(in_short).collect();
+    let mut words = if given.is_empty() { "nothing".to_owned() } else { given.join("; and ") };
+    if !given.is_empty() {
+        for grant in denying {
+            words += &format!("; but {}", in_short(grant));
+        }
+    }
+    words
+}
+
+/// The words that give a grant's verbs again, for good; `None` where none do.
+pub(crate) fn again(grant: &GrantView, add: bool) -> Option<String> {
+    let mut words = vec!["grant".to_owned(), grant.peer.clone()];
+    match grant.preset.parse::<Preset>() {
+        Ok(preset) => words.push(preset.to_string()),
+        Err(_) if !grant.deny.is_empty() => return None,
+        Err(_) => {
+            for (option, verbs) in [("--verbs", &grant.allow), ("--ask", &grant.ask)] {
+                if !verbs.is_empty() {
+                    words.extend([option.to_owned(), verbs.join(",")]);
+                }
+            }
+        }
+    }
+    words.extend(grant.sessions.iter().flat_map(|selector| ["--session".to_owned(), selector.clone()]));
+    words.extend(grant.from.iter().flat_map(|condition| ["--from".to_owned(), condition.clone()]));
+    if add {
+        words.push("--add".to_owned());
+    }
+    Some(quoted_words(&words))
+}
+
 /// Verbs that are allowed, asked about and denied, in a line.
 pub(crate) fn of_lists(allow: &[String], ask: &[String], deny: &[String]) -> String {
     let lists = [("", allow), ("after approval ", ask), ("not ", deny)];
@@ -190,7 +232,7 @@ fn limits(grant: &GrantView) -> String {
 
 /// When something ends, to the second, and how far that is.
 fn end(expires: &str, now: SystemTime) -> (String, String) {
-    let Ok(date) = humantime::parse_rfc3339(expires) else {
+    let Some(date) = read(expires) else {
         return (expires.to_owned(), "at a date not understood".into());
     };
     let left = match date.duration_since(now) {
@@ -202,7 +244,7 @@ fn end(expires: &str, now: SystemTime) -> (String, String) {
         }
         Err(_) => "over".into(),
     };
-    (humantime::format_rfc3339_seconds(date).to_string(), left)
+    (rfc3339_seconds(date), left)
 }
 
 /// Grants in a table; a peer that has none is in it too.
@@ -319,6 +361,31 @@ mod tests {
         assert_eq!((in_short(&grant("none")), in_short(&grant("custom"))), ("nothing".into(), "nothing".into()));
         let over = GrantView { expires: Some("2020-01-01T00:00:00.000Z".into()), ..grant("full") };
         assert_eq!(in_short(&over), "full, until 2020-01-01T00:00:00Z (over)");
+    }
+
+    #[test]
+    fn several_grants_are_told_in_their_sum() {
+        let all = |preset: &str| GrantView { allow: vec!["list".into()], ..grant(preset) };
+        let on = |grant: GrantView| GrantView { sessions: vec!["name:work".into()], ..grant };
+        assert_eq!(sum(&[]), "nothing");
+        assert_eq!(sum(&[all("full")]), "full");
+        assert_eq!(sum(&[on(grant("none"))]), "nothing");
+        assert_eq!(sum(&[all("read"), on(all("full"))]), "read; and full, on name:work");
+        assert_eq!(sum(&[on(grant("none")), all("full")]), "full; but nothing, on name:work");
+        assert_eq!(sum(&[all("read"), all("read"), all("read"), all("read")]), "what 4 grants say together");
+    }
+
+    #[test]
+    fn what_gives_a_grant_again_is_a_command() {
+        let mut custom =
+            GrantView { allow: vec!["list".into(), "read".into()], ask: vec!["send".into()], ..grant("custom") };
+        assert_eq!(again(&custom, false).unwrap(), "grant desk --verbs list,read --ask send");
+        custom.deny = vec!["control".into()];
+        assert_eq!(again(&custom, false), None);
+        let full = GrantView { sessions: vec!["name:w*".into()], from: vec!["cidr:::1/128".into()], ..grant("full") };
+        let words = again(&full, true).unwrap();
+        assert!(words.starts_with("grant desk full --session ") && words.ends_with(" --add"), "{words}");
+        assert!(words.contains("name:w*") && words.contains("--from cidr:::1/128"), "{words}");
     }
 
     #[test]

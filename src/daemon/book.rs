@@ -141,10 +141,11 @@ impl Book {
 
     /// A copy of the pins and the file that should hold the same, with no change under way: one is
     /// written before it is believed.
-    pub(super) fn beside_the_file(&self, dir: &StateDir) -> (Store, Result<Store, Failure>) {
-        let _changing = lock(&self.changing);
+    /// Whether something is known that could not be written is the third.
+    pub(super) fn beside_the_file(&self, dir: &StateDir) -> (Store, Result<Store, Failure>, bool) {
+        let unsaved = lock(&self.changing);
         let believed = self.store().clone();
-        (believed, Store::load(dir.clone()))
+        (believed, Store::load(dir.clone()), unsaved.0)
     }
 
     /// The pins that the verifier asks.
@@ -204,14 +205,10 @@ impl Book {
             Ok(((peer, replaced), change))
         };
         let tell = |relay: &mut Relay, (peer, replaced): &(Peer, Option<Peer>)| {
-            let old = replaced.as_ref().map(|old| old.fingerprint);
-            tracing::info!(
-                peer = %peer.name, %fingerprint, via, replaced = old.as_ref().map(ToString::to_string), "paired"
-            );
             // A reason from before the two were paired (again) says nothing any more.
             relay.set_why(fingerprint, None, self.clock.now());
-            if let Some(old) = old {
-                relay.unpin(old, self.clock.now());
+            if let Some(old) = replaced {
+                relay.unpin(old.fingerprint, self.clock.now());
             }
             let replaced = replaced.as_ref().map(peer_ref);
             let grants: Vec<_> = peer.grants.iter().map(|grant| grant_view(peer, grant)).collect();
@@ -219,11 +216,13 @@ impl Book {
             relay.emit("peer_paired", &PeerPaired { peer: peer_ref(peer), replaced });
             vec![Entry { data: Some(data), ..entry(Action::Pair, peer, by) }]
         };
-        let (peer, _) = self.change(make, tell).inspect_err(|_| {
+        let (peer, replaced) = self.change(make, tell).inspect_err(|_| {
             if was_revoked {
                 lock(&self.revoked).insert(fingerprint);
             }
         })?;
+        let replaced = replaced.map(|old| old.fingerprint.to_string());
+        tracing::info!(peer = %peer.name, %fingerprint, via, replaced, "paired");
         Ok(peer)
     }
 
@@ -240,12 +239,11 @@ impl Book {
         let refused_by = by.clone();
         let tell = |relay: &mut Relay, peer: &Option<Peer>| {
             let Some(peer) = peer else { return Vec::new() };
-            tracing::info!(peer = %peer.name, %fingerprint, link_cut = cut, "unpaired");
             relay.emit("peer_unpaired", &json!({ "peer": peer_ref(peer) }));
             vec![entry(Action::Unpair, peer, by)]
         };
         let make = |store: &Store| Ok((store.get(fingerprint).cloned(), store.unpin(fingerprint)));
-        self.change(make, tell).map_err(|failure| {
+        let unpinned = self.change(make, tell).map_err(|failure| {
             if let Some(peer) = known {
                 let failed = Some((failure.code, failure.message.clone()));
                 self.relay.lock().record(Entry { failed, ..entry(Action::Unpair, &peer, refused_by) });
@@ -254,6 +252,9 @@ impl Book {
             Failure { message, ..failure }.hint("make room on that disk, then unpair it again")
         })?;
         lock(&self.revoked).remove(&fingerprint);
+        if let Some(peer) = unpinned {
+            tracing::info!(peer = %peer.name, %fingerprint, link_cut = cut, "unpaired");
+        }
         Ok(cut)
     }
 
@@ -280,6 +281,7 @@ impl Book {
     }
 
     /// Writes a change, believes it, publishes it and tells of it; nobody tells of another in between.
+    /// `tell` logs nothing: a log that nobody takes would hold up whoever waits for the pins or the relay.
     fn change<T>(
         &self,
         make: impl FnOnce(&Store) -> Result<(T, Change), Failure>,
@@ -298,11 +300,12 @@ impl Book {
     }
 
     /// As [`Book::change`], for what takes from a peer: it holds also when the disk will not take it, and
-    /// is written as soon as the disk does.
+    /// is written as soon as the disk does. `say` logs it, with nothing held.
     fn narrow<T>(
         &self,
         make: impl FnOnce(&Store) -> Result<(T, Change), Failure>,
         tell: impl FnOnce(&mut Relay, &T) -> Vec<Entry>,
+        say: impl FnOnce(&T),
     ) -> Result<T, Failure> {
         let mut unsaved = lock(&self.changing);
         let (made, mut change) = make(&self.store())?;
@@ -315,6 +318,9 @@ impl Book {
         for entry in tell(&mut relay, &made) {
             relay.record(Entry { failed: failed.clone(), ..entry });
         }
+        drop(relay);
+        drop(unsaved);
+        say(&made);
         written.map(|()| made).map_err(|failure| {
             let message = format!("it holds now, but a restart would undo it: {}", failure.message);
             Failure { message, ..failure }.hint("make room on that disk: it is written as soon as that can be")
@@ -365,6 +371,7 @@ impl Book {
         let mut notes = std::mem::take(&mut *lock(&self.notes));
         let store = self.store().clone();
         let mut save = save_seen;
+        let mut written = Ok(());
         let mut moved = Vec::new();
         let mut change = store.with(|peer| {
             let Some(note) = notes.remove(&peer.fingerprint) else { return };
@@ -379,13 +386,14 @@ impl Book {
         if save && unsaved.0 {
             change.date(self.clock.date());
             // That it cannot be written changes nothing about the links.
-            match change.write() {
-                Ok(()) => unsaved.0 = false,
-                Err(error) => tracing::warn!(%error, "could not note what was seen of a peer"),
-            }
+            written = change.write();
+            unsaved.0 = written.is_err();
         }
         self.store().believe(change);
         drop(unsaved);
+        if let Err(error) = written {
+            tracing::warn!(%error, "could not note what was seen of a peer");
+        }
         moved.into_iter().for_each(|(peer, at)| self.tell_of_move(&peer, at));
     }
 
@@ -536,7 +544,7 @@ mod tests {
             }
         });
         while !writer.is_finished() {
-            let (believed, stored) = offers.book.beside_the_file(&dir);
+            let (believed, stored, _) = offers.book.beside_the_file(&dir);
             assert_eq!(stored.unwrap().peers(), believed.peers());
         }
         writer.join().unwrap();

@@ -31,7 +31,7 @@ impl Office {
                 Err(Failure::new(Code::FingerprintMismatch, message).hint("find out who changed device.key; `pi-remote stop`, then start the daemon again, takes the new one"))
             }
         }));
-        let (store, stored) = self.book.beside_the_file(&self.dir);
+        let (store, stored, is_unsaved) = self.book.beside_the_file(&self.dir);
         check(
             "peers.json",
             stored.and_then(|stored| {
@@ -41,6 +41,11 @@ impl Office {
                 };
                 if lasting(stored.peers()) == lasting(store.peers()) && stored.is_locked() == store.is_locked() {
                     Ok(format!("{} pinned, as this daemon knows them", stored.peers().len()))
+                } else if is_unsaved {
+                    let message =
+                        "not all that this daemon knows could be written to it yet: a restart would undo the rest";
+                    Err(Failure::new(Code::Io, message)
+                        .hint("make room on that disk: it is written as soon as that can be"))
                 } else {
                     Err(Failure::new(
                         Code::VerificationFailed,

@@ -128,6 +128,10 @@ impl Relay {
 
     pub(super) fn check_wanted(&mut self, link: LinkId, id: u64) {
         let Some(fingerprint) = self.links.get(&link).map(|link| link.peer) else { return };
+        // While it is locked nothing is done for a peer, and nobody is dialled for one.
+        if self.is_locked() {
+            return;
+        }
         if let Some(peer) = self.peers.get_mut(&fingerprint) {
             peer.check = Some(CheckWork { peer: fingerprint, link, id });
             wake(&mut self.check_waker);

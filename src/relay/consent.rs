@@ -16,6 +16,7 @@ use super::{LinkId, Relay};
 use crate::identity::Fingerprint;
 use crate::trust::Verdict;
 use crate::wire::audit::{Action, Caller, DENIED_HERE, Direction, Entry, NOBODY_APPROVED};
+use crate::wire::dates::rfc3339;
 use crate::wire::error::{Code, Failure};
 use crate::wire::ids::SessionId;
 use crate::wire::link::{LinkMessage, SessionInfo};
@@ -101,7 +102,7 @@ impl Relay {
             self.refuse(number, Decision::Denied, failure, by, now);
             return Err(Failure::new(Code::Forbidden, message));
         }
-        let until = length.map(|length| humantime::format_rfc3339_millis(self.date(now) + length).to_string());
+        let until = length.map(|length| rfc3339(self.date(now) + length));
         if let (Some(until), Some(data)) = (&until, entry.data.as_mut().and_then(|data| data.as_object_mut())) {
             data.insert("until".into(), until.as_str().into());
         }
@@ -311,7 +312,7 @@ impl Relay {
     fn end(&self, at: Duration, now: Duration) -> (String, u64) {
         let left = at.saturating_sub(now);
         let seconds = left.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX);
-        (humantime::format_rfc3339_millis(self.date(now) + left).to_string(), seconds)
+        (rfc3339(self.date(now) + left), seconds)
     }
 
     fn petname(&self, peer: Fingerprint) -> String {

@@ -219,6 +219,15 @@ impl Grant {
 }
 
 impl Selector {
+    /// Whether some session may fit both; an id and an alias may well be one session's.
+    pub fn may_meet(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Selector::Id(one), Selector::Id(other)) => one == other,
+            (Selector::Name(one), Selector::Name(other)) => matches(one, other) || matches(other, one),
+            (Selector::Id(_), Selector::Name(_)) | (Selector::Name(_), Selector::Id(_)) => true,
+        }
+    }
+
     /// Whether a session is one of these.
     pub fn fits(&self, session: &SessionInfo) -> bool {
         match self {
@@ -234,7 +243,7 @@ impl Condition {
         matches!(self, Condition::TailscaleUser(_) | Condition::TailscaleNode(_))
     }
 
-    fn is_met(&self, origin: &Origin) -> Option<bool> {
+    pub(super) fn is_met(&self, origin: &Origin) -> Option<bool> {
         match self {
             Condition::Cidr(network, bits) => Some(is_in(origin.address, *network, *bits)),
             Condition::TailscaleUser(user) => {
@@ -455,16 +464,19 @@ pub(super) mod date {
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serializer};
 
+    use crate::wire::dates::{read, rfc3339};
+
     pub(in super::super) fn serialize<S: Serializer>(date: &Option<SystemTime>, to: S) -> Result<S::Ok, S::Error> {
         match date {
-            Some(date) => to.collect_str(&humantime::format_rfc3339_millis(*date)),
+            Some(date) => to.serialize_str(&rfc3339(*date)),
             None => to.serialize_none(),
         }
     }
 
     pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SystemTime>, D::Error> {
         let text = Option::<String>::deserialize(from)?;
-        text.map(|text| humantime::parse_rfc3339(&text).map_err(D::Error::custom)).transpose()
+        let no_date = || D::Error::custom("no date such as 2026-12-31T18:00:00Z, up to the year 9999");
+        text.map(|text| read(&text).ok_or_else(no_date)).transpose()
     }
 }
 

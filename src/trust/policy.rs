@@ -43,7 +43,8 @@ pub fn verdict(grants: &[Grant], verb: Verb, session: &SessionInfo, origin: &Ori
     }
 }
 
-/// The verbs that some grant allows, or asks about, on some session, as the peer is told.
+/// The verbs that some grant allows, or asks about, on some session, as the peer is told: each in one list,
+/// in the second where somebody is asked about it on every session that it is open on.
 pub fn verbs(grants: &[Grant], origin: &Origin, date: SystemTime) -> (Vec<Verb>, Vec<Verb>) {
     let here = |grant: &&Grant| !grant.is_over(date) && grant.is_met(origin) == Some(true);
     let denied = |verb: Verb| {
@@ -57,7 +58,17 @@ pub fn verbs(grants: &[Grant], origin: &Origin, date: SystemTime) -> (Vec<Verb>,
             .filter(|verb| !denied(*verb) && grants.iter().filter(here).any(|g| list(g).contains(verb)))
             .collect()
     };
-    (with(|grant| &grant.allow), with(|grant| &grant.ask))
+    let held_down = |verb: &Verb| {
+        grants.iter().any(|g| {
+            !g.is_over(date) && g.sessions.is_empty() && g.is_met(origin) != Some(false) && g.ask.contains(verb)
+        })
+    };
+    let (mut allowed, mut asked) = (with(|grant| &grant.allow), with(|grant| &grant.ask));
+    asked.extend(allowed.extract_if(.., |verb| held_down(verb)));
+    asked.retain(|verb| !allowed.contains(verb));
+    asked.sort_unstable();
+    asked.dedup();
+    (allowed, asked)
 }
 
 /// Whether these grants leave nothing out: every verb on every session, from anywhere, now and later.
@@ -208,6 +219,13 @@ mod tests {
         for (grants, open, asked) in [
             (vec![of(Preset::Ask)], "list read events", "summary send control"),
             (vec![of(Preset::Full), of(Preset::None)], "", ""),
+            (vec![of(Preset::Full), of(Preset::Ask)], "list read events", "summary send control"),
+            (
+                vec![of(Preset::Full), on(Preset::Ask, &[], &["tailscale:node=d"])],
+                "list read events",
+                "summary send control",
+            ),
+            (vec![of(Preset::Full), on(Preset::Ask, &["id:x"], &[])], "list read summary events send control", ""),
             (vec![of(Preset::Full), over], "list read summary events send control", ""),
             (vec![of(Preset::Ask), sends], "list read events", "summary"),
             (vec![of(Preset::Read), on(Preset::None, &["id:x"], &[])], "list read events", ""),

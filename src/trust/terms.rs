@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::grant::{Grant, GrantId, Invalid, Preset};
+use crate::wire::dates::{last, read, rfc3339_seconds};
 use crate::wire::error::{Code, Failure};
 use crate::wire::escape::escape;
 use crate::wire::rights::GrantTerms;
@@ -10,8 +11,6 @@ use crate::wire::session::Verb;
 
 /// Longest time for which something is granted: ten years.
 pub const LONGEST: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
-/// The last second that has a date: the year 9999 ends with it.
-const LAST_SECOND: u64 = 253_402_300_799;
 
 impl Grant {
     /// The grant that these terms ask for at this date; the store names it.
@@ -53,7 +52,11 @@ impl Grant {
     pub fn check_is_of_use(&self, beside: &[Grant]) -> Result<(), Failure> {
         let gives = |grant: &Grant| !grant.allow.is_empty() || !grant.ask.is_empty();
         let lists = |grant: &Grant| grant.allow.contains(&Verb::List);
-        if !gives(self) || lists(self) || beside.iter().any(lists) {
+        let meets = |other: &Grant| {
+            let (own, other) = (&self.sessions, &other.sessions);
+            own.is_empty() || other.is_empty() || own.iter().any(|one| other.iter().any(|other| one.may_meet(other)))
+        };
+        if !gives(self) || lists(self) || beside.iter().any(|other| lists(other) && meets(other)) {
             return Ok(());
         }
         let hint = format!(
@@ -76,18 +79,18 @@ pub fn end(for_seconds: Option<u64>, until: Option<&str>, date: SystemTime) -> R
         (Some(0), None) => return Err(refused("it would hold for no time at all")),
         (Some(seconds), None) => date.checked_add(Duration::from_secs(seconds)),
         (None, Some(until)) => {
-            let until = humantime::parse_rfc3339(until).map_err(|_| {
+            let until = read(until).ok_or_else(|| {
                 refused(format!("{} is no date", escape(until))).hint("such as 2026-12-31T18:00:00Z, in UTC")
             })?;
             if until <= date {
-                let message = format!("{} is over: it is {}", shown(until), shown(date));
+                let message = format!("{} is over: it is {}", rfc3339_seconds(until), rfc3339_seconds(date));
                 return Err(refused(message).hint("name a date to come, or say for how long"));
             }
             Some(until)
         }
     };
-    let last = date.checked_add(LONGEST).into_iter().chain(last_date()).min();
-    match ends.filter(|ends| last.is_none_or(|last| *ends <= last)) {
+    let latest = date.checked_add(LONGEST).map_or(last(), |longest| longest.min(last()));
+    match ends.filter(|ends| *ends <= latest) {
         Some(ends) => Ok(Some(ends)),
         None => {
             Err(refused("it would hold for more than ten years")
@@ -96,16 +99,8 @@ pub fn end(for_seconds: Option<u64>, until: Option<&str>, date: SystemTime) -> R
     }
 }
 
-fn last_date() -> Option<SystemTime> {
-    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(LAST_SECOND))
-}
-
 fn all<T: std::str::FromStr<Err = Invalid>>(texts: &[String]) -> Result<Vec<T>, Invalid> {
     texts.iter().map(|text| text.parse()).collect()
-}
-
-fn shown(date: SystemTime) -> humantime::Rfc3339Timestamp {
-    humantime::format_rfc3339_seconds(date)
 }
 
 fn join<'a>(verbs: impl Iterator<Item = &'a Verb>) -> String {
@@ -206,8 +201,8 @@ mod tests {
         assert_eq!(ends(r#"{"preset":"read"}"#, second(100)), Ok(None));
         assert_eq!(ends(r#"{"preset":"read","forSeconds":316224000}"#, second(0)), Ok(Some(second(316_224_000))));
         assert!(ends(r#"{"preset":"read","forSeconds":316224001}"#, second(0)).is_err(), "more than ten years");
-        assert!(ends(r#"{"preset":"read","forSeconds":60}"#, second(LAST_SECOND - 59)).is_err());
-        assert!(ends(r#"{"preset":"read","forSeconds":60}"#, second(LAST_SECOND - 60)).is_ok());
+        assert!(ends(r#"{"preset":"read","forSeconds":60}"#, last() - Duration::from_secs(59)).is_err());
+        assert!(ends(r#"{"preset":"read","forSeconds":60}"#, last() - Duration::from_secs(60)).is_ok());
     }
 
     #[test]
@@ -218,6 +213,20 @@ mod tests {
         assert_eq!(failure.hint.as_deref(), Some("add list: --verbs list,send"));
         assert!(send.check_is_of_use(&[grant(r#"{"preset":"none"}"#)]).is_err());
         send.check_is_of_use(&[grant(r#"{"preset":"read"}"#)]).unwrap();
+        let on = |verbs: &str, session: &str| grant(&format!(r#"{{"verbs":["{verbs}"],"sessions":["{session}"]}}"#));
+        for (sent, listed, is_of_use) in [
+            ("id:a", "id:a", true),
+            ("id:a", "id:b", false),
+            ("name:work", "name:play", false),
+            ("name:work", "name:w*", true),
+            ("name:w*", "name:work", true),
+            ("id:a", "name:work", true),
+        ] {
+            let found = on("send", sent).check_is_of_use(&[on("list", listed)]);
+            assert_eq!(found.is_ok(), is_of_use, "{sent} beside {listed}");
+        }
+        send.check_is_of_use(&[on("list", "id:a")]).unwrap();
+        on("send", "id:a").check_is_of_use(&[grant(r#"{"verbs":["list"]}"#)]).unwrap();
         grant(r#"{"preset":"none"}"#).check_is_of_use(&[]).unwrap();
     }
 }

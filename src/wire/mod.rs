@@ -4,6 +4,7 @@ pub mod audit;
 pub mod check;
 pub mod commands;
 pub mod control;
+pub mod dates;
 pub mod error;
 pub mod escape;
 pub mod frames;

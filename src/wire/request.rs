@@ -1,5 +1,7 @@
 //! Requests of the control socket, read with an answer of its own for each fault.
 
+mod members;
+
 use std::borrow::Cow;
 
 use bytes::Bytes;
@@ -195,7 +197,8 @@ impl Request {
                 let kind: Option<Cow<'_, str>> = wire.kind.and_then(|raw| serde_json::from_str(raw.get()).ok());
                 let id = wire.id.filter(|raw| raw.get().starts_with('"')).map(|raw| slice(line, raw));
                 let reply = ReplyTo { command: kind.as_deref().map(str::to_owned), id };
-                (reply, Self::of_kind(kind.as_deref(), &wire, line, text))
+                let known = members::check(kind.as_deref().unwrap_or_default(), text);
+                (reply, known.and_then(|()| Self::of_kind(kind.as_deref(), &wire, line, text)))
             }
             Err(error) if error.is_data() => {
                 let failure = Failure::new(Code::InvalidRequest, format!("Invalid request: {error}"));

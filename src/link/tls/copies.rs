@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustls::sign::{Signer, SigningKey};
 use rustls::{SignatureAlgorithm, SignatureScheme};
@@ -17,15 +18,20 @@ use rustls_pki_types::SubjectPublicKeyInfoDer;
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
-/// Signatures remembered. Those of one connection are made and looked at within its handshake.
-const REMEMBERED: usize = 4096;
+/// How long a signature is remembered at least: longer than a handshake may take, in which it is made and
+/// looked at.
+const REMEMBERED_FOR: Duration = Duration::from_secs(60);
+/// From so many on those that are older are forgotten.
+const MANY: usize = 4096;
+/// Most signatures remembered, whatever their age.
+const MAX_REMEMBERED: usize = 1 << 16;
 /// Sightings of a copy that wait to be looked at; more tell nothing new.
 const MAX_SEEN: usize = 16;
 
 /// What this process has signed, and where it has met a copy of its key.
 #[derive(Default)]
 pub(super) struct Copies {
-    signed: Mutex<VecDeque<[u8; 32]>>,
+    signed: Mutex<VecDeque<([u8; 32], Instant)>>,
     seen: Mutex<VecDeque<IpAddr>>,
     noted: Notify,
 }
@@ -38,7 +44,8 @@ impl Copies {
 
     /// Whether this process has signed these bytes itself.
     pub(super) fn has_signed(&self, message: &[u8]) -> bool {
-        lock(&self.signed).contains(&hash(message))
+        let hash = hash(message);
+        lock(&self.signed).iter().any(|(known, _)| *known == hash)
     }
 
     /// A copy of the key was met there.
@@ -66,6 +73,17 @@ impl fmt::Debug for Copies {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Copies").finish_non_exhaustive()
     }
+}
+
+/// Remembers a signature; what is old goes once there are many, and the oldest once there are too many.
+fn note(signed: &mut VecDeque<([u8; 32], Instant)>, hash: [u8; 32], now: Instant) {
+    let is_old = |when: &Instant| now.saturating_duration_since(*when) > REMEMBERED_FOR;
+    while signed.len() >= MAX_REMEMBERED
+        || (signed.len() >= MANY && signed.front().is_some_and(|(_, when)| is_old(when)))
+    {
+        signed.pop_front();
+    }
+    signed.push_back((hash, now));
 }
 
 fn hash(message: &[u8]) -> [u8; 32] {
@@ -105,16 +123,37 @@ struct RememberedSigner {
 
 impl Signer for RememberedSigner {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
+        let now = Instant::now();
         let mut signed = lock(&self.copies.signed);
-        if signed.len() >= REMEMBERED {
-            signed.pop_front();
-        }
-        signed.push_back(hash(message));
+        note(&mut signed, hash(message), now);
         drop(signed);
         self.signer.sign(message)
     }
 
     fn scheme(&self) -> SignatureScheme {
         self.signer.scheme()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signature_is_remembered_by_its_age_and_the_room_is_bounded() {
+        let (mut signed, start) = (VecDeque::new(), Instant::now());
+        let at = |n: usize| hash(&n.to_be_bytes());
+        for n in 0..MANY + 100 {
+            note(&mut signed, at(n), start);
+        }
+        assert_eq!((signed.len(), signed[0].0), (MANY + 100, at(0)), "many at once are all remembered");
+        note(&mut signed, at(0), start + REMEMBERED_FOR);
+        assert_eq!(signed.len(), MANY + 101, "for as long as that is needed");
+        note(&mut signed, at(1), start + REMEMBERED_FOR + Duration::from_nanos(1));
+        assert_eq!(signed.len(), MANY, "and not much longer");
+        for n in 0..2 * MAX_REMEMBERED {
+            note(&mut signed, at(n), start);
+        }
+        assert_eq!(signed.len(), MAX_REMEMBERED);
     }
 }

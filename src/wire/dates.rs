@@ -1,0 +1,61 @@
+//! Dates as text: RFC 3339 in UTC, as all JSON carries them. A date that the form cannot say becomes the
+//! nearest that it can, so that no clock and no file makes the program fall over.
+
+use std::time::{Duration, SystemTime};
+
+/// The last second that has a date: the year 9999 ends with it.
+const LAST_SECOND: u64 = 253_402_300_799;
+
+/// With milliseconds, as all JSON carries it.
+pub fn rfc3339(date: SystemTime) -> String {
+    humantime::format_rfc3339_millis(sayable(date)).to_string()
+}
+
+/// To the second, for the eye.
+pub fn rfc3339_seconds(date: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(sayable(date)).to_string()
+}
+
+/// The date that a text says; `None` for what is none, or would not be said again as it is.
+pub fn read(text: &str) -> Option<SystemTime> {
+    humantime::parse_rfc3339(text).ok().filter(|date| sayable(*date) == *date)
+}
+
+/// The last moment that can be said.
+pub fn last() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::new(LAST_SECOND, 999_999_999)
+}
+
+fn sayable(date: SystemTime) -> SystemTime {
+    date.clamp(SystemTime::UNIX_EPOCH, last())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_date_that_the_form_cannot_say_becomes_the_nearest_that_it_can() {
+        let (first, far) = (SystemTime::UNIX_EPOCH, last() + Duration::from_nanos(1));
+        for (date, text) in [
+            (first, "1970-01-01T00:00:00.000Z"),
+            (first - Duration::from_secs(5), "1970-01-01T00:00:00.000Z"),
+            (first + Duration::from_millis(1500), "1970-01-01T00:00:01.500Z"),
+            (last(), "9999-12-31T23:59:59.999Z"),
+            (far, "9999-12-31T23:59:59.999Z"),
+            (far + Duration::from_secs(1 << 40), "9999-12-31T23:59:59.999Z"),
+        ] {
+            assert_eq!(rfc3339(date), text);
+            assert_eq!(rfc3339_seconds(date), format!("{}Z", &text[..19]));
+        }
+    }
+
+    #[test]
+    fn what_is_read_can_be_said() {
+        assert_eq!(read("1970-01-01T00:00:01.5Z"), Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1500)));
+        assert_eq!(read("9999-12-31T23:59:59.999999999Z"), Some(last()));
+        for bad in ["", "x", "1969-12-31T23:59:59Z", "9999-12-32T00:00:00Z", "10000-01-01T00:00:00Z"] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+    }
+}
