@@ -223,6 +223,22 @@ async fn clear_asks_on_a_terminal() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn clear_asks_nothing_about_what_is_no_session_or_several() {
+    if !has_program("script") {
+        return;
+    }
+    let daemon = TestDaemon::start("laptop");
+    let _sessions = [session(&daemon, "s-1", "work"), session(&daemon, "s-2", "other")];
+    eventually("both are seen", || daemon.sessions().len() == 2);
+    for (named, says) in [("nowhere", "no session is named"), ("s-", "s-2")] {
+        let mut terminal = Running::on_terminal(&daemon.dir, &format!("clear {named}"));
+        terminal.wait_until_over();
+        let ran = terminal.end().ends(4);
+        assert!(ran.out.contains(says) && !ran.out.contains("[y/N]"), "{}", ran.out);
+    }
+}
+
 #[test]
 fn the_state_directory_comes_from_the_option_the_environment_or_the_home() {
     let daemon = TestDaemon::start("laptop");

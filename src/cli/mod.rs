@@ -141,6 +141,7 @@ enum Command {
     /// Clear a session's conversation
     Clear(clear::Args),
     /// Show events as they happen, one a line
+    #[command(after_long_help = events::EXAMPLES)]
     Events,
     /// List the calls of peers that wait for your approval
     #[command(after_help = approvals::EXAMPLES)]

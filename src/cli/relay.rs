@@ -68,6 +68,15 @@ impl Answer {
     }
 }
 
+/// The one session that a text names, in words.
+///
+/// # Errors
+/// When there is none, or there are several.
+pub(crate) async fn named(cx: &Context, session: &str, prefix: Prefix) -> Result<String, Error> {
+    let mut client = cx.connect().await?;
+    Ok(locate(&mut client, session, prefix).await?.shown)
+}
+
 /// Finds the session and calls it.
 ///
 /// # Errors

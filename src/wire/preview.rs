@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 
 use super::escape::harmless_json;
 use super::ids::is_unsafe_to_show;
@@ -15,6 +16,25 @@ const MAX_PREVIEW: usize = 500;
 const MAX_BLANKS: usize = 8;
 /// Longest `id` or `messageId` that is left out.
 const MAX_ID: usize = 64;
+
+/// What a person is told of a command, worked out once: it takes time for a long one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// What it would have its session do, as [`preview`] tells it.
+    pub preview: String,
+    /// Whether the preview leaves something out.
+    pub cut: bool,
+    /// SHA-256 of the command's bytes, 64 hex digits.
+    pub hash: String,
+}
+
+impl Shown {
+    /// Of a command's bytes.
+    pub fn of(command: &[u8]) -> Self {
+        let (preview, cut) = preview(&String::from_utf8_lossy(command));
+        Self { preview, cut, hash: format!("{:x}", Sha256::digest(command)) }
+    }
+}
 
 /// A command in a line, and whether something of it was left out.
 ///

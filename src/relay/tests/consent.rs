@@ -2,8 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 
+use sha2::{Digest, Sha256};
+
 use super::*;
 use crate::wire::audit::{Action, Caller, Direction, Entry};
+use crate::wire::preview::Shown;
 use crate::wire::rights::{Approve, Decision};
 use crate::wire::session::Verb;
 
@@ -43,8 +46,14 @@ fn rpc(relay: &mut Relay, link: LinkId, id: u64, command: &str, now: Duration) {
     relay.link_message(link, LinkMessage::Rpc(rpc), now);
 }
 
+/// A yes to a held call as it is shown, or to one that is not there.
+fn yes(relay: &Relay, id: &str) -> Approve {
+    let shown = relay.approvals(Some(id), Duration::ZERO).ok().and_then(|list| list.approvals.into_iter().next());
+    Approve { id: id.into(), hash: shown.map(|held| held.hash).unwrap_or_default(), for_seconds: None }
+}
+
 fn approve(relay: &mut Relay, id: &str, now: Duration) -> Result<Decision, Code> {
-    let request = Approve { id: id.into(), ..Approve::default() };
+    let request = yes(relay, id);
     relay.approve(&request, None, now).map(|decided| decided.decision).map_err(|failure| failure.code)
 }
 
@@ -91,14 +100,18 @@ fn a_call_that_needs_approval_waits_and_then_goes_on_with_its_own_bytes_and_time
     let view = relay.approvals(Some("a1-322"), 10 * SECOND).unwrap().approvals.remove(0);
     assert_eq!((view.peer.as_str(), view.verb, view.session_name.as_str()), ("peer-2", Verb::Send, "name-s"));
     assert_eq!((view.preview.as_str(), view.left_seconds), (r"send: a\u{1b}[31m", 50));
-    assert_eq!(view.command.as_deref(), Some(command));
+    assert_eq!((view.age_seconds, view.hash.as_str()), (10, &*format!("{:x}", Sha256::digest(command))));
+    assert_eq!(relay.held_command("a1-322").unwrap(), command);
+    assert_eq!(relay.held_command("a2-322"), None);
     assert_eq!(event["data"]["hash"], view.hash.as_str());
     assert!(event["data"].get("command").is_none(), "an event is small");
 
     let at = 59 * SECOND;
-    let wrong = Approve { id: "a1-322".into(), hash: Some("0".repeat(64)), for_seconds: None };
-    assert_eq!(relay.approve(&wrong, None, at).unwrap_err().code, Code::VerificationFailed);
-    let right = Approve { hash: Some(view.hash.clone()), ..wrong };
+    for wrong in ["0".repeat(64), String::new(), view.hash[..63].to_owned(), format!("{}0", view.hash)] {
+        let wrong = Approve { id: "a1-322".into(), hash: wrong, for_seconds: None };
+        assert_eq!(relay.approve(&wrong, None, at).unwrap_err().code, Code::VerificationFailed);
+    }
+    let right = Approve { id: "a1-322".into(), hash: view.hash.clone(), for_seconds: None };
     assert_eq!(relay.approve(&right, None, at).unwrap().decision, Decision::Approved);
     let SessionWork::Call { call, command: begun, is_send: true, sender: Some(sender), .. } =
         work(&mut relay).remove(0)
@@ -113,6 +126,19 @@ fn a_call_that_needs_approval_waits_and_then_goes_on_with_its_own_bytes_and_time
     let entries = trail(&mut relay);
     assert_eq!(entries.iter().map(|entry| entry.action).collect::<Vec<_>>(), [Action::Hold, Action::Approve]);
     assert!(entries.iter().all(|entry| entry.data.as_ref().unwrap()["hash"] == view.hash.as_str()));
+}
+
+#[test]
+fn what_was_worked_out_of_a_call_before_is_what_is_shown_of_it() {
+    let (mut relay, link) = asked(2);
+    let full = join(&mut relay, 3);
+    relay.set_peer(device(3), standing(3, Preset::Full), Duration::ZERO);
+    assert!(relay.may_ask_about(link) && !relay.may_ask_about(full), "for the other it is not worked out");
+    let shown = Shown { preview: "as it was".into(), cut: true, hash: "its own".into() };
+    let rpc = Rpc { id: 1, target: "s".into(), command: SEND.into(), wait_until: None, timeout_ms: None };
+    relay.link_message_shown(link, LinkMessage::Rpc(rpc), Some(shown), Duration::ZERO);
+    let view = relay.approvals(None, SECOND).unwrap().approvals.remove(0);
+    assert_eq!((view.preview.as_str(), view.cut, view.hash.as_str()), ("as it was", true, "its own"));
 }
 
 #[test]
@@ -163,7 +189,8 @@ fn a_held_call_is_void_once_whoever_asked_has_gone() {
 #[test]
 fn what_ends_a_right_ends_what_waits_for_it_with_the_answer_of_a_new_call() {
     type Change = fn(&mut Relay);
-    let changes: [(&str, Change, &str); 3] = [
+    let changes: [(&str, Change, &str); 4] = [
+        ("locked", |relay| relay.set_locked(true, SECOND), "Session s not found"),
         ("read", |relay| relay.set_peer(device(2), standing(2, Preset::Read), SECOND), "send is not open"),
         ("none", |relay| relay.set_peer(device(2), standing(2, Preset::None), SECOND), "Session s not found"),
         ("gone", |relay| relay.session_removed(&"s".parse().unwrap(), SECOND), "Session s not found"),
@@ -210,7 +237,7 @@ fn who_decided_is_on_record() {
     let (mut relay, link) = asked(2);
     let by = || Some(Caller { pid: 7, executable: None });
     (1..4).for_each(|id| rpc(&mut relay, link, id, SEND, Duration::ZERO));
-    let ahead = Approve { id: "a1-322".into(), hash: None, for_seconds: Some(9) };
+    let ahead = Approve { for_seconds: Some(9), ..yes(&relay, "a1-322") };
     relay.approve(&ahead, by(), SECOND).unwrap();
     relay.deny("a2-322", by(), SECOND).unwrap();
     relay.deny("s1-322", by(), SECOND).unwrap();
@@ -296,7 +323,7 @@ fn what_is_approved_for_a_while_needs_no_more_approval_until_that_ends() {
     for (how, end) in ends {
         let (mut relay, mut link) = asked(2);
         rpc(&mut relay, link, 1, SEND, Duration::ZERO);
-        let request = Approve { id: "a1-322".into(), hash: None, for_seconds: Some(100) };
+        let request = Approve { for_seconds: Some(100), ..yes(&relay, "a1-322") };
         let decided = relay.approve(&request, None, Duration::ZERO).unwrap();
         assert_eq!(decided.until.as_deref(), Some("1970-01-01T00:01:40.000Z"), "{how}");
         rpc(&mut relay, link, 2, SEND, SECOND);
@@ -321,7 +348,7 @@ fn an_approval_for_a_while_is_bounded_to_a_day() {
     let (mut relay, link) = asked(2);
     rpc(&mut relay, link, 1, SEND, Duration::ZERO);
     for bad in [0, 86_401, u64::MAX] {
-        let request = Approve { id: "a1-322".into(), hash: None, for_seconds: Some(bad) };
+        let request = Approve { for_seconds: Some(bad), ..yes(&relay, "a1-322") };
         assert_eq!(relay.approve(&request, None, SECOND).unwrap_err().code, Code::InvalidRequest);
     }
     assert_eq!(ids(&relay), ["a1-322"], "held on");
@@ -478,7 +505,7 @@ impl World {
             }
             Step::Approve(which, ahead) => {
                 let Some((id, call)) = self.held().get(which).cloned() else { return };
-                let request = Approve { id, hash: None, for_seconds: ahead.then_some(50) };
+                let request = Approve { for_seconds: ahead.then_some(50), ..yes(&self.relay, &id) };
                 if self.relay.approve(&request, None, self.now).is_ok() {
                     assert!(self.positive.insert(call), "approved but once");
                 }
