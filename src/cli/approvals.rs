@@ -10,6 +10,7 @@ use crate::control::client::OWN_DEADLINE;
 use crate::wire::preview;
 use crate::wire::rights::{ApprovalList, ApprovalView, StandingApproval};
 
+pub(crate) const EXAMPLE: &str = "Example: pi-remote approvals a3-k7m";
 pub(crate) const EXAMPLES: &str = "\
 Examples:
   What waits, and all of one call:
@@ -20,7 +21,7 @@ Examples:
   Let it go on, or refuse it; one or several:
     pi-remote approve a3-k7m
     pi-remote deny a3-k7m a4-k7m
-  Ask no more for an hour, for the same peer, right and session; and ask again:
+  Ask no more for an hour about the same peer, right and session; ask again:
     pi-remote approve a3-k7m --for 1h
     pi-remote deny s1-k7m
 

@@ -13,15 +13,22 @@ use crate::wire::{Code, Failure};
 /// Longest `--for`.
 const MAX_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 
+pub(crate) const EXAMPLE: &str = "Example: pi-remote approve a3-k7m --for 1h";
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Which, one or several, as `pi-remote approvals` lists them: a3-k7m
     #[arg(value_name = "ID", required = true)]
     ids: Vec<String>,
-    /// Ask no more for so long about the same peer, right and session: 30m, 1h, at most 24h
+    /// Ask no more about the like for so long: 30m, 1h, at most 24h
+    ///
+    /// The like is what needs the same right of the same peer on the same session.
     #[arg(long = "for", value_name = "DURATION", value_parser = length)]
     length: Option<Duration>,
-    /// The SHA-256 of the call that you have seen, as `approvals ID` shows it; another is not let through
+    /// SHA-256 of the call that you have seen
+    ///
+    /// `approvals ID` shows it. Another call is not let through. It is needed in scripts, where a call is
+    /// too long for its preview.
     #[arg(long, value_name = "SHA256", value_parser = hash)]
     hash: Option<String>,
 }

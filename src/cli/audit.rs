@@ -22,6 +22,16 @@ use crate::wire::{Code, Failure};
 /// How soon `--follow` shows a new line.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
+pub(crate) const EXAMPLE: &str = "Example: pi-remote audit --peer laptop";
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  What one machine did, and what comes:
+    pi-remote audit --peer laptop --follow
+  Who was paired, granted, approved and unpaired:
+    pi-remote audit --trust
+  Whether anything was edited or cut out:
+    pi-remote audit --verify";
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// How many of the last lines to show
@@ -36,7 +46,7 @@ pub(crate) struct Args {
     /// The log of who was trusted with what, which is never rotated
     #[arg(long)]
     trust: bool,
-    /// Check that both logs are as they were written; exit 7 with the first place that is not
+    /// Check that both logs are as they were written; exit 7 if not
     #[arg(long, conflicts_with_all = ["lines", "follow", "peer", "trust"])]
     verify: bool,
 }

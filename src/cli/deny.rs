@@ -7,10 +7,13 @@ use super::{Context, Error, members};
 use crate::control::client::OWN_DEADLINE;
 use crate::wire::rights::{Decided, Decision};
 
+pub(crate) const EXAMPLE: &str = "Example: pi-remote deny a3-k7m";
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Which, one or several, as `pi-remote approvals` lists them: a3-k7m, or s1-k7m for what was
-    /// approved for a while
+    /// Which, one or several, as `pi-remote approvals` lists them: a3-k7m
+    ///
+    /// s1-k7m and the like are what was approved for a while.
     #[arg(value_name = "ID", required = true)]
     ids: Vec<String>,
 }

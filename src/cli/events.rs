@@ -8,6 +8,7 @@ use crate::control::client::{Client, Event, OWN_DEADLINE};
 use crate::wire::rights::{ApprovalView, Decided};
 use crate::wire::{Code, Failure};
 
+pub(crate) const EXAMPLE: &str = "Example: pi-remote events --json";
 pub(crate) const EXAMPLES: &str = "\
 Examples:
   What happens from now on, until Ctrl-C:
@@ -16,15 +17,15 @@ Examples:
     pi-remote events --json
 
 A line begins with the event's name:
-  session_added, session_renamed, session_removed    a session, here or on a peer
-  peer_connected, peer_disconnected, peer_paired, peer_unpaired    a peer
-  grant_changed, grant_expired, locked, unlocked    what peers may do here
-  approval_requested    a call of a peer waits here for you: `pi-remote approvals`
-  approval_resolved     it was approved, denied, has expired, or nobody waits for it
-  message_status        a call from here: with the status needs_approval it waits
-                        for somebody on the other machine, who is asked there;
-                        failed: it came to nothing, and nobody here waited for it
-  lagged                this reader was too slow, and so many events were left out";
+  session_...         a session here or on a peer: added, renamed, removed
+  peer_...            a peer: connected, disconnected, paired, unpaired
+  grant_..., locked   what peers may do here has changed
+  approval_requested  a call of a peer waits here for you: `pi-remote approvals`
+  approval_resolved   it was approved or denied, or it has expired or is void
+  message_status      a call from here. needs_approval: it waits for somebody on
+                      the other machine. failed: it came to nothing, and its
+                      sender did not wait
+  lagged              this reader was too slow, and missed so many events";
 
 pub(crate) async fn run(cx: Context) -> Result<(), Error> {
     let client = subscribed(&cx).await?;
