@@ -102,11 +102,11 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the daemon: identity, control socket, sessions, links to all paired peers
+    /// Run the daemon: control socket, sessions, links to all peers
     Daemon(daemon::Args),
     /// Stop the daemon
     Stop,
-    /// Show two paired machines at work, on this machine, in a temporary directory
+    /// Show two paired machines at work, both of them on this one
     Demo,
     /// Pair with another machine
     #[command(after_help = pair::EXAMPLES)]
