@@ -231,7 +231,7 @@ async fn clear_asks_nothing_about_what_is_no_session_or_several() {
     let daemon = TestDaemon::start("laptop");
     let _sessions = [session(&daemon, "sess-1", "work"), session(&daemon, "sess-2", "other")];
     eventually("both are seen", || daemon.sessions().len() == 2);
-    for (named, says) in [("nowhere", "no session answers to"), ("sess", "sess-2")] {
+    for (named, says) in [("nowhere", "no session answers to"), ("sess", "takes no part of an id")] {
         let mut terminal = Running::on_terminal(&daemon.dir, &format!("clear {named}"));
         let shown = terminal.until("\n");
         let ran = terminal.end().ends(4);
