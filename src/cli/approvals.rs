@@ -86,7 +86,7 @@ pub(crate) fn whole(out: Output, held: &ApprovalView) -> Result<(), Error> {
     row("peer", &format!("{} ({})", held.peer, held.fingerprint));
     row("right", held.verb.as_str());
     row("session", &format!("{} ({})", held.session_name, held.session));
-    row("waits", &format!("since {}, for {} more", seconds(held.age_seconds), seconds(held.left_seconds)));
+    row("waits", &format!("for {}, {} left", seconds(held.age_seconds), seconds(held.left_seconds)));
     row("what", &what(held));
     row("sha256", &held.hash);
     if let Some(command) = &held.command {

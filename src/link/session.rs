@@ -146,10 +146,9 @@ async fn read_messages(read: &mut Read, link: &Closing<'_>, dialled: bool, facts
 /// What a person is shown of a call that may need approval. It takes time for a long one, so that it is
 /// worked out before the relay is locked, where all other links would wait for it.
 fn shown(context: &Context, id: LinkId, message: &LinkMessage) -> Option<Shown> {
-    match message {
-        LinkMessage::Rpc(rpc) if context.relay.lock().may_ask_about(id) => Some(Shown::of(&rpc.command)),
-        _ => None,
-    }
+    let LinkMessage::Rpc(rpc) = message else { return None };
+    let may_ask = context.relay.lock().may_ask_about(id);
+    may_ask.then(|| Shown::of(&rpc.command))
 }
 
 fn read_failed(error: &io::Error) -> LinkEnd {
