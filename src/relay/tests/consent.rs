@@ -10,7 +10,7 @@ use crate::wire::preview::Shown;
 use crate::wire::rights::{Approve, Decision};
 use crate::wire::session::Verb;
 
-const SEND: &str = r#"{"type":"send","message":"hi"}"#;
+pub(super) const SEND: &str = r#"{"type":"send","message":"hi"}"#;
 /// How long a call is held.
 const HOLD: Duration = DEFAULT_APPROVAL;
 
@@ -21,21 +21,21 @@ fn standing(byte: u8, preset: Preset) -> Standing {
 }
 
 /// A machine with the session `s`, and a link to a peer that asks first.
-fn asked(byte: u8) -> (Relay, LinkId) {
+pub(super) fn asked(byte: u8) -> (Relay, LinkId) {
     let mut relay = relay(1, 1);
     relay.session_added(session("s"), Duration::ZERO);
     let link = join(&mut relay, byte);
     (relay, link)
 }
 
-fn join(relay: &mut Relay, byte: u8) -> LinkId {
+pub(super) fn join(relay: &mut Relay, byte: u8) -> LinkId {
     relay.set_peer(device(byte), standing(byte, Preset::Ask), Duration::ZERO);
     let id = link(relay, byte, &[]);
     messages(relay, id);
     id
 }
 
-fn rpc(relay: &mut Relay, link: LinkId, id: u64, command: &str, now: Duration) {
+pub(super) fn rpc(relay: &mut Relay, link: LinkId, id: u64, command: &str, now: Duration) {
     let rpc = Rpc {
         id,
         target: "s".into(),
@@ -58,7 +58,7 @@ fn approve(relay: &mut Relay, id: &str, now: Duration) -> Result<Decision, Code>
 }
 
 /// The one failure that a link was told.
-fn refusal(relay: &mut Relay, link: LinkId) -> Failure {
+pub(super) fn refusal(relay: &mut Relay, link: LinkId) -> Failure {
     let mut said = messages(relay, link);
     said.retain(|message| matches!(message, LinkMessage::RpcResponse { .. }));
     match said.pop() {
@@ -258,45 +258,6 @@ fn nothing_is_approved_that_cannot_be_put_on_record_but_denied_it_is() {
     assert_eq!(approve(&mut relay, "a1-322", SECOND), Err(Code::AuditFailed));
     assert_eq!(ids(&relay), ["a1-322"], "held on");
     assert!(relay.deny("a1-322", None, SECOND).is_ok() && work(&mut relay).is_empty());
-}
-
-#[test]
-fn few_calls_of_a_peer_are_held_and_few_in_all() {
-    let mut relay = relay(1, 1);
-    relay.session_added(session("s"), Duration::ZERO);
-    let links: Vec<LinkId> = (2..12).map(|byte| join(&mut relay, byte)).collect();
-    for id in 0..9 {
-        rpc(&mut relay, links[0], id, SEND, Duration::ZERO);
-    }
-    let full = refusal(&mut relay, links[0]);
-    assert_eq!((full.code, full.delivered), (Code::Overloaded, Some(false)));
-    assert!(full.message.starts_with("8 calls wait for approval"), "{full}");
-    for (n, link) in links.iter().skip(1).enumerate() {
-        (0..8).for_each(|id| rpc(&mut relay, *link, id, SEND, Duration::ZERO));
-        let refused = messages(&mut relay, *link).into_iter().filter(|m| matches!(m, LinkMessage::RpcResponse { .. }));
-        assert_eq!(refused.count(), if n < 7 { 0 } else { 8 }, "64 in all");
-    }
-    assert_eq!(relay.held_count(), 64);
-    rpc(&mut relay, links[0], 20, r#"{"type":"get_message"}"#, Duration::ZERO);
-    assert_eq!(work(&mut relay).len(), 1, "what needs no approval goes on");
-    relay.deny("a1-322", None, Duration::ZERO).unwrap();
-    messages(&mut relay, links[0]);
-    rpc(&mut relay, links[0], 21, SEND, Duration::ZERO);
-    assert_eq!(relay.held_count(), 64, "there is room again");
-}
-
-#[test]
-fn the_bytes_of_held_calls_count_as_in_flight() {
-    let (mut relay, link) = asked(2);
-    let long = format!(r#"{{"type":"send","message":"{}"}}"#, "x".repeat(60_000));
-    (0..5).for_each(|id| rpc(&mut relay, link, id, &long, Duration::ZERO));
-    let refused = refusal(&mut relay, link);
-    assert_eq!(refused.code, Code::Overloaded, "four times the longest message for one peer");
-    assert_eq!((relay.held_count(), relay.pending.bytes()), (4, 4 * long.len()));
-    for id in 1..=4 {
-        relay.deny(&format!("a{id}-322"), None, Duration::ZERO).unwrap();
-    }
-    assert_eq!((relay.pending.bytes(), relay.links[&link].call_bytes), (0, 0));
 }
 
 #[test]
