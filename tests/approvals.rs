@@ -5,8 +5,8 @@ use nix::sys::signal::Signal;
 use pi_remote::session::fake::FakeSession;
 use serde_json::{Value, json};
 
-use crate::support::cli::{Running, run};
-use crate::support::peer::HandPeer;
+use crate::support::cli::{Running, has_program, run};
+use crate::support::peer::{HandPeer, Link};
 use crate::support::{Control, TestDaemon, TestPair, eventually, pair};
 
 /// Two machines, of which `desktop` asks its user before `laptop` changes anything there.
@@ -78,8 +78,12 @@ async fn a_message_waits_for_approval_and_is_then_delivered_with_its_sender_and_
     assert_eq!((&one["session"], &one["hash"]), (&json!("s-1"), &held["hash"]));
     let table = run(desktop, &["approvals"]).ends(0);
     let words: Vec<Vec<&str>> = table.out.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(words[0], ["ID", "PEER", "RIGHT", "SESSION", "LEFT", "WHAT"]);
-    assert_eq!((&words[1][..3], &words[1][5..]), (&[id, "laptop", "send"][..], &["send:", "run", "the", "tests"][..]));
+    assert_eq!(words[0], ["ID", "PEER", "RIGHT", "SESSION", "AGE", "LEFT", "WHAT"]);
+    let name = held["sessionName"].as_str().unwrap();
+    let cells = (&words[1][..4], &words[1][6..]);
+    assert_eq!(cells, (&[id, "laptop", "send", name][..], &["send:", "run", "the", "tests"][..]));
+    assert!(words[1][4..6].iter().all(|cell| cell.ends_with('s') || *cell == "1m"), "{words:?}");
+    assert!(table.err.contains("1 call waits for you: pi-remote --dir"), "{}", table.err);
     let status = asking.pair.desktop.ask(json!({"type": "status"}));
     assert_eq!(status["data"]["approvals"], 1);
     assert!(run(desktop, &["status"]).ends(0).out.contains("1 wait: pi-remote"));
@@ -90,6 +94,7 @@ async fn a_message_waits_for_approval_and_is_then_delivered_with_its_sender_and_
     }
     let done = run(desktop, &["approve", id, "--json"]).ends(0).json();
     assert_eq!((&done["id"], &done["decision"]), (&json!(id), &json!("approved")));
+    assert_eq!((&done["hash"], &done["preview"]), (&held["hash"], &held["preview"]), "what it was that it let go on");
     let sent_by = sending.end().ends(0);
     assert_eq!(sent_by.out, "echo: run the tests\n");
     assert_eq!(sent_by.err, "waiting for somebody on desktop to approve it (up to 60 s)\n");
@@ -161,10 +166,9 @@ async fn an_approval_for_a_while_lets_the_next_through_until_it_is_ended() {
     let second = run(&laptop, &["send", "desktop/s-1", "second"]).ends(0);
     assert_eq!(second.err, "", "nobody was asked");
     let list = run(&desktop, &["approvals"]).ends(0).out;
-    assert!(
-        list.contains("Approved for a while:") && list.contains(&format!("{standing}  laptop  send   s-1")),
-        "{list}"
-    );
+    let name = held["sessionName"].as_str().unwrap();
+    let ahead = format!("{standing}  laptop  send   {name}");
+    assert!(list.contains("Approved for a while:") && list.contains(&ahead), "{list}");
     assert!(run(&desktop, &["deny", &standing]).ends(0).out.starts_with(&format!("{standing} ended")));
     let (sending, held) = asking.send(&["third"]);
     assert_eq!(held["id"], format!("a2-{mark}"), "asked about again");
@@ -214,6 +218,136 @@ async fn what_is_shown_of_a_held_call_hides_nothing_and_moves_no_cursor() {
     let other = json!({"type": "approve", "approval": id(1), "hash": list["approvals"][0]["hash"]});
     assert_eq!(desktop.ask(other)["code"], "verification_failed", "another call than the one that was shown");
     assert_eq!(sent(&session), Vec::<Value>::new());
+}
+
+/// A machine that asks its user about each of these commands of a peer, the ids of which it gives too.
+fn holding(commands: &[Value]) -> (TestDaemon, FakeSession, Link, Vec<String>) {
+    let desktop = TestDaemon::start("desktop");
+    let peer = HandPeer::paired(&desktop, "by-hand");
+    asks_first(&desktop);
+    let session = FakeSession::start(&desktop.dir, &"s-1".parse().unwrap()).unwrap();
+    eventually("the session is seen", || !desktop.sessions().is_empty());
+    let mut link = peer.link(&desktop, &[]);
+    for (id, command) in commands.iter().enumerate() {
+        link.send(&json!({"type": "rpc", "id": id, "targetSessionId": "s-1", "command": command}));
+        link.until("rpc_progress");
+    }
+    let list = desktop.ask(json!({"type": "approvals"}));
+    let ids = list["data"]["approvals"].as_array().unwrap().iter();
+    let ids = ids.map(|held| held["id"].as_str().unwrap().to_owned()).collect();
+    (desktop, session, link, ids)
+}
+
+fn long_send() -> Value {
+    json!({"type": "send", "message": format!("{}END", "x".repeat(2000))})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_cut_in_its_preview_is_not_approved_before_all_of_it_was_seen() {
+    let (desktop, session, _link, ids) = holding(&[long_send()]);
+    let id = ids[0].as_str();
+    for json in [&[][..], &["--json"]] {
+        let refused = run(&desktop.dir, &[&["approve", id], json].concat()).ends(2);
+        let said = format!("{}{}", refused.out, refused.err);
+        for words in ["part of it was not shown", &format!("approvals {id}"), &format!("approve {id} --hash ")] {
+            assert!(said.contains(words), "{words}: {said}");
+        }
+    }
+    let short = run(&desktop.dir, &["approve", id, "--hash", "0f0f"]).ends(2);
+    assert!(short.err.contains("64 hex digits"), "{}", short.err);
+    let other = run(&desktop.dir, &["approve", id, "--hash", &"0f".repeat(32), "--json"]).ends(7);
+    assert_eq!(other.json_failure()["code"], "verification_failed");
+    for (without, code) in [
+        (json!({"type": "approve", "approval": id}), "invalid_request"),
+        (json!({"type": "approve", "approval": id, "hash": null}), "invalid_request"),
+        (json!({"type": "approve", "approval": id, "hash": ""}), "verification_failed"),
+    ] {
+        let answer = desktop.ask(without);
+        assert_eq!((&answer["success"], &answer["code"]), (&json!(false), &json!(code)), "{answer}");
+    }
+    assert_eq!(sent(&session), Vec::<Value>::new());
+    // All of it, and the command that approves just that.
+    let whole = run(&desktop.dir, &["approvals", id]).ends(0);
+    assert!(whole.out.contains("xxEND"), "{}", whole.out);
+    let command = whole.err.lines().find(|line| line.contains("approve ")).unwrap_or_else(|| panic!("{}", whole.err));
+    let words: Vec<&str> = command.split_whitespace().skip_while(|word| *word != "approve").collect();
+    run(&desktop.dir, &words).ends(0);
+    eventually("it is delivered", || sent(&session).len() == 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_terminal_what_was_cut_is_shown_and_asked_about() {
+    if !has_program("script") {
+        return;
+    }
+    let (desktop, session, _link, ids) = holding(&[long_send()]);
+    for (answer, code, calls) in [("n\n", 130, 0), ("\n", 130, 0), ("y\n", 0, 1)] {
+        let mut screen = Running::on_terminal(&desktop.dir, &format!("approve {}", ids[0]));
+        let shown = screen.until("[y/N]");
+        assert!(shown.contains("xxEND"), "all of it: {shown}");
+        screen.write(answer);
+        screen.wait_until_over();
+        screen.end().ends(code);
+        eventually("it has reached the session or has not", || sent(&session).len() == calls);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_are_decided_at_once_and_the_worst_of_them_is_the_exit_code() {
+    let send = |n: u8| json!({"type": "send", "message": format!("message {n}")});
+    let (desktop, session, _link, ids) = holding(&[send(1), send(2), long_send(), send(4), send(5)]);
+    let id = |n: usize| ids[n].as_str();
+    let done = run(&desktop.dir, &["approve", id(0), "a99-zzz", id(2), id(1)]).ends(4);
+    for shown in ["send: message 1", "send: message 2"] {
+        assert!(done.out.contains(shown), "{}", done.out);
+    }
+    assert!(done.err.contains("a99-zzz") && done.err.contains(&format!("{} is longer", id(2))), "{}", done.err);
+    eventually("two are delivered", || sent(&session).len() == 2);
+    let mixed = run(&desktop.dir, &["deny", id(3), "a99-zzz", id(4), "--json"]).ends(4).json();
+    let [denied, unknown, last] = &mixed["decided"].as_array().unwrap()[..] else { panic!("{mixed}") };
+    assert_eq!((&denied["id"], &denied["decision"]), (&json!(id(3)), &json!("denied")));
+    assert_eq!((&unknown["id"], &unknown["error"]["code"]), (&json!("a99-zzz"), &json!("not_found")));
+    assert_eq!(last["decision"], "denied");
+    let one_hash = run(&desktop.dir, &["approve", id(2), id(2), "--hash", &"0f".repeat(32)]).ends(2);
+    assert!(one_hash.err.contains("--hash is of one call"), "{}", one_hash.err);
+    let left = run(&desktop.dir, &["approvals", "--json"]).ends(0).json();
+    assert_eq!((left["approvals"].as_array().unwrap().len(), sent(&session).len()), (1, 2), "the long one waits on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_is_followed_as_it_comes_and_ends() {
+    let (desktop, _session, mut link, ids) = holding(&[json!({"type": "send", "message": "before"})]);
+    let streams = [&["approvals", "--follow"][..], &["approvals", "--follow", "--json"]];
+    let [mut text, mut lines] = streams.map(|words| Running::start(&desktop.dir, words));
+    assert!(text.line().ends_with(" s for you: send: before"));
+    let first = lines.json();
+    assert_eq!((&first["event"], &first["data"]["id"]), (&json!("approval_requested"), &json!(ids[0])));
+    let command = json!({"type": "send", "message": "then"});
+    link.send(&json!({"type": "rpc", "id": 9, "targetSessionId": "s-1", "command": command}));
+    let line = text.line();
+    assert!(line.starts_with("approval_requested  a2-") && line.ends_with("send: then"), "{line}");
+    assert_eq!(lines.json()["data"]["preview"], "send: then");
+    run(&desktop.dir, &["deny", &ids[0]]).ends(0);
+    let line = text.line();
+    assert!(line.starts_with(&format!("approval_resolved   {}  denied: send by by-hand", ids[0])), "{line}");
+    assert_eq!(lines.json()["data"]["decision"], "denied");
+    text.signal(Signal::SIGINT);
+    text.end().ends(130);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_refuses_what_waits() {
+    let mut asking = Asking::start(json!({}));
+    let (sending, _) = asking.send(&["x", "--json"]);
+    let desktop = asking.pair.desktop.dir.clone();
+    run(&desktop, &["lock"]).ends(0);
+    assert_eq!(asking.event("approval_resolved")["decision"], "denied");
+    let failure = sending.end().ends(4).json_failure();
+    assert_eq!((&failure["code"], &failure["delivered"]), (&json!("session_not_found"), &json!(false)), "{failure}");
+    assert_eq!(run(&desktop, &["approvals", "--json"]).ends(0).json()["approvals"], json!([]));
+    run(&desktop, &["unlock"]).ends(0);
+    assert_eq!(run(&desktop, &["approvals", "--json"]).ends(0).json()["approvals"], json!([]), "nor afterwards");
+    assert_eq!(asking.sent(), Vec::<Value>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -481,6 +481,26 @@ mod between_real_daemons {
     }
 
     #[test]
+    fn whoever_was_given_nothing_or_little_is_told_what_and_how_to_change_that() {
+        if !has_program("script") {
+            return;
+        }
+        let (laptop, desktop) = two();
+        let mut offering = Running::on_terminal(&laptop.dir, "pair --grant read --for 2h");
+        let shown = offering.until("Ctrl-C takes it back.");
+        let words = format!("pair {} --grant none", laptop.listen[0]);
+        let mut joining = Running::on_terminal(&desktop.dir, &words);
+        joining.until("shows:");
+        joining.write(&format!("{}\n", code_on(&shown)));
+        let joined = joining.until("unpair laptop\r\n");
+        let offered = offering.until("unpair desktop\r\n");
+        assert!(joined.contains("grant laptop read --for 2h\r\n"), "something can be given: {joined}");
+        assert!(joined.contains("sessions\r\n") && !joined.contains("send laptop"), "what it may do there: {joined}");
+        assert!(offered.contains("(in 2h)") || offered.contains("(in 1h 59m)"), "for how long: {offered}");
+        assert!(!offered.contains("send desktop") && !offered.contains("to give"), "{offered}");
+    }
+
+    #[test]
     fn in_json_both_ends_say_who_was_paired_and_a_second_time_that_it_was_before() {
         let (laptop, desktop) = two();
         for already in [false, true] {
@@ -558,6 +578,7 @@ mod between_real_daemons {
             let mut screen = Running::on_terminal(&laptop.dir, "pair --grant full");
             screen.until("Ctrl-C takes it back.");
             screen.write("\u{3}");
+            screen.until("interrupted: a code or ticket that was shown here holds no more\r\n");
             screen.wait_until_over();
             screen.end().ends(130);
             eventually("the window is closed", closed);

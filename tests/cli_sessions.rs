@@ -223,6 +223,23 @@ async fn clear_asks_on_a_terminal() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn clear_asks_nothing_about_what_is_no_session_or_several() {
+    if !has_program("script") {
+        return;
+    }
+    let daemon = TestDaemon::start("laptop");
+    let _sessions = [session(&daemon, "sess-1", "work"), session(&daemon, "sess-2", "other")];
+    eventually("both are seen", || daemon.sessions().len() == 2);
+    for (named, says) in [("nowhere", "no session answers to"), ("sess", "takes no part of an id")] {
+        let mut terminal = Running::on_terminal(&daemon.dir, &format!("clear {named}"));
+        let shown = terminal.until("\n");
+        let ran = terminal.end().ends(4);
+        let shown = shown + &ran.out;
+        assert!(shown.contains(says) && !shown.contains("[y/N]"), "{shown}");
+    }
+}
+
 #[test]
 fn the_state_directory_comes_from_the_option_the_environment_or_the_home() {
     let daemon = TestDaemon::start("laptop");

@@ -49,6 +49,12 @@ fn a_peers_words_forge_no_line_and_drive_no_terminal_in_events() {
                     assert!(line.starts_with("session_") || line.starts_with('{'), "{line:?}");
                     assert_harmless(line.trim_end_matches('\n'));
                 }
+                if kind != "session_removed" {
+                    // It is there, and can be seen.
+                    let escaped =
+                        [r"\u{1b}]52;c;aGk=\u{7}\u{1b}[2J\u{202e}live\u{9b}31m", r"aGk=\u0007\u001b[2J\u202elive"];
+                    assert!(escaped.iter().any(|escaped| line.contains(escaped)), "{line}");
+                }
             }
         }
         ended.store(true, Ordering::Release);

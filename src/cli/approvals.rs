@@ -2,22 +2,26 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::output::{Output, Style, Table};
-use super::{Context, Error, members};
+use super::{Context, Error, events, members};
+use crate::control::client::OWN_DEADLINE;
 use crate::wire::preview;
 use crate::wire::rights::{ApprovalList, ApprovalView, StandingApproval};
 
+pub(crate) const EXAMPLE: &str = "Example: pi-remote approvals a3-k7m";
 pub(crate) const EXAMPLES: &str = "\
 Examples:
   What waits, and all of one call:
     pi-remote approvals
     pi-remote approvals a3-k7m
-  Let it go on, or refuse it:
+  See each as it comes, until Ctrl-C:
+    pi-remote approvals --follow
+  Let it go on, or refuse it; one or several:
     pi-remote approve a3-k7m
-    pi-remote deny a3-k7m
-  Ask no more for an hour, for the same peer, right and session; and ask again:
+    pi-remote deny a3-k7m a4-k7m
+  Ask no more for an hour about the same peer, right and session; ask again:
     pi-remote approve a3-k7m --for 1h
     pi-remote deny s1-k7m
 
@@ -27,14 +31,49 @@ Who may do what without being asked: `pi-remote grants`.";
 pub(crate) struct Args {
     /// Show one alone, with its whole command: a3-k7m
     id: Option<String>,
+    /// Print each as it comes and how it ended, until Ctrl-C
+    #[arg(long, conflicts_with = "id")]
+    follow: bool,
 }
 
 pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
+    if args.follow {
+        return follow(&cx).await;
+    }
     let wants_one = args.id.is_some();
     let request = members(args.id.map_or(json!({}), |id| json!({ "approval": id })));
     cx.show("approvals", request, |out, list: &ApprovalList| match list.approvals.first().filter(|_| wants_one) {
-        Some(held) => whole(out, held),
+        Some(held) => {
+            whole(out, held)?;
+            let ApprovalView { id, hash, .. } = held;
+            out.note(&cx.typed(&format!("\npi-remote approve {id} --hash {hash}\npi-remote deny {id}")));
+            Ok(())
+        }
         None => all(&cx, list),
+    })
+    .await
+}
+
+/// Prints what waits, then what comes to wait and how it ended.
+async fn follow(cx: &Context) -> Result<(), Error> {
+    let mut client = events::subscribed(cx).await?;
+    let list: ApprovalList = client.ask("approvals", members(json!({})), OWN_DEADLINE).await?;
+    for held in &list.approvals {
+        let event = json!({ "type": "event", "event": "approval_requested", "data": held });
+        if cx.out.json {
+            cx.out.json(&event)?
+        } else {
+            cx.out.line(&events::words("approval_requested", &json!(held)))?
+        }
+    }
+    events::each(client, |event| {
+        let id = || event.data::<Value>().ok()?.get("id")?.as_str().map(str::to_owned);
+        match event.name.as_str() {
+            // It came between the two requests, and has been printed.
+            "approval_requested" if id().is_some_and(|id| list.approvals.iter().any(|held| held.id == id)) => Ok(()),
+            "approval_requested" | "approval_resolved" | "lagged" => events::show(cx.out, event),
+            _ => Ok(()),
+        }
     })
     .await
 }
@@ -47,7 +86,7 @@ pub(crate) fn whole(out: Output, held: &ApprovalView) -> Result<(), Error> {
     row("peer", &format!("{} ({})", held.peer, held.fingerprint));
     row("right", held.verb.as_str());
     row("session", &format!("{} ({})", held.session_name, held.session));
-    row("left", &seconds(held.left_seconds));
+    row("waits", &format!("for {}, {} left", seconds(held.age_seconds), seconds(held.left_seconds)));
     row("what", &what(held));
     row("sha256", &held.hash);
     if let Some(command) = &held.command {
@@ -63,14 +102,18 @@ fn all(cx: &Context, list: &ApprovalList) -> Result<(), Error> {
         return Ok(());
     }
     if !list.approvals.is_empty() {
-        let mut table = Table::new(&["ID", "PEER", "RIGHT", "SESSION", "LEFT", "WHAT"]);
+        let mut table = Table::new(&["ID", "PEER", "RIGHT", "SESSION", "AGE", "LEFT", "WHAT"]);
         for held in &list.approvals {
-            let (left, what) = (seconds(held.left_seconds), what(held));
-            let cells = [&held.id, &held.peer, held.verb.as_str(), &held.session_name, &left, &what];
+            let (age, left, what) = (seconds(held.age_seconds), seconds(held.left_seconds), what(held));
+            let cells = [&held.id, &held.peer, held.verb.as_str(), &held.session_name, &age, &left, &what];
             table.row(cells.map(|cell| (Style::Plain, cell)));
         }
         out.table(&table)?;
-        out.note(&cx.typed("\npi-remote approve ID, or pi-remote deny ID"));
+        let how_many = match list.approvals.len() {
+            1 => "1 call waits for you".to_owned(),
+            many => format!("{many} calls wait for you"),
+        };
+        out.note(&cx.typed(&format!("\n{how_many}: pi-remote approve ID, or pi-remote deny ID")));
     }
     if !list.standing.is_empty() {
         if !list.approvals.is_empty() {
@@ -85,14 +128,15 @@ fn all(cx: &Context, list: &ApprovalList) -> Result<(), Error> {
 fn standing(standing: &[StandingApproval]) -> Table {
     let mut table = Table::new(&["ID", "PEER", "RIGHT", "SESSION", "LEFT"]);
     for one in standing {
-        let cells = [&one.id, &one.peer, one.verb.as_str(), &one.session, &seconds(one.left_seconds)];
+        let session = if one.session_name.is_empty() { &one.session } else { &one.session_name };
+        let cells = [&one.id, &one.peer, one.verb.as_str(), session, &seconds(one.left_seconds)];
         table.row(cells.map(|cell| (Style::Plain, cell)));
     }
     table
 }
 
 /// What a call would tell its session, marked where it goes on.
-fn what(held: &ApprovalView) -> String {
+pub(crate) fn what(held: &ApprovalView) -> String {
     let more = if held.cut { " [...]" } else { "" };
     format!("{}{more}", held.preview)
 }

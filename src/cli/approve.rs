@@ -2,55 +2,135 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::output::Output;
-use super::{Context, Error, approvals, members};
-use crate::control::client::OWN_DEADLINE;
+use super::output::failure_json;
+use super::{Context, Error, approvals, exit_code, input, members};
+use crate::control::client::{Client, OWN_DEADLINE};
 use crate::wire::rights::{ApprovalList, ApprovalView, Approve, Decided};
 use crate::wire::{Code, Failure};
 
 /// Longest `--for`.
 const MAX_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 
+pub(crate) const EXAMPLE: &str = "Example: pi-remote approve a3-k7m --for 1h";
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Which, as `pi-remote approvals` lists it: a3-k7m
-    id: String,
-    /// Ask no more for so long about the same peer, right and session: 30m, 1h, at most 24h
+    /// Which, one or several, as `pi-remote approvals` lists them: a3-k7m
+    #[arg(value_name = "ID", required = true)]
+    ids: Vec<String>,
+    /// Ask no more about the like for so long: 30m, 1h, at most 24h
+    ///
+    /// The like is what needs the same right of the same peer on the same session.
     #[arg(long = "for", value_name = "DURATION", value_parser = length)]
     length: Option<Duration>,
+    /// SHA-256 of the call that you have seen
+    ///
+    /// `approvals ID` shows it. Another call is not let through. It is needed in scripts, where a call is
+    /// too long for its preview.
+    #[arg(long, value_name = "SHA256", value_parser = hash)]
+    hash: Option<String>,
+}
+
+/// What was done about one of several ids.
+pub(crate) struct Done {
+    /// As scripts read it.
+    pub(crate) json: Value,
+    /// As a person reads it.
+    pub(crate) words: String,
 }
 
 pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
-    let mut client = cx.connect().await?;
-    let wanted = members(json!({ "approval": args.id }));
-    let list: ApprovalList = client.ask("approvals", wanted, OWN_DEADLINE).await?;
-    let Some(held) = list.approvals.first() else {
-        let message = format!("{} is no call that waits: it was approved for a while", args.id);
+    if args.hash.is_some() && args.ids.len() > 1 {
+        return Err(Error::usage("--hash is of one call", "pi-remote approve ID --hash SHA256"));
+    }
+    each(&cx, &args.ids, async |client, id| {
+        let (hash, preview) = match &args.hash {
+            Some(hash) => (hash.clone(), None),
+            None => seen(&cx, client, id).await.map(|held| (held.hash, Some(held.preview)))?,
+        };
+        let for_seconds = args.length.map(|length| length.as_secs());
+        let request = Approve { id: id.to_owned(), hash: hash.clone(), for_seconds };
+        let decided: Decided = client.ask("approve", request, OWN_DEADLINE).await?;
+        let Decided { id, peer, verb, session_id, until, .. } = &decided;
+        let ahead = until.as_ref().map(|until| format!("; {verb} on this session needs no approval until {until}"));
+        let words = format!("{id} approved: {verb} by {peer} on session {session_id}{}", ahead.unwrap_or_default());
+        let mut json = json!(decided);
+        if let Some(members) = json.as_object_mut() {
+            members.insert("hash".into(), hash.into());
+            members.extend(preview.map(|preview| ("preview".into(), preview.into())));
+        }
+        Ok(Done { json, words })
+    })
+    .await
+}
+
+/// Shows a call. One that is too long for its preview somebody must have seen in full: a person is shown
+/// all of it and asked, and a script has to say by `--hash` which it means.
+async fn seen(cx: &Context, client: &mut Client, id: &str) -> Result<ApprovalView, Error> {
+    let list: ApprovalList = client.ask("approvals", members(json!({ "approval": id })), OWN_DEADLINE).await?;
+    let Some(held) = list.approvals.into_iter().next() else {
+        let message = format!("{id} is no call that waits: it was approved for a while");
         return Err(Failure::new(Code::NotFound, message).hint("pi-remote approvals").into());
     };
-    if cx.out.is_terminal() && !cx.out.json {
+    let asks = held.cut && input::is_interactive() && cx.out.is_terminal() && !cx.out.json;
+    if held.cut && !asks {
+        let message = format!("{id} is longer than its preview, so that part of it was not shown");
+        let hint =
+            format!("read all of it: `pi-remote approvals {id}`\nthen: `pi-remote approve {id} --hash {}`", held.hash);
+        return Err(Error::usage(message, hint));
+    }
+    if !cx.out.json {
         // A preview that leaves nothing out says it all.
         let command = held.command.clone().filter(|_| held.cut);
         approvals::whole(cx.out, &ApprovalView { command, ..held.clone() })?;
     }
-    let request = Approve {
-        id: held.id.clone(),
-        hash: Some(held.hash.clone()),
-        for_seconds: args.length.map(|length| length.as_secs()),
-    };
-    let decided: Decided = client.ask("approve", request, OWN_DEADLINE).await?;
-    said(cx.out, &decided, || {
-        let Decided { id, peer, verb, session_id, until, .. } = &decided;
-        let ahead = until.as_ref().map(|until| format!("; {verb} on this session needs no approval until {until}"));
-        format!("{id} approved: {verb} by {peer} on session {session_id}{}", ahead.unwrap_or_default())
-    })
+    if asks {
+        let answer = input::question(cx, &format!("Let {id} go on, all of it as shown? [y/N]")).await?;
+        if !matches!(answer.to_ascii_lowercase().as_str(), "y" | "yes") {
+            cx.out.note(&format!("{id} waits on"));
+            return Err(Error::interrupted());
+        }
+    }
+    Ok(held)
 }
 
-/// Prints a decision, as JSON or in words.
-pub(crate) fn said(out: Output, decided: &Decided, words: impl FnOnce() -> String) -> Result<(), Error> {
-    if out.json { out.json(decided) } else { out.line(&words()) }
+/// Decides about each, also where one before it failed, and ends as the worst of them did. One alone
+/// is answered by its own JSON.
+pub(crate) async fn each(
+    cx: &Context,
+    ids: &[String],
+    mut decide: impl AsyncFnMut(&mut Client, &str) -> Result<Done, Error>,
+) -> Result<(), Error> {
+    let mut client = cx.connect().await?;
+    if let [id] = ids {
+        let done = decide(&mut client, id).await?;
+        return if cx.out.json { cx.out.json(&done.json) } else { cx.out.line(&done.words) };
+    }
+    let (mut all, mut worst) = (Vec::new(), None);
+    for id in ids {
+        match decide(&mut client, id).await {
+            Ok(done) if cx.out.json => all.push(done.json),
+            Ok(done) => cx.out.line(&done.words)?,
+            Err(Error::Failed { failure, source }) => {
+                let failure = cx.typed_failure(failure);
+                if cx.out.json {
+                    all.push(json!({ "id": id, "error": failure_json(&failure) }));
+                } else {
+                    cx.out.failure(&Error::Failed { failure: failure.clone(), source });
+                }
+                if worst.as_ref().is_none_or(|worst| exit_code(worst) < exit_code(&failure)) {
+                    worst = Some(failure);
+                }
+            }
+            Err(over @ (Error::Reported(_) | Error::NotAgain | Error::OutputClosed)) => return Err(over),
+        }
+    }
+    if cx.out.json {
+        cx.out.json(&json!({ "decided": all }))?;
+    }
+    worst.map_or(Ok(()), |worst| Err(Error::Reported(worst)))
 }
 
 fn length(text: &str) -> Result<Duration, String> {
@@ -59,6 +139,13 @@ fn length(text: &str) -> Result<Duration, String> {
         return Err("1s at least, and at most 24h".into());
     }
     Ok(length)
+}
+
+fn hash(text: &str) -> Result<String, String> {
+    if text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Ok(text.to_ascii_lowercase());
+    }
+    Err("64 hex digits, as `pi-remote approvals ID` shows them".into())
 }
 
 #[cfg(test)]
@@ -71,6 +158,14 @@ mod tests {
         assert_eq!(length("24h").unwrap(), MAX_FOR);
         for bad in ["0s", "10ms", "25h", "x", "", "5"] {
             assert!(length(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_hash_is_whole_or_none() {
+        assert_eq!(hash(&"0A".repeat(32)).unwrap(), "0a".repeat(32));
+        for bad in ["0".repeat(63), "0".repeat(65), "g".repeat(64), String::new()] {
+            assert!(hash(&bad).is_err(), "{bad}");
         }
     }
 }

@@ -27,6 +27,16 @@ const MAX_NAME_FILE: usize = 256;
 /// How soon `--follow` shows a new line.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
+pub(crate) const EXAMPLE: &str = "Example: pi-remote audit --peer laptop";
+pub(crate) const EXAMPLES: &str = "\
+Examples:
+  What one machine did, and what comes:
+    pi-remote audit --peer laptop --follow
+  Who was paired, granted, approved and unpaired:
+    pi-remote audit --trust
+  Whether anything was edited or cut out:
+    pi-remote audit --verify";
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// How many of the last lines to show

@@ -20,7 +20,9 @@ pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
         if !input::is_interactive() {
             return Err(Error::usage("without a terminal, clear needs --yes", "pi-remote clear SESSION --yes"));
         }
-        let answer = input::question(&cx, &format!("Clear the conversation of `{}`? [y/N]", args.session)).await?;
+        // What is no session, or several, needs no answer.
+        let session = relay::named(&cx, &args.session, Prefix::Refused).await?;
+        let answer = input::question(&cx, &format!("Clear the conversation of {session}? [y/N]")).await?;
         if !matches!(answer.to_ascii_lowercase().as_str(), "y" | "yes") {
             cx.out.note("left as it is");
             return Err(Error::interrupted());

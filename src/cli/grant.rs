@@ -14,16 +14,23 @@ use crate::wire::link::SessionInfo;
 use crate::wire::rights::{GrantList, GrantRequest, GrantTerms, Granted};
 use crate::wire::session::Verb;
 
+pub(crate) const EXAMPLE: &str = "Example: pi-remote grant guest read --session name:work --for 2h";
 pub(crate) const EXAMPLES: &str = "\
-Presets: full (everything), ask (list and read; everything else after approval),
-read (list and read), none (nothing, whatever other grants say).
-Verbs: list (see that a session exists), read (its last message), summary, events (hear
-when a turn ends), send, control (clear and abort).
+Presets:
+  full    everything
+  ask     list, read and events; everything else after approval
+  read    list, read and events
+  none    nothing, whatever other grants say
+
+Verbs:
+  list    see that a session exists     events   hear when a turn ends
+  read    its last message              send     tell it something
+  summary a summary of it               control  clear and abort
 
 Examples:
-  The machine of a colleague follows one session for two hours, and can do no more:
+  A colleague's machine follows one session for two hours, and can do no more:
     pi-remote grant guest read --session name:work --for 2h
-  A machine of one's own may do everything, but only after somebody here has approved it:
+  A machine may do everything, but only after somebody here has approved it:
     pi-remote grant laptop ask
   Everything freely, but for clear and abort:
     pi-remote grant laptop full --ask control
@@ -48,13 +55,17 @@ pub(crate) struct Args {
     /// Verbs that need an approval each time
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = asked_verb)]
     ask: Vec<Verb>,
-    /// Sessions it is about: name:ALIAS, in which * is any text, or id:ID; repeatable [default: all]
+    /// One session: name:ALIAS or id:ID [default: all]
+    ///
+    /// In an alias * is any text. Given several times, it is about all of them.
     #[arg(long, value_name = "SEL", value_parser = selector)]
     session: Vec<Selector>,
     #[command(flatten)]
     lasting: Lasting,
-    /// Where the peer must come from: cidr:NET/BITS, tailscale:user=LOGIN, tailscale:node=NAME;
-    /// repeatable, all must hold
+    /// Where it must come from: cidr:10.0.0.0/8
+    ///
+    /// cidr:NET/BITS, tailscale:user=LOGIN or tailscale:node=NAME. Given several times, all must
+    /// hold.
     #[arg(long, value_name = "COND", value_parser = condition)]
     from: Vec<Condition>,
     /// Give it beside what the peer has, not in its place

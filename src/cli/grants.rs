@@ -7,6 +7,8 @@ use super::{Context, Error, members, peers, rights};
 use crate::wire::control::PeerList;
 use crate::wire::rights::GrantList;
 
+pub(crate) const EXAMPLE: &str = "Example: pi-remote grants laptop";
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// One peer alone: a petname or a full fingerprint

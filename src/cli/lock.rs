@@ -6,6 +6,14 @@ use super::output::{Output, Style};
 use super::{Context, Error};
 use crate::wire::rights::Lock;
 
+pub(crate) const LOCK_EXAMPLE: &str = "\
+Example: pi-remote lock
+
+Calls of peers that are under way end, and what waits for approval is refused.
+Pins, grants and links stay. It holds, also over a restart, until
+`pi-remote unlock`.";
+pub(crate) const UNLOCK_EXAMPLE: &str = "Example: pi-remote unlock";
+
 /// What is said wherever it must not be overlooked.
 pub(crate) const LOCKED: &str = "LOCKED: nothing is taken from any peer, until `pi-remote unlock`";
 

@@ -57,7 +57,7 @@ use crate::wire::{Code, Failure};
 
 const EXAMPLES: &str = "\
 Examples:
-  Pair two machines: one shows a code, and the command for the other, which asks for the code:
+  Pair two machines: one shows a code, and the command for the other:
     laptop$  pi-remote pair
     desktop$ pi-remote pair 192.168.1.20
   The same from one end over ssh, or by a ticket to be pasted:
@@ -76,23 +76,25 @@ Examples:
   Cut off a stolen laptop:
     pi-remote unpair laptop
 
-Exit codes: 0 done, 1 failed, 2 usage, 3 daemon not running, 4 no such session, peer or grant,
-or several, 5 refused, 6 timed out, 7 verification failed, 8 unreachable and nothing delivered,
-130 interrupted.";
+Exit codes: 0 done, 1 failed, 2 usage, 3 daemon not running, 4 no such session,
+peer or grant, or several, 5 refused, 6 timed out, 7 verification failed,
+8 unreachable and nothing delivered, 130 interrupted.";
 
 const GLOBAL: &str = "Global options";
+/// Columns of the help: those of the narrowest terminal in use.
+const WIDTH: usize = 80;
 
 /// Relays commands between coding-agent sessions on several machines, every link in mutual TLS 1.3.
 #[derive(Debug, Parser)]
-#[command(name = "pi-remote", bin_name = "pi-remote", version, after_help = EXAMPLES)]
+#[command(name = "pi-remote", bin_name = "pi-remote", version, after_help = EXAMPLES, term_width = WIDTH)]
 struct Cli {
-    /// State directory [default: PI_REMOTE_DIR, else ~/.pi/remote-control]
+    /// State directory [PI_REMOTE_DIR, else ~/.pi/remote-control]
     #[arg(long, global = true, value_name = "DIR", help_heading = GLOBAL)]
     dir: Option<PathBuf>,
     /// Print JSON alone on stdout, failures too
     #[arg(long, global = true, help_heading = GLOBAL)]
     json: bool,
-    /// Say more: every setting in `status`, debug lines in the log
+    /// Say more: all settings in `status`, debug lines in the log
     #[arg(short, long, global = true, help_heading = GLOBAL)]
     verbose: bool,
     #[command(subcommand)]
@@ -101,11 +103,11 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the daemon: identity, control socket, sessions, links to all paired peers
+    /// Run the daemon: control socket, sessions, links to all peers
     Daemon(daemon::Args),
     /// Stop the daemon
     Stop,
-    /// Show two paired machines at work, on this machine, in a temporary directory
+    /// Show two paired machines at work, both of them on this one
     Demo,
     /// Pair with another machine
     #[command(after_help = pair::EXAMPLES)]
@@ -114,16 +116,20 @@ enum Command {
     Peers(peers::Args),
     /// Trust a peer no more, and cut its link
     Unpair(unpair::Args),
-    /// Say what a peer may do here: which verbs, on which sessions, from where, how long
-    #[command(after_help = grant::EXAMPLES)]
+    /// Say what a peer may do here: which verbs, where, how long
+    #[command(after_help = grant::EXAMPLE, after_long_help = grant::EXAMPLES)]
     Grant(grant::Args),
     /// List what peers may do here
+    #[command(after_help = grants::EXAMPLE)]
     Grants(grants::Args),
     /// Take a grant away
+    #[command(after_help = revoke::EXAMPLE)]
     Revoke(revoke::Args),
     /// Take nothing from any peer
+    #[command(after_help = lock::LOCK_EXAMPLE)]
     Lock,
     /// Serve peers again as their grants say
+    #[command(after_help = lock::UNLOCK_EXAMPLE)]
     Unlock,
     /// Show this device's name and fingerprint
     Id(id::Args),
@@ -142,17 +148,19 @@ enum Command {
     /// Clear a session's conversation
     Clear(clear::Args),
     /// Show events as they happen, one a line
+    #[command(after_help = events::EXAMPLE, after_long_help = events::EXAMPLES)]
     Events,
     /// List the calls of peers that wait for your approval
-    #[command(after_help = approvals::EXAMPLES)]
+    #[command(after_help = approvals::EXAMPLE, after_long_help = approvals::EXAMPLES)]
     Approvals(approvals::Args),
     /// Let a call go on that waits for approval
-    #[command(after_help = approvals::EXAMPLES)]
+    #[command(after_help = approve::EXAMPLE, after_long_help = approvals::EXAMPLES)]
     Approve(approve::Args),
-    /// Refuse a call that waits for approval, or end what was approved for a while
-    #[command(after_help = approvals::EXAMPLES)]
+    /// Refuse a call that waits, or end what was approved for a while
+    #[command(after_help = deny::EXAMPLE, after_long_help = approvals::EXAMPLES)]
     Deny(deny::Args),
     /// Show who did what: the audit log
+    #[command(after_help = audit::EXAMPLE, after_long_help = audit::EXAMPLES)]
     Audit(audit::Args),
     /// Find machines on the tailnet and the local network
     Discover(discover::Args),
@@ -431,6 +439,40 @@ mod tests {
     #[test]
     fn the_tree_of_commands_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_fits_a_narrow_terminal() {
+        fn each(command: &mut clap::Command, path: &str) {
+            for (form, text) in [("-h", command.render_help()), ("--help", command.render_long_help())] {
+                let text = text.to_string();
+                // A usage line is never wrapped.
+                for line in text.lines().filter(|line| !line.starts_with("Usage:")) {
+                    assert!(line.chars().count() <= WIDTH, "{path} {form}: {line}");
+                }
+            }
+            for sub in command.get_subcommands_mut() {
+                let path = format!("{path} {}", sub.get_name());
+                each(sub, &path);
+            }
+        }
+        let mut cli = Cli::command();
+        cli.build();
+        each(&mut cli, "pi-remote");
+    }
+
+    #[test]
+    fn the_short_help_of_what_is_typed_in_a_hurry_is_short_and_has_an_example() {
+        let mut cli = Cli::command();
+        cli.build();
+        let hurried =
+            ["grant", "grants", "revoke", "approvals", "approve", "deny", "audit", "lock", "unlock", "events"];
+        for name in hurried {
+            let help = cli.find_subcommand_mut(name).unwrap().render_help().to_string();
+            let examples = help.split_once("Example:").unwrap_or_else(|| panic!("{name}: {help}")).1;
+            assert!(examples.starts_with(&format!(" pi-remote {name}")), "{help}");
+            assert!(help.lines().count() <= 25, "{name}: {} lines: {help}", help.lines().count());
+        }
     }
 
     #[test]

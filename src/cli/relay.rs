@@ -68,6 +68,19 @@ impl Answer {
     }
 }
 
+/// The one session that a text names, in words.
+///
+/// # Errors
+/// When there is none, or there are several.
+pub(crate) async fn named(cx: &Context, session: &str, prefix: Prefix) -> Result<String, Error> {
+    let target = locate(&mut cx.connect().await?, session, prefix).await?;
+    if target.away.is_some() {
+        // Only the daemon has the words for it, and a call that changes nothing gets them.
+        call(cx, Call { prefix, ..Call::new(session, json!({ "type": "get_message" })) }).await?;
+    }
+    Ok(target.shown)
+}
+
 /// Finds the session and calls it.
 ///
 /// # Errors

@@ -6,6 +6,8 @@ use super::{Context, Error, grant, members};
 use crate::trust::GrantId;
 use crate::wire::rights::Granted;
 
+pub(crate) const EXAMPLE: &str = "Example: pi-remote revoke g3";
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The grant, g3 say: `pi-remote grants` lists them

@@ -18,7 +18,9 @@ pub(crate) struct Lasting {
     /// How long the grant holds: 30m, 2h, 7days
     #[arg(long = "for", value_name = "DURATION", value_parser = duration, conflicts_with = "until")]
     duration: Option<Duration>,
-    /// Until when the grant holds: 2026-12-01T18:00:00+01:00, or 2026-12-01 for the beginning of that day in UTC
+    /// Until when the grant holds: 2026-12-01
+    ///
+    /// A day begins at 00:00 UTC; 2026-12-01T18:00:00+01:00 says it to the second.
     #[arg(long, value_name = "DATE", value_parser = date)]
     until: Option<SystemTime>,
 }

@@ -9,7 +9,15 @@ use crate::wire::rights::Approve;
 impl Office {
     pub(super) fn approvals(&self, id: Option<&str>) -> Result<Vec<u8>, Failure> {
         let now = self.context.clock.now();
-        self.context.relay.lock().approvals(id, now).map(|list| to_json(&list))
+        let (mut list, command) = {
+            let relay = self.context.relay.lock();
+            (relay.approvals(id, now)?, id.and_then(|id| relay.held_command(id)))
+        };
+        // A long one takes time, which no call that is under way has to wait for.
+        if let Some(held) = list.approvals.first_mut() {
+            held.command = command.map(|command| String::from_utf8_lossy(&command).into_owned());
+        }
+        Ok(to_json(&list))
     }
 
     pub(super) fn approve(&self, approve: &Approve, by: Option<Caller>) -> Result<Vec<u8>, Failure> {

@@ -18,6 +18,7 @@ use crate::relay::{LinkEnd, LinkFacts, LinkId};
 use crate::wire::DEFAULT_MESSAGE_LIMIT;
 use crate::wire::frames::{FrameDecoder, Limits};
 use crate::wire::link::LinkMessage;
+use crate::wire::preview::Shown;
 
 /// Bytes of frames taken from the outbox at a time: few, so that what is small gets its turn.
 const WRITE_SIZE: usize = 64 * 1024;
@@ -128,7 +129,8 @@ async fn read_messages(read: &mut Read, link: &Closing<'_>, dialled: bool, facts
                 }
             };
             whole = true;
-            let hello = context.relay.lock().link_message(id, message, context.clock.now());
+            let shown = shown(context, id, &message);
+            let hello = context.relay.lock().link_message_shown(id, message, shown, context.clock.now());
             if let Some(hello) = hello {
                 greeted.store(true, Ordering::Relaxed);
                 frames.set_limits(Limits::for_messages_of(limit));
@@ -139,6 +141,14 @@ async fn read_messages(read: &mut Read, link: &Closing<'_>, dialled: bool, facts
             context.relay.lock().link_heard(id, context.clock.now());
         }
     }
+}
+
+/// What a person is shown of a call that may need approval. It takes time for a long one, so that it is
+/// worked out before the relay is locked, where all other links would wait for it.
+fn shown(context: &Context, id: LinkId, message: &LinkMessage) -> Option<Shown> {
+    let LinkMessage::Rpc(rpc) = message else { return None };
+    let may_ask = context.relay.lock().may_ask_about(id);
+    may_ask.then(|| Shown::of(&rpc.command))
 }
 
 fn read_failed(error: &io::Error) -> LinkEnd {

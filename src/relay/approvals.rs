@@ -8,6 +8,7 @@ use super::calls::Question;
 use super::pending::CallId;
 use crate::identity::Fingerprint;
 use crate::wire::ids::SessionId;
+use crate::wire::preview::Shown;
 use crate::wire::session::Verb;
 
 /// Most held calls of one peer.
@@ -31,8 +32,8 @@ pub(super) struct Held {
     pub(super) call: CallId,
     pub(super) matter: Matter,
     pub(super) question: Question,
-    /// SHA-256 of the command's bytes.
-    pub(super) hash: String,
+    pub(super) shown: Shown,
+    pub(super) since: Duration,
     pub(super) until: Duration,
 }
 

@@ -19,6 +19,7 @@ use crate::wire::control::{self, ReplyTo};
 use crate::wire::error::{Code, Failure};
 use crate::wire::ids::{PeerName, SessionId};
 use crate::wire::link::{LinkMessage, Outcome, Rpc, SessionInfo, WaitUntil, join, to_json};
+use crate::wire::preview::Shown;
 use crate::wire::session::{CommandHead, Verb, default_timeout};
 
 /// Longest time that a caller may ask to wait.
@@ -128,10 +129,11 @@ impl Relay {
         policy::verdict(&peer.grants, verb, session, &link.origin, self.date(now))
     }
 
-    /// A peer's call to a session of this machine.
-    pub(super) fn rpc(&mut self, link: LinkId, rpc: Rpc, now: Duration) {
+    /// A peer's call to a session of this machine, and what a person would be shown of it, where that
+    /// was worked out already.
+    pub(super) fn rpc(&mut self, link: LinkId, rpc: Rpc, shown: Option<Shown>, now: Duration) {
         let id = rpc.id;
-        if let Err(failure) = self.begin_for_peer(link, &rpc, now) {
+        if let Err(failure) = self.begin_for_peer(link, &rpc, shown, now) {
             self.record_refusal(link, &rpc, &failure);
             if !self.may_say_more(link, now) {
                 return self.break_off(link, "far more calls than it may make", now);
@@ -141,7 +143,7 @@ impl Relay {
         }
     }
 
-    fn begin_for_peer(&mut self, link: LinkId, rpc: &Rpc, now: Duration) -> Result<(), Failure> {
+    fn begin_for_peer(&mut self, link: LinkId, rpc: &Rpc, shown: Option<Shown>, now: Duration) -> Result<(), Failure> {
         self.charge(link, now)?;
         let Some(asking) = self.links.get(&link) else { return Ok(()) };
         let entry = self.listed(asking, &rpc.target, now).ok_or_else(|| not_found(&rpc.target))?;
@@ -172,7 +174,7 @@ impl Relay {
         // What came is a slice of all that was read with it, which would stay for as long as the call waits.
         let question = Question { command: Bytes::copy_from_slice(&question.command), ..question };
         let call = if verdict == Verdict::Ask {
-            self.hold(link, rpc.id, matter, question, now)?
+            self.hold(link, rpc.id, matter, question, shown, now)?
         } else {
             let ahead = self.approvals.standing_for(&matter, now);
             let destination = Destination::Session(matter.session);

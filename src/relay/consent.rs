@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use super::approvals::{Held, Matter, Stands};
 use super::calls::Question;
@@ -20,7 +20,7 @@ use crate::wire::dates::rfc3339;
 use crate::wire::error::{Code, Failure};
 use crate::wire::ids::SessionId;
 use crate::wire::link::{LinkMessage, SessionInfo};
-use crate::wire::preview::preview;
+use crate::wire::preview::Shown;
 use crate::wire::rights::{ApprovalList, ApprovalView, Approve, Decided, Decision, StandingApproval};
 use crate::wire::session::Verb;
 
@@ -52,6 +52,7 @@ impl Relay {
         id: u64,
         matter: Matter,
         question: Question,
+        shown: Option<Shown>,
         now: Duration,
     ) -> Result<CallId, Failure> {
         if let Some(most) = self.approvals.full(matter.peer) {
@@ -61,8 +62,8 @@ impl Relay {
         let wait = self.limits.hold;
         let destination = Destination::Session(matter.session.clone());
         let call = self.admit(Origin::Link { link, id }, destination, &question, wait, now)?;
-        let hash = format!("{:x}", Sha256::digest(&question.command));
-        let number = self.approvals.hold(Held { call, matter, question, hash, until: now + wait });
+        let shown = shown.unwrap_or_else(|| Shown::of(&question.command));
+        let number = self.approvals.hold(Held { call, matter, question, shown, since: now, until: now + wait });
         let extend_ms = wait.as_millis().try_into().unwrap_or(u64::MAX);
         let progress = LinkMessage::RpcProgress { id, code: Code::NeedsApproval, extend_ms };
         self.push_or_drop(link, Lane::Answer(id), progress.encode());
@@ -77,14 +78,15 @@ impl Relay {
     /// Lets a held call go on, with the time that its caller gave it. The policy is asked once more.
     ///
     /// # Errors
-    /// `not_found`; `verification_failed` when another call was shown; `invalid_request`,
+    /// `not_found`; `verification_failed` when the hash is of another call; `invalid_request`,
     /// `overloaded`, `audit_failed`, and it is held on; `forbidden` when its peer may not make it any
     /// more, and it is refused.
     pub fn approve(&mut self, request: &Approve, by: Option<Caller>, now: Duration) -> Result<Decided, Failure> {
         let (number, held) = self.approvals.find(&request.id).ok_or_else(|| unknown(&request.id))?;
-        if request.hash.as_ref().is_some_and(|shown| *shown != held.hash) {
-            let message = format!("{} is another call than the one that was shown (sha256 {})", request.id, held.hash);
-            return Err(Failure::new(Code::VerificationFailed, message).hint("look at it: `pi-remote approvals`"));
+        if request.hash != held.shown.hash {
+            let message = format!("{} is not the call whose sha256 was given", request.id);
+            return Err(Failure::new(Code::VerificationFailed, message)
+                .hint(format!("`pi-remote approvals {}` shows all of it, and its sha256", request.id)));
         }
         let length = request.for_seconds.map(length).transpose()?;
         if length.is_some() && !self.approvals.can_stand(&held.matter) {
@@ -146,13 +148,17 @@ impl Relay {
             return Ok(ApprovalList { approvals, standing: self.approvals.standing().map(standing).collect() });
         };
         if let Some((number, held)) = self.approvals.find(id) {
-            let command = Some(String::from_utf8_lossy(&held.question.command).into_owned());
-            let approvals = vec![ApprovalView { command, ..self.view(number, held, now) }];
+            let approvals = vec![self.view(number, held, now)];
             return Ok(ApprovalList { approvals, standing: Vec::new() });
         }
         let wanted = self.approvals.find_standing(id).ok_or_else(|| unknown(id))?;
         let standing = self.approvals.standing().filter(|(number, _)| *number == wanted).map(standing).collect();
         Ok(ApprovalList { approvals: Vec::new(), standing })
+    }
+
+    /// The whole command of a held call, as it came.
+    pub fn held_command(&self, id: &str) -> Option<Bytes> {
+        self.approvals.find(id).map(|(_, held)| held.question.command.clone())
     }
 
     /// How many calls are held.
@@ -273,9 +279,7 @@ impl Relay {
 
     fn view(&self, number: u64, held: &Held, now: Duration) -> ApprovalView {
         let Matter { peer, verb, session } = &held.matter;
-        let info = self.local.get(session).map(|entry| &entry.info);
-        let session_name = info.map(|info| info.aliases.first().unwrap_or(&info.name).clone());
-        let (preview, cut) = preview(&String::from_utf8_lossy(&held.question.command));
+        let Shown { preview, cut, hash } = held.shown.clone();
         let (expires, left_seconds) = self.end(held.until, now);
         ApprovalView {
             id: self.approvals.held_id(number),
@@ -284,11 +288,12 @@ impl Relay {
             verb: *verb,
             session: session.to_string(),
             session_id: session.to_string(),
-            session_name: session_name.unwrap_or_default(),
+            session_name: self.session_name(session),
             preview,
             cut,
             command: None,
-            hash: held.hash.clone(),
+            hash,
+            age_seconds: now.saturating_sub(held.since).as_secs(),
             expires,
             left_seconds,
         }
@@ -303,9 +308,16 @@ impl Relay {
             fingerprint: peer.to_string(),
             verb: *verb,
             session: session.to_string(),
+            session_name: self.session_name(session),
             expires,
             left_seconds,
         }
+    }
+
+    /// What a person calls a session of this machine.
+    fn session_name(&self, session: &SessionId) -> String {
+        let info = self.local.get(session).map(|entry| &entry.info);
+        info.map(|info| info.aliases.first().unwrap_or(&info.name).clone()).unwrap_or_default()
     }
 
     /// A moment as a date, and how many seconds away it is.
@@ -320,7 +332,11 @@ impl Relay {
     }
 
     fn held_entry(&self, action: Action, number: u64, held: &Held) -> Entry {
-        self.entry_of(action, &held.matter, json!({ "approval": self.approvals.held_id(number), "hash": held.hash }))
+        self.entry_of(
+            action,
+            &held.matter,
+            json!({ "approval": self.approvals.held_id(number), "hash": held.shown.hash }),
+        )
     }
 
     fn entry_of(&self, action: Action, matter: &Matter, data: serde_json::Value) -> Entry {

@@ -22,6 +22,7 @@ use crate::wire::DEFAULT_MESSAGE_LIMIT;
 use crate::wire::error::{Code, Failure};
 use crate::wire::ids::SessionId;
 use crate::wire::link::{Allows, ByeReason, Hello, LinkMessage};
+use crate::wire::preview::Shown;
 
 /// How long the first message may take.
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
@@ -204,6 +205,22 @@ impl Relay {
     /// A message came over a link. Gives the hello back when that is what it was, so that what it
     /// tells of the peer can be kept.
     pub fn link_message(&mut self, id: LinkId, message: LinkMessage, now: Duration) -> Option<Hello> {
+        self.link_message_shown(id, message, None, now)
+    }
+
+    /// Whether a call over a link may have to wait for a person, who is shown what it is.
+    pub fn may_ask_about(&self, id: LinkId) -> bool {
+        self.links.get(&id).is_some_and(|link| !link.allowed.ask.is_empty())
+    }
+
+    /// As [`Relay::link_message`], of a call with what a person would be shown of it.
+    pub fn link_message_shown(
+        &mut self,
+        id: LinkId,
+        message: LinkMessage,
+        shown: Option<Shown>,
+        now: Duration,
+    ) -> Option<Hello> {
         self.end_grants(now);
         let link = self.links.get_mut(&id)?;
         link.heard = now;
@@ -227,7 +244,7 @@ impl Relay {
                 None
             }
             (State::Live { .. }, message) => {
-                self.live_message(id, message, now);
+                self.live_message(id, message, shown, now);
                 None
             }
         }
@@ -361,7 +378,7 @@ impl Relay {
         links.chain(self.next_contest_deadline()).min()
     }
 
-    fn live_message(&mut self, id: LinkId, message: LinkMessage, now: Duration) {
+    fn live_message(&mut self, id: LinkId, message: LinkMessage, shown: Option<Shown>, now: Duration) {
         // Calls have a measure of their own, and answers are as many as calls.
         let is_free = matches!(message, LinkMessage::Rpc(_) | LinkMessage::RpcResponse { .. });
         if !is_free && !self.may_say_more(id, now) {
@@ -376,7 +393,7 @@ impl Relay {
                 if self.links.get(&id).is_some_and(|link| link.calls.contains_key(&rpc.id)) {
                     return self.break_off(id, "a call id used twice", now);
                 }
-                self.rpc(id, rpc, now);
+                self.rpc(id, rpc, shown, now);
             }
             LinkMessage::RpcProgress { id: call, code, extend_ms } => self.rpc_progress(id, call, code, extend_ms),
             LinkMessage::RpcResponse { id: call, outcome } => self.rpc_answered(id, call, outcome, now),

@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 
 use super::escape::harmless_json;
 use super::ids::is_unsafe_to_show;
@@ -16,6 +17,25 @@ const MAX_BLANKS: usize = 8;
 /// Longest `id` or `messageId` that is left out.
 const MAX_ID: usize = 64;
 
+/// What a person is told of a command, worked out once: it takes time for a long one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// What it would have its session do, as [`preview`] tells it.
+    pub preview: String,
+    /// Whether the preview leaves something out.
+    pub cut: bool,
+    /// SHA-256 of the command's bytes, 64 hex digits.
+    pub hash: String,
+}
+
+impl Shown {
+    /// Of a command's bytes.
+    pub fn of(command: &[u8]) -> Self {
+        let (preview, cut) = preview(&String::from_utf8_lossy(command));
+        Self { preview, cut, hash: format!("{:x}", Sha256::digest(command)) }
+    }
+}
+
 /// A command in a line, and whether something of it was left out.
 ///
 /// A command of the usual members is shown in words. One that has others is shown as the JSON that it
@@ -23,7 +43,8 @@ const MAX_ID: usize = 64;
 ///
 /// What a mark or an escape stands for is never in doubt. In words each backslash of the text is
 /// doubled, so one alone is the preview's: `\u{202e}` is a character, `\[250 spaces]` so many of one. In
-/// JSON characters are escaped as JSON does it, and `\[` is nothing that JSON can hold.
+/// JSON only those characters are escaped that have to be, however they came, as JSON does it, and `\[` is
+/// nothing that JSON can hold.
 pub fn preview(command: &str) -> (String, bool) {
     match serde_json::from_str::<Plain<'_>>(command).ok().and_then(|plain| plain.in_words()) {
         Some((before, text)) => cut(before, shown(&text, Form::Words), MAX_PREVIEW),
@@ -82,29 +103,95 @@ enum Form {
     Json,
 }
 
+/// What one character of a text, or one escape of JSON, stands for.
+#[derive(Clone, Copy)]
+enum Sign {
+    Plain(char),
+    /// It was written as an escape, and is no quote or backslash of the JSON itself.
+    Escaped(char),
+    /// Half of a character, which no text can hold.
+    Half(u16),
+}
+
+impl Sign {
+    fn char(self) -> Option<char> {
+        match self {
+            Self::Plain(c) | Self::Escaped(c) => Some(c),
+            Self::Half(_) => None,
+        }
+    }
+}
+
 /// The text in pieces that are shown whole or not at all.
 fn shown(text: &str, form: Form) -> impl Iterator<Item = String> {
     let mut rest = text;
     std::iter::from_fn(move || {
-        let c = rest.chars().next()?;
-        let is_blank = c == ' ' || is_unsafe_to_show(c);
-        let run = if is_blank { rest.chars().take_while(|next| *next == c).count() } else { 1 };
-        let taken = if run > MAX_BLANKS { run } else { 1 };
-        rest = rest.get(taken * c.len_utf8()..).unwrap_or_default();
-        Some(match (taken, c) {
-            (1, c) => one(c, form),
-            (many, ' ') => format!("\\[{many} spaces]"),
-            (many, c) => format!("\\[{many} u{{{:x}}}]", u32::from(c)),
-        })
+        let (sign, taken) = first(rest, form)?;
+        rest = rest.get(taken..).unwrap_or_default();
+        let Some(c) = sign.char().filter(|c| *c == ' ' || is_unsafe_to_show(*c)) else {
+            return Some(one(sign, form));
+        };
+        let (mut run, mut behind) = (1, rest);
+        while let Some((_, taken)) = first(behind, form).filter(|(next, _)| next.char() == Some(c)) {
+            (run, behind) = (run + 1, behind.get(taken..).unwrap_or_default());
+        }
+        if run <= MAX_BLANKS {
+            return Some(one(sign, form));
+        }
+        rest = behind;
+        Some(if c == ' ' { format!("\\[{run} spaces]") } else { format!("\\[{run} u{{{:x}}}]", u32::from(c)) })
     })
 }
 
-fn one(c: char, form: Form) -> String {
-    match form {
-        Form::Words if c == '\\' => r"\\".to_owned(),
-        Form::Words if is_unsafe_to_show(c) => c.escape_unicode().collect(),
-        Form::Json => harmless_json(c.encode_utf8(&mut [0; 4])).into_owned(),
-        Form::Words => c.into(),
+/// The first sign of a text, and how many bytes it takes there. Escapes of JSON are undone, so that no
+/// word hides behind them.
+fn first(text: &str, form: Form) -> Option<(Sign, usize)> {
+    let c = text.chars().next()?;
+    Some(match form {
+        Form::Json if c == '\\' => escape(text.get(1..).unwrap_or_default()),
+        // Between two tokens; inside a string there is none that is not escaped.
+        Form::Json if c.is_ascii_whitespace() => (Sign::Plain(' '), 1),
+        Form::Json | Form::Words => (Sign::Plain(c), c.len_utf8()),
+    })
+}
+
+/// What an escape of JSON stands for, by what is behind its backslash, and how many bytes it takes.
+fn escape(behind: &str) -> (Sign, usize) {
+    let simple = |c| (Sign::Escaped(c), 2);
+    match behind.chars().next() {
+        Some('n') => simple('\n'),
+        Some('t') => simple('\t'),
+        Some('r') => simple('\r'),
+        Some('b') => simple('\u{8}'),
+        Some('f') => simple('\u{c}'),
+        Some('u') => match (unit(behind, 1), unit(behind, 7).filter(|_| behind.get(5..7) == Some("\\u"))) {
+            (Some(high), Some(low)) => match char::decode_utf16([high, low]).next() {
+                Some(Ok(c)) => (Sign::Escaped(c), if c.len_utf16() == 2 { 12 } else { 6 }),
+                Some(Err(_)) | None => (Sign::Half(high), 6),
+            },
+            (Some(only), None) => (char::from_u32(only.into()).map_or(Sign::Half(only), Sign::Escaped), 6),
+            (None, _) => simple('u'),
+        },
+        Some(c) => (Sign::Escaped(c), 1 + c.len_utf8()),
+        None => (Sign::Plain('\\'), 1),
+    }
+}
+
+fn unit(text: &str, at: usize) -> Option<u16> {
+    u16::from_str_radix(text.get(at..at + 4)?, 16).ok()
+}
+
+fn one(sign: Sign, form: Form) -> String {
+    match (form, sign) {
+        (Form::Words, Sign::Plain('\\')) => r"\\".to_owned(),
+        (Form::Words, Sign::Plain(c)) if is_unsafe_to_show(c) => c.escape_unicode().collect(),
+        (Form::Json, Sign::Plain(c)) => harmless_json(c.encode_utf8(&mut [0; 4])).into_owned(),
+        (Form::Words | Form::Json, Sign::Escaped(c)) => {
+            let quoted = serde_json::Value::from(c.to_string()).to_string();
+            harmless_json(quoted.get(1..quoted.len() - 1).unwrap_or_default()).into_owned()
+        }
+        (Form::Words | Form::Json, Sign::Half(unit)) => format!("\\u{unit:04x}"),
+        (Form::Words, Sign::Plain(c)) => c.into(),
     }
 }
 
@@ -183,6 +270,36 @@ mod tests {
     }
 
     #[test]
+    fn no_word_of_a_command_hides_behind_escapes() {
+        let space = r"\u0020";
+        for (command, shown) in [
+            (r#"{"type":"x","a":"\u0072\u006D -rf \/"}"#.to_owned(), r#"{"type":"x","a":"rm -rf /"}"#),
+            (r#"{"type":"x","\u0061":"\ud83d\ude42\u00e9\u6f22"}"#.to_owned(), r#"{"type":"x","a":"🙂é漢"}"#),
+            (
+                r#"{"type":"x","a":"\u0022,\"b\u005c\\\u000a\n\b\f\r\t\u009b\udb40\udd00"}"#.to_owned(),
+                r#"{"type":"x","a":"\",\"b\\\\\n\n\b\f\r\t\u009b\udb40\udd00"}"#,
+            ),
+            (
+                r#"{"type":"x","a":"\ud83d","b":"\ude42\ud83d\u0041\ud83d\n"}"#.to_owned(),
+                r#"{"type":"x","a":"\ud83d","b":"\ude42\ud83dA\ud83d\n"}"#,
+            ),
+            (
+                format!(r#"{{"type":"x","a":"ok{}rm{}"}}"#, format!(" {space}").repeat(125), r"\n".repeat(9)),
+                r#"{"type":"x","a":"ok\[250 spaces]rm\[9 u{a}]"}"#,
+            ),
+        ] {
+            assert_eq!((preview(&command), whole(&command)), ((shown.to_owned(), false), shown.to_owned()));
+        }
+    }
+
+    #[test]
+    fn what_is_no_json_is_shown_all_the_same() {
+        for (text, shown) in [("\\", "\\"), ("\\u12", "u12"), ("\\é", "é"), ("\\u+é1", "u+é1")] {
+            assert_eq!(whole(text), shown);
+        }
+    }
+
+    #[test]
     fn a_long_command_is_cut_and_says_so() {
         let send = |message: &str| preview(&serde_json::json!({"type": "send", "message": message}).to_string());
         let (shown, cut) = send(&"é".repeat(494));
@@ -205,6 +322,16 @@ mod tests {
         fn two_messages_are_never_shown_alike(one in tricky(), other in tricky()) {
             let shown = |message: &str| preview(&serde_json::json!({"type": "send", "message": message}).to_string()).0;
             prop_assert_eq!(one == other, shown(&one) == shown(&other));
+        }
+
+        #[test]
+        fn json_is_shown_as_json_that_says_the_same(text in any::<String>(), escaped in any::<bool>()) {
+            let plain = serde_json::json!({"type": "x", "a": text});
+            let utf16 = |text: &str| text.encode_utf16().map(|unit| format!("\\u{unit:04X}")).collect::<String>();
+            let written = if escaped { format!(r#"{{"type":"x","a":"{}"}}"#, utf16(&text)) } else { plain.to_string() };
+            let shown = whole(&written);
+            prop_assume!(!shown.contains("\\["));
+            prop_assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), plain);
         }
 
         #[test]

@@ -170,6 +170,10 @@ struct Wire<'a> {
     #[serde(borrow)]
     approval: Option<&'a RawValue>,
     #[serde(borrow)]
+    hash: Option<&'a RawValue>,
+    #[serde(borrow)]
+    for_seconds: Option<&'a RawValue>,
+    #[serde(borrow)]
     calls_per_minute: Option<&'a RawValue>,
 }
 
@@ -248,7 +252,13 @@ impl Request {
             Some("grants") => Self::Grants { peer: optional(wire.peer, "peer")? },
             Some("revoke") => Self::Revoke { grant: required(wire.grant, "grant")? },
             Some("approvals") => Self::Approvals { approval: optional(wire.approval, "approval")? },
-            Some("approve") => Self::Approve(whole(text)?),
+            Some("approve") => Self::Approve(Approve {
+                id: required(wire.approval, "approval")?,
+                hash: required(wire.hash, "hash").map_err(|failure| {
+                    failure.hint("what is approved is what was shown: `approvals` gives the hash of each")
+                })?,
+                for_seconds: optional(wire.for_seconds, "forSeconds")?,
+            }),
             Some("deny") => Self::Deny { approval: required(wire.approval, "approval")? },
             Some("lock") => Self::Lock,
             Some("unlock") => Self::Unlock,
@@ -367,6 +377,9 @@ mod tests {
     fn members_of_the_wrong_type_are_named() {
         for (text, member) in [
             (r#"{"type":"add_peer"}"#, "host"),
+            (r#"{"type":"approve","approval":"a1"}"#, "hash"),
+            (r#"{"type":"approve","hash":"0"}"#, "approval"),
+            (r#"{"type":"approve","approval":"a1","hash":"0","forSeconds":"1h"}"#, "forSeconds"),
             (r#"{"type":"add_peer","host":5}"#, "host"),
             (r#"{"type":"relay","targetSessionId":"s"}"#, "rpcCommand"),
             (r#"{"type":"relay","targetSessionId":"s","rpcCommand":{},"waitUntil":"later"}"#, "waitUntil"),

@@ -92,6 +92,9 @@ pub struct ApprovalView {
     pub command: Option<String>,
     /// SHA-256 of the peer's bytes, 64 hex digits: what is approved is this and nothing else.
     pub hash: String,
+    /// For how long it has been held, in seconds.
+    #[serde(default)]
+    pub age_seconds: u64,
     /// Until when it is held, RFC 3339.
     pub expires: String,
     /// How much of that is left, in seconds.
@@ -113,6 +116,9 @@ pub struct StandingApproval {
     pub verb: Verb,
     /// The session's id.
     pub session: String,
+    /// What a person calls the session: an alias, or its generated name.
+    #[serde(default)]
+    pub session_name: String,
     /// When it ends, RFC 3339.
     pub expires: String,
     /// How much of that is left, in seconds.
@@ -137,9 +143,8 @@ pub struct Approve {
     /// The held call.
     #[serde(rename = "approval")]
     pub id: String,
-    /// The hash that was shown; another one is refused.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hash: Option<String>,
+    /// The hash of the call that was shown; another one is refused.
+    pub hash: String,
     /// Also every call of this peer that needs the same right on the same session, for so long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub for_seconds: Option<u64>,

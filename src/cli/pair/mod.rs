@@ -101,6 +101,9 @@ pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
 
 /// What a pairing ends with that was interrupted.
 pub(crate) fn interrupted(cx: &Context) -> Error {
+    if !cx.out.json {
+        cx.out.note("\ninterrupted: a code or ticket that was shown here holds no more");
+    }
     report::ended(cx, Error::interrupted())
 }
 

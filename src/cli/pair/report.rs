@@ -7,7 +7,8 @@ use crate::cli::{Context, Error, peers, rights};
 use crate::trust::Preset;
 use crate::wire::Failure;
 use crate::wire::commands::quoted;
-use crate::wire::control::{Paired, PeerView};
+use crate::wire::control::{GrantView, Paired, PeerView};
+use crate::wire::session::Verb;
 
 /// Says that it is done: JSON's last line, or words where `to_stdout` says.
 pub(crate) fn report(cx: &Context, paired: &Paired, to_stdout: bool) -> Result<(), Error> {
@@ -96,22 +97,29 @@ fn both_directions(cx: &Context, peer: &PeerView) -> Table {
 
 fn next_steps(cx: &Context, peer: &PeerView) {
     let name = quoted(&peer.name);
-    let steps = if peer.connected {
-        [
-            ("all sessions, there and here", "pi-remote sessions".to_owned()),
-            ("send to one", format!("pi-remote send {}/NAME 'hello'", name)),
-        ]
+    let mut steps = Vec::new();
+    let may = |verb: Verb| [&peer.may_there, &peer.may_there_asking].into_iter().flatten().any(|v| v == verb.as_str());
+    if peer.connected {
+        if may(Verb::List) {
+            steps.push(("all sessions, there and here", "pi-remote sessions".to_owned()));
+        }
+        if may(Verb::Send) {
+            steps.push(("send to one", format!("pi-remote send {name}/NAME 'hello'")));
+        }
     } else {
-        [
-            ("whether the link is up", format!("pi-remote peers show {name}")),
-            ("what is in its way", "pi-remote doctor".to_owned()),
-        ]
-    };
+        steps.push(("whether the link is up", format!("pi-remote peers show {name}")));
+        steps.push(("what is in its way", "pi-remote doctor".to_owned()));
+    }
     let has_full = peer.grants.iter().any(|grant| grant.preset == Preset::Full.as_str());
-    let less = format!("to give {} less than that", output::escape(&peer.name));
-    let less = has_full.then(|| (less.as_str(), format!("pi-remote grant {name} read")));
-    let undo = ("to undo this", format!("pi-remote unpair {name}"));
-    let steps: Vec<_> = steps.into_iter().chain(less).chain([undo]).collect();
+    let gives = |grant: &GrantView| !(grant.allow.is_empty() && grant.ask.is_empty());
+    let shown = output::escape(&peer.name);
+    let (less, more) = (format!("to give {shown} less than that"), format!("to give {shown} something"));
+    if has_full {
+        steps.push((&less, format!("pi-remote grant {name} read")));
+    } else if !peer.grants.iter().any(gives) {
+        steps.push((&more, format!("pi-remote grant {name} read --for 2h")));
+    }
+    steps.push(("to undo this", format!("pi-remote unpair {name}")));
     let width = steps.iter().map(|(what, _)| what.len()).max().unwrap_or_default();
     cx.out.note("");
     for (what, command) in steps {

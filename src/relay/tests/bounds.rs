@@ -1,5 +1,6 @@
 //! The bounds of a call, each met exactly and passed by one, and what is asked of a session for it.
 
+use super::consent::{self, SEND, join, refusal, rpc};
 use super::*;
 
 /// The call that a session was just asked, and whether it is a send.
@@ -215,4 +216,43 @@ fn a_peer_is_answered_with_what_it_takes_and_no_byte_more() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+#[test]
+fn few_calls_of_a_peer_are_held_and_few_in_all() {
+    let mut relay = relay(1, 1);
+    relay.session_added(session("s"), Duration::ZERO);
+    let links: Vec<LinkId> = (2..12).map(|byte| join(&mut relay, byte)).collect();
+    for id in 0..9 {
+        rpc(&mut relay, links[0], id, SEND, Duration::ZERO);
+    }
+    let full = refusal(&mut relay, links[0]);
+    assert_eq!((full.code, full.delivered), (Code::Overloaded, Some(false)));
+    assert!(full.message.starts_with("8 calls wait for approval"), "{full}");
+    for (n, link) in links.iter().skip(1).enumerate() {
+        (0..8).for_each(|id| rpc(&mut relay, *link, id, SEND, Duration::ZERO));
+        let refused = messages(&mut relay, *link).into_iter().filter(|m| matches!(m, LinkMessage::RpcResponse { .. }));
+        assert_eq!(refused.count(), if n < 7 { 0 } else { 8 }, "64 in all");
+    }
+    assert_eq!(relay.held_count(), 64);
+    rpc(&mut relay, links[0], 20, r#"{"type":"get_message"}"#, Duration::ZERO);
+    assert_eq!(work(&mut relay).len(), 1, "what needs no approval goes on");
+    relay.deny("a1-322", None, Duration::ZERO).unwrap();
+    messages(&mut relay, links[0]);
+    rpc(&mut relay, links[0], 21, SEND, Duration::ZERO);
+    assert_eq!(relay.held_count(), 64, "there is room again");
+}
+
+#[test]
+fn the_bytes_of_held_calls_count_as_in_flight() {
+    let (mut relay, link) = consent::asked(2);
+    let long = format!(r#"{{"type":"send","message":"{}"}}"#, "x".repeat(60_000));
+    (0..5).for_each(|id| rpc(&mut relay, link, id, &long, Duration::ZERO));
+    let refused = refusal(&mut relay, link);
+    assert_eq!(refused.code, Code::Overloaded, "four times the longest message for one peer");
+    assert_eq!((relay.held_count(), relay.pending.bytes()), (4, 4 * long.len()));
+    for id in 1..=4 {
+        relay.deny(&format!("a{id}-322"), None, Duration::ZERO).unwrap();
+    }
+    assert_eq!((relay.pending.bytes(), relay.links[&link].call_bytes), (0, 0));
 }

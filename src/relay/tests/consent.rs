@@ -4,12 +4,15 @@ mod record;
 
 use std::collections::{HashMap, HashSet};
 
+use sha2::{Digest, Sha256};
+
 use super::*;
 use crate::wire::audit::{Action, Caller, Direction, Entry};
+use crate::wire::preview::Shown;
 use crate::wire::rights::{Approve, Decision};
 use crate::wire::session::Verb;
 
-const SEND: &str = r#"{"type":"send","message":"hi"}"#;
+pub(super) const SEND: &str = r#"{"type":"send","message":"hi"}"#;
 /// How long a call is held.
 const HOLD: Duration = DEFAULT_APPROVAL;
 
@@ -20,21 +23,21 @@ fn standing(byte: u8, preset: Preset) -> Standing {
 }
 
 /// A machine with the session `s`, and a link to a peer that asks first.
-fn asked(byte: u8) -> (Relay, LinkId) {
+pub(super) fn asked(byte: u8) -> (Relay, LinkId) {
     let mut relay = relay(1, 1);
     relay.session_added(session("s"), Duration::ZERO);
     let link = join(&mut relay, byte);
     (relay, link)
 }
 
-fn join(relay: &mut Relay, byte: u8) -> LinkId {
+pub(super) fn join(relay: &mut Relay, byte: u8) -> LinkId {
     relay.set_peer(device(byte), standing(byte, Preset::Ask), Duration::ZERO);
     let id = link(relay, byte, &[]);
     messages(relay, id);
     id
 }
 
-fn rpc(relay: &mut Relay, link: LinkId, id: u64, command: &str, now: Duration) {
+pub(super) fn rpc(relay: &mut Relay, link: LinkId, id: u64, command: &str, now: Duration) {
     let rpc = Rpc {
         id,
         target: "s".into(),
@@ -45,13 +48,19 @@ fn rpc(relay: &mut Relay, link: LinkId, id: u64, command: &str, now: Duration) {
     relay.link_message(link, LinkMessage::Rpc(rpc), now);
 }
 
+/// A yes to a held call as it is shown, or to one that is not there.
+fn yes(relay: &Relay, id: &str) -> Approve {
+    let shown = relay.approvals(Some(id), Duration::ZERO).ok().and_then(|list| list.approvals.into_iter().next());
+    Approve { id: id.into(), hash: shown.map(|held| held.hash).unwrap_or_default(), for_seconds: None }
+}
+
 fn approve(relay: &mut Relay, id: &str, now: Duration) -> Result<Decision, Code> {
-    let request = Approve { id: id.into(), ..Approve::default() };
+    let request = yes(relay, id);
     relay.approve(&request, None, now).map(|decided| decided.decision).map_err(|failure| failure.code)
 }
 
 /// The one failure that a link was told.
-fn refusal(relay: &mut Relay, link: LinkId) -> Failure {
+pub(super) fn refusal(relay: &mut Relay, link: LinkId) -> Failure {
     let mut said = messages(relay, link);
     said.retain(|message| matches!(message, LinkMessage::RpcResponse { .. }));
     match said.pop() {
@@ -93,14 +102,18 @@ fn a_call_that_needs_approval_waits_and_then_goes_on_with_its_own_bytes_and_time
     let view = relay.approvals(Some("a1-322"), 10 * SECOND).unwrap().approvals.remove(0);
     assert_eq!((view.peer.as_str(), view.verb, view.session_name.as_str()), ("peer-2", Verb::Send, "name-s"));
     assert_eq!((view.preview.as_str(), view.left_seconds), (r"send: a\u{1b}[31m", 50));
-    assert_eq!(view.command.as_deref(), Some(command));
+    assert_eq!((view.age_seconds, view.hash.as_str()), (10, &*format!("{:x}", Sha256::digest(command))));
+    assert_eq!(relay.held_command("a1-322").unwrap(), command);
+    assert_eq!(relay.held_command("a2-322"), None);
     assert_eq!(event["data"]["hash"], view.hash.as_str());
     assert!(event["data"].get("command").is_none(), "an event is small");
 
     let at = 59 * SECOND;
-    let wrong = Approve { id: "a1-322".into(), hash: Some("0".repeat(64)), for_seconds: None };
-    assert_eq!(relay.approve(&wrong, None, at).unwrap_err().code, Code::VerificationFailed);
-    let right = Approve { hash: Some(view.hash.clone()), ..wrong };
+    for wrong in ["0".repeat(64), String::new(), view.hash[..63].to_owned(), format!("{}0", view.hash)] {
+        let wrong = Approve { id: "a1-322".into(), hash: wrong, for_seconds: None };
+        assert_eq!(relay.approve(&wrong, None, at).unwrap_err().code, Code::VerificationFailed);
+    }
+    let right = Approve { id: "a1-322".into(), hash: view.hash.clone(), for_seconds: None };
     assert_eq!(relay.approve(&right, None, at).unwrap().decision, Decision::Approved);
     let SessionWork::Call { call, command: begun, is_send: true, sender: Some(sender), .. } =
         work(&mut relay).remove(0)
@@ -115,6 +128,19 @@ fn a_call_that_needs_approval_waits_and_then_goes_on_with_its_own_bytes_and_time
     let entries = trail(&mut relay);
     assert_eq!(entries.iter().map(|entry| entry.action).collect::<Vec<_>>(), [Action::Hold, Action::Approve]);
     assert!(entries.iter().all(|entry| entry.data.as_ref().unwrap()["hash"] == view.hash.as_str()));
+}
+
+#[test]
+fn what_was_worked_out_of_a_call_before_is_what_is_shown_of_it() {
+    let (mut relay, link) = asked(2);
+    let full = join(&mut relay, 3);
+    relay.set_peer(device(3), standing(3, Preset::Full), Duration::ZERO);
+    assert!(relay.may_ask_about(link) && !relay.may_ask_about(full), "for the other it is not worked out");
+    let shown = Shown { preview: "as it was".into(), cut: true, hash: "its own".into() };
+    let rpc = Rpc { id: 1, target: "s".into(), command: SEND.into(), wait_until: None, timeout_ms: None };
+    relay.link_message_shown(link, LinkMessage::Rpc(rpc), Some(shown), Duration::ZERO);
+    let view = relay.approvals(None, SECOND).unwrap().approvals.remove(0);
+    assert_eq!((view.preview.as_str(), view.cut, view.hash.as_str()), ("as it was", true, "its own"));
 }
 
 #[test]
@@ -165,7 +191,8 @@ fn a_held_call_is_void_once_whoever_asked_has_gone() {
 #[test]
 fn what_ends_a_right_ends_what_waits_for_it_with_the_answer_of_a_new_call() {
     type Change = fn(&mut Relay);
-    let changes: [(&str, Change, &str); 3] = [
+    let changes: [(&str, Change, &str); 4] = [
+        ("locked", |relay| relay.set_locked(true, SECOND), "Session s not found"),
         ("read", |relay| relay.set_peer(device(2), standing(2, Preset::Read), SECOND), "send is not open"),
         ("none", |relay| relay.set_peer(device(2), standing(2, Preset::None), SECOND), "Session s not found"),
         ("gone", |relay| relay.session_removed(&"s".parse().unwrap(), SECOND), "Session s not found"),
@@ -212,7 +239,7 @@ fn who_decided_is_on_record() {
     let (mut relay, link) = asked(2);
     let by = || Some(Caller { pid: 7, executable: None });
     (1..4).for_each(|id| rpc(&mut relay, link, id, SEND, Duration::ZERO));
-    let ahead = Approve { id: "a1-322".into(), hash: None, for_seconds: Some(9) };
+    let ahead = Approve { for_seconds: Some(9), ..yes(&relay, "a1-322") };
     relay.approve(&ahead, by(), SECOND).unwrap();
     relay.deny("a2-322", by(), SECOND).unwrap();
     relay.deny("s1-322", by(), SECOND).unwrap();
@@ -233,45 +260,6 @@ fn nothing_is_approved_that_cannot_be_put_on_record_but_denied_it_is() {
     assert_eq!(approve(&mut relay, "a1-322", SECOND), Err(Code::AuditFailed));
     assert_eq!(ids(&relay), ["a1-322"], "held on");
     assert!(relay.deny("a1-322", None, SECOND).is_ok() && work(&mut relay).is_empty());
-}
-
-#[test]
-fn few_calls_of_a_peer_are_held_and_few_in_all() {
-    let mut relay = relay(1, 1);
-    relay.session_added(session("s"), Duration::ZERO);
-    let links: Vec<LinkId> = (2..12).map(|byte| join(&mut relay, byte)).collect();
-    for id in 0..9 {
-        rpc(&mut relay, links[0], id, SEND, Duration::ZERO);
-    }
-    let full = refusal(&mut relay, links[0]);
-    assert_eq!((full.code, full.delivered), (Code::Overloaded, Some(false)));
-    assert!(full.message.starts_with("8 calls wait for approval"), "{full}");
-    for (n, link) in links.iter().skip(1).enumerate() {
-        (0..8).for_each(|id| rpc(&mut relay, *link, id, SEND, Duration::ZERO));
-        let refused = messages(&mut relay, *link).into_iter().filter(|m| matches!(m, LinkMessage::RpcResponse { .. }));
-        assert_eq!(refused.count(), if n < 7 { 0 } else { 8 }, "64 in all");
-    }
-    assert_eq!(relay.held_count(), 64);
-    rpc(&mut relay, links[0], 20, r#"{"type":"get_message"}"#, Duration::ZERO);
-    assert_eq!(work(&mut relay).len(), 1, "what needs no approval goes on");
-    relay.deny("a1-322", None, Duration::ZERO).unwrap();
-    messages(&mut relay, links[0]);
-    rpc(&mut relay, links[0], 21, SEND, Duration::ZERO);
-    assert_eq!(relay.held_count(), 64, "there is room again");
-}
-
-#[test]
-fn the_bytes_of_held_calls_count_as_in_flight() {
-    let (mut relay, link) = asked(2);
-    let long = format!(r#"{{"type":"send","message":"{}"}}"#, "x".repeat(60_000));
-    (0..5).for_each(|id| rpc(&mut relay, link, id, &long, Duration::ZERO));
-    let refused = refusal(&mut relay, link);
-    assert_eq!(refused.code, Code::Overloaded, "four times the longest message for one peer");
-    assert_eq!((relay.held_count(), relay.pending.bytes()), (4, 4 * long.len()));
-    for id in 1..=4 {
-        relay.deny(&format!("a{id}-322"), None, Duration::ZERO).unwrap();
-    }
-    assert_eq!((relay.pending.bytes(), relay.links[&link].call_bytes), (0, 0));
 }
 
 #[test]
@@ -298,7 +286,7 @@ fn what_is_approved_for_a_while_needs_no_more_approval_until_that_ends() {
     for (how, end) in ends {
         let (mut relay, mut link) = asked(2);
         rpc(&mut relay, link, 1, SEND, Duration::ZERO);
-        let request = Approve { id: "a1-322".into(), hash: None, for_seconds: Some(100) };
+        let request = Approve { for_seconds: Some(100), ..yes(&relay, "a1-322") };
         let decided = relay.approve(&request, None, Duration::ZERO).unwrap();
         assert_eq!(decided.until.as_deref(), Some("1970-01-01T00:01:40.000Z"), "{how}");
         rpc(&mut relay, link, 2, SEND, SECOND);
@@ -323,7 +311,7 @@ fn an_approval_for_a_while_is_bounded_to_a_day() {
     let (mut relay, link) = asked(2);
     rpc(&mut relay, link, 1, SEND, Duration::ZERO);
     for bad in [0, 86_401, u64::MAX] {
-        let request = Approve { id: "a1-322".into(), hash: None, for_seconds: Some(bad) };
+        let request = Approve { for_seconds: Some(bad), ..yes(&relay, "a1-322") };
         assert_eq!(relay.approve(&request, None, SECOND).unwrap_err().code, Code::InvalidRequest);
     }
     assert_eq!(ids(&relay), ["a1-322"], "held on");
@@ -480,7 +468,7 @@ impl World {
             }
             Step::Approve(which, ahead) => {
                 let Some((id, call)) = self.held().get(which).cloned() else { return };
-                let request = Approve { id, hash: None, for_seconds: ahead.then_some(50) };
+                let request = Approve { for_seconds: ahead.then_some(50), ..yes(&self.relay, &id) };
                 if self.relay.approve(&request, None, self.now).is_ok() {
                     assert!(self.positive.insert(call), "approved but once");
                 }

@@ -112,7 +112,7 @@ mod tests {
         let secret = || serde_json::from_value(json!("x")).unwrap();
         vec![
             ("grant", json!(GrantRequest { peer: "p".into(), terms: grant, add: true })),
-            ("approve", json!(Approve { id: "a1".into(), hash: text(), for_seconds: Some(1) })),
+            ("approve", json!(Approve { id: "a1".into(), hash: "x".into(), for_seconds: Some(1) })),
             ("pair_check", json!(PairCheck { address: text(), terms: terms.clone() })),
             (
                 "pair_offer",

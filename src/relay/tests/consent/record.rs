@@ -14,7 +14,7 @@ fn what_is_void_what_was_approved_ahead_and_its_end_are_on_record() {
     assert_eq!(void.data.unwrap()["approval"], "a1-322");
 
     rpc(&mut relay, link, 2, SEND, SECOND);
-    let request = Approve { id: "a2-322".into(), hash: None, for_seconds: Some(60) };
+    let request = Approve { for_seconds: Some(60), ..yes(&relay, "a2-322") };
     relay.approve(&request, None, SECOND).unwrap();
     rpc(&mut relay, link, 3, SEND, SECOND);
     for work in work(&mut relay) {
