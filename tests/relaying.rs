@@ -1,9 +1,26 @@
 //! Two machines: sessions of one seen and asked from the other.
 
 use pi_remote::session::fake::FakeSession;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::support::{TestPair, eventually};
+use crate::support::scripted::Scripted;
+use crate::support::{DEADLINE, TestPair, eventually};
+
+/// A command for `s-1`, numbered.
+fn relay(id: usize, command: Value, members: Value) -> Value {
+    let mut request = json!({"type": "relay", "targetSessionId": "s-1", "id": id.to_string(), "rpcCommand": command});
+    request.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
+    request
+}
+
+/// The owner of the session's machine gets through at once, whatever a peer has under way there.
+fn owner_gets_through(pair: &TestPair) {
+    for command in ["get_message", "send", "abort"] {
+        let command = json!({"type": command, "message": "owner"});
+        let answer = pair.desktop.ask(relay(0, command.clone(), json!({"timeoutMs": 2000})));
+        assert_eq!(answer["success"], true, "{command}: {answer}");
+    }
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_sent_on_one_machine_is_answered_by_a_session_on_the_other() {
@@ -18,4 +35,57 @@ async fn a_command_sent_on_one_machine_is_answered_by_a_session_on_the_other() {
     assert_eq!(answer["data"]["response"]["data"]["delivered"], true);
     session.stop().await;
     eventually("the session is gone", || pair.laptop.sessions().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_whose_sends_wait_for_a_turn_that_does_not_end_keeps_nobody_out() {
+    let pair = TestPair::start();
+    let session = FakeSession::start(&pair.desktop.dir, &"s-1".parse().unwrap()).unwrap();
+    eventually("the session is seen", || pair.laptop.sessions() == ["desktop/s-1"]);
+    let mut peer = pair.laptop.control();
+    let day = 24 * 60 * 60 * 1000;
+    for n in 0..100 {
+        let send = json!({"type": "send", "message": format!("SLOW 600000 {n}")});
+        peer.send(&relay(n, send, json!({"waitUntil": "turn_end", "timeoutMs": day})));
+    }
+    for n in 16..100 {
+        let answer = peer.next();
+        assert_eq!((&answer["id"], &answer["code"]), (&n.to_string().into(), &"overloaded".into()), "{answer}");
+        assert_eq!(answer["delivered"], false, "{answer}");
+    }
+    peer.send(&relay(100, json!({"type": "send", "message": "SLOW 600000 100"}), json!({"timeoutMs": 2000})));
+    assert_eq!(peer.next()["success"], true, "a peer that waits for no turn is not kept out by its own that do");
+    owner_gets_through(&pair);
+    for _ in 0..16 {
+        assert_eq!(peer.next()["success"], true, "the owner's abort has ended the turn");
+    }
+    tokio::time::timeout(DEADLINE, session.until_connections(0)).await.expect("nothing is held");
+    let received = session.received();
+    let commands = received.iter().map(|line| serde_json::from_slice::<Value>(line).unwrap());
+    let sent: Vec<String> = commands
+        .filter_map(|command| Some(command["message"].as_str()?.strip_prefix("SLOW 600000 ")?.into()))
+        .collect();
+    let expected = (0..16).chain([100]).map(|n| n.to_string());
+    assert_eq!(sent, expected.collect::<Vec<_>>(), "in the order in which they were made");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_whose_calls_are_not_answered_keeps_nobody_out_and_can_still_abort() {
+    let pair = TestPair::start();
+    let session = Scripted::start(&pair.desktop.dir, "s-1", |line| async move {
+        if line.contains("laptop") && !line.contains("abort") {
+            std::future::pending::<()>().await;
+        }
+        br#"{"type":"response","success":true}"#.to_vec()
+    });
+    eventually("the session is seen", || pair.laptop.sessions() == ["desktop/s-1"]);
+    let mut peer = pair.laptop.control();
+    for n in 0..200 {
+        let command = if n < 100 { "get_message" } else { "send" };
+        peer.send(&relay(n, json!({"type": command, "message": "peer"}), json!({})));
+    }
+    eventually("its share is used", || session.received().len() == 16);
+    owner_gets_through(&pair);
+    peer.send(&relay(200, json!({"type": "abort"}), json!({})));
+    assert_eq!(peer.next()["id"], "200");
 }

@@ -429,13 +429,14 @@ impl Relay {
     /// Has a session asked.
     pub(super) fn ask_session(&mut self, call: CallId, session: SessionId, question: Question) {
         let (is_send, wait_turn_end) = (question.is_send(), question.waits_for_turn_end());
+        let is_control = question.verb() == Some(Verb::Control);
         let sender = self.sender(call).map(|(peer, fingerprint)| Sender {
             peer,
             fingerprint,
             lacks_message_id: is_send && !question.has_message_id,
         });
         let command = question.command;
-        self.push_work(SessionWork::Call { call, session, command, is_send, wait_turn_end, sender });
+        self.push_work(SessionWork::Call { call, session, command, is_send, is_control, wait_turn_end, sender });
     }
 
     /// The peer that makes a call.
