@@ -89,3 +89,22 @@ async fn a_peer_whose_calls_are_not_answered_keeps_nobody_out_and_can_still_abor
     peer.send(&relay(200, json!({"type": "abort"}), json!({})));
     assert_eq!(peer.next()["id"], "200");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_holds_large_answers_takes_no_room_for_them_from_the_owner() {
+    let pair = TestPair::start();
+    let session = FakeSession::start(&pair.desktop.dir, &"s-1".parse().unwrap()).unwrap();
+    let _other = FakeSession::start(&pair.desktop.dir, &"s-2".parse().unwrap()).unwrap();
+    eventually("the sessions are seen", || pair.laptop.sessions().len() == 2);
+    let mut peer = pair.laptop.control();
+    // A session's answer repeats the id; and then its turn is waited for.
+    let send = json!({"type": "send", "message": "SLOW 600000 x", "id": "i".repeat(500_000)});
+    for n in 0..8 {
+        peer.send(&relay(n, send.clone(), json!({"waitUntil": "turn_end"})));
+    }
+    eventually("they are under way", || session.received().len() >= 8);
+    let big = json!({"type": "send", "message": "BIG 3000000"});
+    let mut request = relay(0, big, json!({"waitUntil": "turn_end", "timeoutMs": 5000}));
+    request["targetSessionId"] = "s-2".into();
+    assert_eq!(pair.desktop.ask(request)["success"], true);
+}
