@@ -64,7 +64,9 @@ fn sent(session: &FakeSession) -> Vec<Value> {
 async fn a_message_waits_for_approval_and_is_then_delivered_with_its_sender_and_answered() {
     let mut asking = Asking::start(json!({}));
     let (sending, held) = asking.send(&["run the tests", "--wait"]);
-    assert_eq!((&held["id"], &held["peer"], &held["verb"]), (&json!("a1"), &json!("laptop"), &json!("send")));
+    assert_eq!((&held["peer"], &held["verb"]), (&json!("laptop"), &json!("send")));
+    let id = held["id"].as_str().unwrap();
+    assert!(id.starts_with("a1-"), "{id}");
     assert_eq!(held["preview"], "send: run the tests");
     assert_eq!(asking.sent(), Vec::<Value>::new());
     let desktop = &asking.pair.desktop.dir.clone();
@@ -77,16 +79,17 @@ async fn a_message_waits_for_approval_and_is_then_delivered_with_its_sender_and_
     let table = run(desktop, &["approvals"]).ends(0);
     let words: Vec<Vec<&str>> = table.out.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(words[0], ["ID", "PEER", "RIGHT", "SESSION", "LEFT", "WHAT"]);
-    assert_eq!(
-        (&words[1][..3], &words[1][5..]),
-        (&["a1", "laptop", "send"][..], &["send:", "run", "the", "tests"][..])
-    );
+    assert_eq!((&words[1][..3], &words[1][5..]), (&[id, "laptop", "send"][..], &["send:", "run", "the", "tests"][..]));
     let status = asking.pair.desktop.ask(json!({"type": "status"}));
     assert_eq!(status["data"]["approvals"], 1);
     assert!(run(desktop, &["status"]).ends(0).out.contains("1 wait: pi-remote"));
 
-    let done = run(desktop, &["approve", "a1", "--json"]).ends(0).json();
-    assert_eq!((&done["id"], &done["decision"]), (&json!("a1"), &json!("approved")));
+    let of_another_start = if id.ends_with('2') { "a1-223" } else { "a1-222" };
+    for other in ["a1", of_another_start] {
+        assert_eq!(run(desktop, &["approve", other, "--json"]).ends(4).json_failure()["code"], "not_found");
+    }
+    let done = run(desktop, &["approve", id, "--json"]).ends(0).json();
+    assert_eq!((&done["id"], &done["decision"]), (&json!(id), &json!("approved")));
     let sent_by = sending.end().ends(0);
     assert_eq!(sent_by.out, "echo: run the tests\n");
     assert_eq!(sent_by.err, "waiting for somebody on desktop to approve it (up to 60 s)\n");
@@ -94,7 +97,7 @@ async fn a_message_waits_for_approval_and_is_then_delivered_with_its_sender_and_
     let [command] = &asking.sent()[..] else { panic!("{:?}", asking.sent()) };
     assert_eq!(command["from"], json!({"peer": "laptop", "fingerprint": asking.pair.laptop.fingerprint}));
     assert!(command["messageId"].as_str().unwrap().parse::<uuid::Uuid>().is_ok(), "{command}");
-    assert_eq!(run(desktop, &["approve", "a1", "--json"]).ends(4).json_failure()["code"], "not_found");
+    assert_eq!(run(desktop, &["approve", id, "--json"]).ends(4).json_failure()["code"], "not_found");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -105,6 +108,7 @@ async fn what_is_denied_or_what_nobody_answers_is_refused_and_reaches_no_session
     let failure = sending.end().ends(5).json_failure();
     assert_eq!((&failure["code"], &failure["delivered"]), (&json!("forbidden"), &json!(false)));
     assert_eq!(failure["message"], "desktop: nobody on this machine approved it within 1 s");
+    assert_eq!(failure["hint"], Value::Null, "no grant was in the way");
     assert_eq!(asking.event("approval_resolved")["decision"], "expired");
 
     let mut asking = Asking::start(json!({}));
@@ -117,6 +121,7 @@ async fn what_is_denied_or_what_nobody_answers_is_refused_and_reaches_no_session
         let ran = sending.end().ends(5);
         let failure = ran.json_failure();
         assert_eq!((&failure["code"], &failure["delivered"]), (&json!("forbidden"), &json!(false)), "{words:?}");
+        assert_eq!(failure["hint"], Value::Null, "no grant was in the way");
         assert!(ran.err.starts_with("waiting for somebody on desktop"), "{}", ran.err);
         assert_eq!(asking.event("approval_resolved")["decision"], "denied");
     }
@@ -146,18 +151,23 @@ async fn what_its_sender_gave_up_is_void_and_cannot_be_approved_any_more() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_approval_for_a_while_lets_the_next_through_until_it_is_ended() {
     let mut asking = Asking::start(json!({}));
-    let (sending, _) = asking.send(&["first"]);
+    let (sending, held) = asking.send(&["first"]);
+    let mark = held["id"].as_str().unwrap().strip_prefix("a1-").unwrap().to_owned();
+    let standing = format!("s1-{mark}");
     let (laptop, desktop) = (asking.pair.laptop.dir.clone(), asking.pair.desktop.dir.clone());
-    let said = run(&desktop, &["approve", "a1", "--for", "1h"]).ends(0);
+    let said = run(&desktop, &["approve", held["id"].as_str().unwrap(), "--for", "1h"]).ends(0);
     assert!(said.out.contains("needs no approval until"), "{}", said.out);
     sending.end().ends(0);
     let second = run(&laptop, &["send", "desktop/s-1", "second"]).ends(0);
     assert_eq!(second.err, "", "nobody was asked");
     let list = run(&desktop, &["approvals"]).ends(0).out;
-    assert!(list.contains("Approved for a while:") && list.contains("s1  laptop  send   s-1"), "{list}");
-    assert!(run(&desktop, &["deny", "s1"]).ends(0).out.starts_with("s1 ended"));
+    assert!(
+        list.contains("Approved for a while:") && list.contains(&format!("{standing}  laptop  send   s-1")),
+        "{list}"
+    );
+    assert!(run(&desktop, &["deny", &standing]).ends(0).out.starts_with(&format!("{standing} ended")));
     let (sending, held) = asking.send(&["third"]);
-    assert_eq!(held["id"], "a2", "asked about again");
+    assert_eq!(held["id"], format!("a2-{mark}"), "asked about again");
     sending.signal(Signal::SIGKILL);
     sending.end();
     let texts: Vec<Value> = asking.sent().iter().map(|command| command["message"].clone()).collect();
@@ -176,7 +186,9 @@ async fn what_is_shown_of_a_held_call_hides_nothing_and_moves_no_cursor() {
     let plain = json!({"type": "send", "message": message});
     let odd = json!({"type": "send", "message": "harmless", "tool": "\u{202e}rm"});
     let long = json!({"type": "send", "message": format!("{}END", "x".repeat(2000))});
-    for (id, command) in [&plain, &odd, &long].into_iter().enumerate() {
+    let unseen = json!({"type": "send", "message": format!("hi🙂\u{fe0f}\u{e0171}\u{3164}{}rm", " ".repeat(250))});
+    let told = json!({"type": "send", "message": "ok", "id": "RUN rm INSTEAD"});
+    for (id, command) in [&plain, &odd, &long, &unseen, &told].into_iter().enumerate() {
         link.send(&json!({"type": "rpc", "id": id, "targetSessionId": "s-1", "command": command}));
         let progress = link.until("rpc_progress");
         assert_eq!((&progress["code"], &progress["extendMs"]), (&json!("needs_approval"), &json!(60_000)));
@@ -184,17 +196,22 @@ async fn what_is_shown_of_a_held_call_hides_nothing_and_moves_no_cursor() {
     let list = run(&desktop.dir, &["approvals", "--json"]).ends(0).json();
     let preview = |n: usize| list["approvals"][n]["preview"].as_str().unwrap().to_owned();
     assert_eq!(preview(0), r"send: a\u{1b}]52;c;x\u{7}\u{202e}b");
-    assert!(preview(1).starts_with('{') && preview(1).contains(r#""tool":"\u{202e}rm""#), "{}", preview(1));
+    assert!(preview(1).starts_with('{') && preview(1).contains(r#""tool":"\u202erm""#), "{}", preview(1));
     assert_eq!((preview(2).len(), &list["approvals"][2]["cut"]), (500, &json!(true)));
-    for words in [&["approvals"][..], &["approvals", "a1"], &["approvals", "a2"], &["approvals", "a3"]] {
-        let shown = run(&desktop.dir, words).ends(0).out;
-        assert!(!shown.contains(['\u{1b}', '\u{7}', '\u{202e}']), "{shown:?}");
-        assert_eq!(shown.contains("END"), words == ["approvals", "a3"], "the whole of one: {shown}");
+    assert_eq!(preview(3), r"send: hi🙂\u{fe0f}\u{e0171}\u{3164}\[250 spaces]rm");
+    assert!(preview(4).contains("RUN rm INSTEAD"), "{}", preview(4));
+    let id = |n: usize| list["approvals"][n]["id"].as_str().unwrap();
+    let unseen = ['\u{1b}', '\u{7}', '\u{202e}', '\u{fe0f}', '\u{e0171}', '\u{3164}'];
+    for one in [None, Some(0), Some(1), Some(2), Some(3), Some(4)] {
+        let words: Vec<&str> = std::iter::once("approvals").chain(one.map(id)).collect();
+        let shown = run(&desktop.dir, &words).ends(0).out;
+        assert!(!shown.contains(unseen), "{shown:?}");
+        assert_eq!(shown.contains("END"), one == Some(2), "the whole of one: {shown}");
     }
-    let whole = run(&desktop.dir, &["approvals", "a2", "--json"]).ends(0).json();
+    let whole = run(&desktop.dir, &["approvals", id(1), "--json"]).ends(0).json();
     let command = whole["approvals"][0]["command"].as_str().unwrap();
     assert_eq!(serde_json::from_str::<Value>(command).unwrap(), odd, "the command as it came");
-    let other = json!({"type": "approve", "approval": "a2", "hash": list["approvals"][0]["hash"]});
+    let other = json!({"type": "approve", "approval": id(1), "hash": list["approvals"][0]["hash"]});
     assert_eq!(desktop.ask(other)["code"], "verification_failed", "another call than the one that was shown");
     assert_eq!(sent(&session), Vec::<Value>::new());
 }

@@ -107,6 +107,19 @@ fn what_breaks_the_framing_ends_the_link_and_not_the_daemon() {
 }
 
 #[test]
+fn a_peer_that_breaks_the_protocol_again_and_again_adds_few_lines_to_the_log() {
+    let (daemon, peer) = victim();
+    for _ in 0..30 {
+        let mut link = peer.link(&daemon, &[]);
+        link.send_raw(b"\0\0\0\x07\0\0\0\x09\x01[]");
+        assert_eq!(link.bye(), "protocol_error");
+    }
+    let lines = || daemon.log().matches("broke the protocol").count();
+    eventually("it is in the log", || lines() >= 20);
+    assert_eq!(lines(), 20);
+}
+
+#[test]
 fn a_frame_at_the_limit_and_types_of_later_versions_are_taken() {
     let (daemon, peer) = victim();
     let mut link = peer.link(&daemon, &[]);

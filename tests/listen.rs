@@ -1,7 +1,6 @@
 //! Where peers are listened for: the tailnet as it comes and goes, what an offer shows, and a port that is taken.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -513,23 +512,9 @@ fn an_address_that_no_interface_has_is_an_error_that_says_what_follows_the_tailn
 
 #[test]
 fn an_address_that_another_one_stands_for_is_listened_on_with_it() {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
-    let (_keep, dir) = state_dir();
-    let mut command = pi_remote(&dir);
-    command.args([
-        "--json",
-        "daemon",
-        "--port",
-        &free,
-        "--listen",
-        "loopback",
-        "--listen",
-        "all",
-        "--listen",
-        "127.0.0.1",
-    ]);
-    let daemon = Process::start(command, &dir);
-    let listen = strings(&daemon.control().ask(json!({"type": "status"}))["data"]["listen"]);
+    let Some(host) = Host::new("laptop") else { return };
+    let daemon = Daemon::start(&host, &["--listen", "loopback", "--listen", "all", "--listen", "127.0.0.1"]);
+    let listen = daemon.listen();
     assert_eq!(listen.len(), 1, "{listen:?}");
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use libfuzzer_sys::fuzz_target;
 use pi_remote::state_dir::StateDir;
-use pi_remote::trust::grant::{Condition, Grant, GrantId, Origin, Preset, Selector, TailnetNode};
+use pi_remote::trust::grant::{Condition, Grant, GrantId, Origin, Preset, Selector, Tailnet, TailnetNode};
 use pi_remote::trust::{Peer, Store, Verdict, policy};
 use pi_remote::wire::link::SessionInfo;
 use pi_remote::wire::session::Verb;
@@ -88,9 +88,9 @@ fn check_policy(grants: &[Grant]) {
     for date in dates(grants) {
         let active: Vec<Grant> = grants.iter().filter(|g| g.expires.is_none_or(|end| date < end)).cloned().collect();
         for address in addresses(grants) {
-            let unknown = Origin { address, tailnet: None };
+            let unknown = Origin { address, tailnet: Tailnet::Unknown };
             let known: Vec<Origin> =
-                nodes(grants).into_iter().map(|node| Origin { address, tailnet: Some(node) }).collect();
+                nodes(grants).into_iter().map(|node| Origin { address, tailnet: Tailnet::Node(node) }).collect();
             for (session, verb) in sessions(grants).iter().flat_map(|s| Verb::ALL.map(|verb| (s, verb))) {
                 let guarded = policy::verdict(grants, verb, session, &unknown, date);
                 for origin in known.iter().chain([&unknown]) {

@@ -6,6 +6,7 @@
 //! alone. So a peer adds at most 64 lines, 64 counts, and a count for each outcome (action, direction and
 //! code) in 10 s, whatever it sends: in the usual half of a kilobyte a line, about 7 KiB a second.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
@@ -29,8 +30,8 @@ const KINDS_HERE: u64 = 1024;
 pub struct Collapse {
     ends: Option<Duration>,
     kinds: HashMap<Entry, Kind>,
-    /// By fingerprint; what was asked here has none.
-    origins: HashMap<Option<String>, Origin>,
+    /// By fingerprint, which is empty for what was asked here.
+    origins: HashMap<String, Origin>,
     order: u64,
 }
 
@@ -51,24 +52,33 @@ struct Kind {
 impl Collapse {
     /// What is to be written at once of an entry: itself, or nothing, and then it is counted.
     pub fn take(&mut self, entry: Entry, at: SystemTime, now: Duration) -> Option<Record> {
-        if is_decision(&entry) {
+        // That entries found no room comes seldom, and has a count of its own.
+        if is_decision(&entry) || entry.action == Action::Missed {
             return Some(Record::new(at, entry));
         }
         self.ends.get_or_insert(now + WINDOW);
         let is_of_peer = entry.fingerprint.is_some() && entry.direction != Some(Direction::Out);
         let (lines, kinds) = if is_of_peer { (LINES_OF_A_PEER, KINDS_OF_A_PEER) } else { (u64::MAX, KINDS_HERE) };
-        let origin = self.origins.entry(entry.fingerprint.clone().filter(|_| is_of_peer)).or_default();
-        let mut kind = kind_of(&entry);
-        if !self.kinds.contains_key(&kind) {
-            if origin.kinds < kinds {
-                origin.kinds += 1;
-            } else {
-                kind = outcome_of(kind);
+        // Every call that ends comes by here, most of them again and again: that takes no memory.
+        let fingerprint = entry.fingerprint.as_deref().filter(|_| is_of_peer).unwrap_or_default();
+        let origin = match self.origins.get_mut(fingerprint) {
+            Some(origin) => origin,
+            None => self.origins.entry(fingerprint.to_owned()).or_default(),
+        };
+        let kind = kind_of(&entry);
+        let state = match self.kinds.get_mut(kind.as_ref()) {
+            Some(state) => state,
+            None => {
+                let mut kind = kind.into_owned();
+                if origin.kinds < kinds {
+                    origin.kinds += 1;
+                } else {
+                    kind = outcome_of(kind);
+                }
+                self.order += 1;
+                self.kinds.entry(kind).or_insert(Kind { order: self.order, seen: 0, counted: None })
             }
-        }
-        self.order += 1;
-        let order = self.order;
-        let state = self.kinds.entry(kind).or_insert(Kind { order, seen: 0, counted: None });
+        };
         state.seen += 1;
         if state.seen <= EACH && origin.lines < lines {
             origin.lines += 1;
@@ -116,12 +126,11 @@ pub fn is_decision(entry: &Entry) -> bool {
 }
 
 /// What entries have in common that are alike: of a refused call from a peer not what the peer chooses.
-fn kind_of(entry: &Entry) -> Entry {
-    let mut kind = entry.clone();
-    if entry.direction != Some(Direction::In) {
-        return kind;
-    }
-    let Some((code, _)) = entry.failed else { return kind };
+fn kind_of(entry: &Entry) -> Cow<'_, Entry> {
+    let Some((code, _)) = entry.failed.as_ref().filter(|_| entry.direction == Some(Direction::In)) else {
+        return Cow::Borrowed(entry);
+    };
+    let (code, mut kind) = (*code, entry.clone());
     kind.failed = Some((code, code.as_str().to_owned()));
     kind.data = None;
     if matches!(code, Code::SessionNotFound | Code::InvalidSession | Code::InvalidRequest | Code::RateLimited) {
@@ -129,7 +138,7 @@ fn kind_of(entry: &Entry) -> Entry {
     }
     let is_known = |verb: &String| Verb::ALL.iter().any(|known| known.as_str() == verb);
     kind.verb = kind.verb.filter(is_known);
-    kind
+    Cow::Owned(kind)
 }
 
 /// What is left of a kind when there are too many.

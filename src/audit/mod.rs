@@ -2,7 +2,7 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | [`line`] | PURE: one line, written and read; its hash |
+//! | [`mod@line`] | PURE: one line, written and read; its hash |
 //! | [`collapse`] | PURE: repeats become one line with a count, so that no peer grows the log as it likes |
 //! | [`walk`] | PURE: along a chain, to the first place that is not as it was written |
 //! | [`lines`] | the lines of a file, each with a bound |

@@ -6,25 +6,26 @@ use serde_json::json;
 
 use super::output::{Output, Style, Table};
 use super::{Context, Error, members};
+use crate::wire::preview;
 use crate::wire::rights::{ApprovalList, ApprovalView, StandingApproval};
 
 pub(crate) const EXAMPLES: &str = "\
 Examples:
   What waits, and all of one call:
     pi-remote approvals
-    pi-remote approvals a3
+    pi-remote approvals a3-k7m
   Let it go on, or refuse it:
-    pi-remote approve a3
-    pi-remote deny a3
+    pi-remote approve a3-k7m
+    pi-remote deny a3-k7m
   Ask no more for an hour, for the same peer, right and session; and ask again:
-    pi-remote approve a3 --for 1h
-    pi-remote deny s1
+    pi-remote approve a3-k7m --for 1h
+    pi-remote deny s1-k7m
 
 Who may do what without being asked: `pi-remote grants`.";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Show one alone, with its whole command: a3
+    /// Show one alone, with its whole command: a3-k7m
     id: Option<String>,
 }
 
@@ -50,7 +51,7 @@ pub(crate) fn whole(out: Output, held: &ApprovalView) -> Result<(), Error> {
     row("what", &what(held));
     row("sha256", &held.hash);
     if let Some(command) = &held.command {
-        row("command", command);
+        row("command", &preview::whole(command));
     }
     out.table(&table)
 }

@@ -15,7 +15,7 @@ const MAX_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Which, as `pi-remote approvals` lists it: a3
+    /// Which, as `pi-remote approvals` lists it: a3-k7m
     id: String,
     /// Ask no more for so long about the same peer, right and session: 30m, 1h, at most 24h
     #[arg(long = "for", value_name = "DURATION", value_parser = length)]

@@ -8,7 +8,7 @@ use crate::wire::rights::{Decided, Decision};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Which, as `pi-remote approvals` lists it: a3, or s1 for what was approved for a while
+    /// Which, as `pi-remote approvals` lists it: a3-k7m, or s1-k7m for what was approved for a while
     id: String,
 }
 

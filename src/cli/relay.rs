@@ -86,9 +86,11 @@ pub(crate) async fn call(cx: &Context, call: Call<'_>) -> Result<Answer, Error> 
     let millis = call.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).max(1));
     request.extend(millis.map(|millis| ("timeoutMs".to_owned(), json!(millis))));
     request.insert("rpcCommand".into(), call.command);
+    let mut was_asked = false;
     let asked = client.ask_told("relay", request, deadline, |event| {
         let longer = waits_for_somebody(cx, event);
         deadline += longer;
+        was_asked |= !longer.is_zero();
         longer
     });
     let raw = asked.await.map_err(|failure| match target.away {
@@ -106,8 +108,9 @@ pub(crate) async fn call(cx: &Context, call: Call<'_>) -> Result<Answer, Error> 
         }
         _ => failure,
     });
-    let raw =
-        raw.map_err(|failure| with_way_on(in_words(failure, &target.shown, deadline - GRACE), target.peer.as_deref()))?;
+    // Once somebody there was asked, a refusal is theirs: no grant is in the way.
+    let peer = target.peer.as_deref().filter(|_| !was_asked);
+    let raw = raw.map_err(|failure| with_way_on(in_words(failure, &target.shown, deadline - GRACE), peer))?;
     answer(target.shown, raw)
 }
 

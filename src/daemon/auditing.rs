@@ -150,15 +150,19 @@ impl Writer {
         let _ = self.write(Aim::Flushed).await;
     }
 
-    /// Writes what waits, in a thread that may block.
+    /// Writes what waits, in a thread that may block. What is only counted needs none.
     async fn write(&mut self, aim: Aim) -> Result<(), Failure> {
         let Some(mut journal) = self.journal.take() else { return Err(hangs()) };
         let taken = self.relay.lock().poll_audit(&mut Context::from_waker(Waker::noop()));
         let (at, now) = (self.clock.wall(), self.clock.now());
-        let mut writing = spawn_blocking(move || {
-            if let Poll::Ready((entries, missed)) = taken {
-                journal.take(entries, missed, at, now);
+        if let Poll::Ready((entries, missed)) = taken {
+            journal.take(entries, missed, at, now);
+            if aim == Aim::Written && self.again.is_none() && journal.is_written() {
+                self.journal = Some(journal);
+                return Ok(());
             }
+        }
+        let mut writing = spawn_blocking(move || {
             let done = match aim {
                 Aim::Written => journal.write(at, now),
                 Aim::OnDisk => journal.write(at, now).and_then(|()| journal.have_on_disk()),

@@ -209,7 +209,7 @@ impl Book {
                 peer = %peer.name, %fingerprint, via, replaced = old.as_ref().map(ToString::to_string), "paired"
             );
             // A reason from before the two were paired (again) says nothing any more.
-            relay.set_why(fingerprint, None);
+            relay.set_why(fingerprint, None, self.clock.now());
             if let Some(old) = old {
                 relay.unpin(old, self.clock.now());
             }
@@ -391,7 +391,11 @@ impl Book {
 
     /// A peer's link has a far address at which it was never met: whoever has its key may be elsewhere.
     fn tell_of_move(&self, peer: &Peer, at: IpAddr) {
-        tracing::info!(peer = %peer.name, fingerprint = %peer.fingerprint, address = %at, "a peer is at a new address");
+        let (name, fingerprint) = (&peer.name, peer.fingerprint);
+        let line = self.relay.lock().line_about(fingerprint, self.clock.now());
+        if let Some(unwritten) = line {
+            tracing::info!(peer = %name, %fingerprint, address = %at, unwritten, "a peer is at a new address");
+        }
         let mut relay = self.relay.lock();
         relay.emit("peer_new_address", &json!({ "host": peer.name, "peer": peer_ref(peer), "address": at }));
         relay.record(Entry {

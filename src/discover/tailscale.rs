@@ -63,7 +63,7 @@ pub struct Machine {
     pub online: bool,
 }
 
-/// The tailnet's state. `socket` is the one that settings name, in place of [`TAILSCALE_SOCKET`].
+/// The tailnet's state. `socket` is the one that settings name, in place of [`crate::config::TAILSCALE_SOCKET`].
 ///
 /// # Errors
 /// [`Code::Unreachable`] with `tailscale not found`, when it is not installed, and with other words

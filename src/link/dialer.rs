@@ -129,7 +129,7 @@ impl Dialer {
             // A port that does not answer takes nothing back of what the peer has said.
             let tells = matches!(why.code, Code::NotPaired | Code::FingerprintMismatch);
             if tells || relay.dialling(peer) != Dialling::Refused {
-                relay.set_why(peer, Some(why));
+                relay.set_why(peer, Some(why), self.context.clock.now());
             }
         }
     }

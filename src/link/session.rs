@@ -122,7 +122,6 @@ async fn read_messages(read: &mut Read, link: &Closing<'_>, dialled: bool, facts
             let message = match message {
                 Ok(message) => message,
                 Err(how) => {
-                    tracing::warn!(%peer, how, "a peer broke the protocol");
                     context.relay.lock().break_off(id, &how, context.clock.now());
                     // The writer says bye and ends the link.
                     return pending().await;

@@ -25,7 +25,8 @@ impl PairingCode {
     /// The code made of the last 35 of these 40 bits, which must come from the system's randomness:
     /// 32 symbols, so none is more likely than another.
     pub fn from_random(bytes: &[u8; 5]) -> Self {
-        let bits = Zeroizing::new(bytes.iter().fold(0_u64, |bits, byte| bits << 8 | u64::from(*byte)));
+        let [a, b, c, d, e] = *bytes;
+        let bits = Zeroizing::new(u64::from_be_bytes([0, 0, 0, a, b, c, d, e]));
         let mut code = Self(Zeroizing::new([0; SYMBOLS]));
         for (place, symbol) in code.0.iter_mut().rev().enumerate() {
             *symbol = symbol_of((*bits >> (5 * place)) as u8);
@@ -123,8 +124,8 @@ fn check_symbol(symbols: &[u8; SYMBOLS]) -> u8 {
         .zip([2, 1].iter().cycle())
         .map(|(symbol, factor)| value_of(*symbol) * factor)
         .map(|product| product / 32 + product % 32)
-        .fold(0, |sum, digit| (sum + digit) % 32);
-    symbol_of((32 - sum) % 32)
+        .sum();
+    symbol_of(32 - sum % 32)
 }
 
 /// What a symbol of the alphabet is worth.

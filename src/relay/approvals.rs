@@ -43,33 +43,48 @@ pub(super) struct Stands {
     pub(super) until: Duration,
 }
 
-/// Held calls and approvals for a while, by their numbers: none is used twice.
-#[derive(Debug, Default)]
+/// Letters and digits of ids that are not mistaken for one another.
+const LETTERS: &[u8; 31] = b"23456789abcdefghjkmnpqrstuvwxyz";
+/// How many of them tell the ids of one start from those of another.
+const MARK: u32 = 3;
+
+/// Held calls and approvals for a while, by their numbers: none is used twice. Ids end in a mark of the
+/// daemon's start, so that one which was read before a restart names nothing after it.
+#[derive(Debug)]
 pub(super) struct Approvals {
+    mark: String,
     held: BTreeMap<u64, Held>,
     standing: BTreeMap<u64, Stands>,
     last_held: u64,
     last_standing: u64,
 }
 
-/// Names a held call.
-pub(super) fn held_id(number: u64) -> String {
-    format!("a{number}")
-}
-
-/// Names an approval for a while.
-pub(super) fn standing_id(number: u64) -> String {
-    format!("s{number}")
-}
-
-/// The number in an id, if it is one of these.
-fn number(id: &str, letter: char) -> Option<u64> {
-    let digits = id.strip_prefix(letter)?;
-    // `a+1` and `a01` name nothing.
-    digits.parse().ok().filter(|number: &u64| number.to_string() == digits)
-}
-
 impl Approvals {
+    /// None, of a start with this random number.
+    pub(super) fn new(instance: u64) -> Self {
+        let letters = LETTERS.len() as u64;
+        let digit = |place| instance / letters.pow(place) % letters;
+        let mark = (0..MARK).filter_map(|place| LETTERS.get(digit(place) as usize)).map(|b| char::from(*b)).collect();
+        Self { mark, held: BTreeMap::new(), standing: BTreeMap::new(), last_held: 0, last_standing: 0 }
+    }
+
+    /// Names a held call.
+    pub(super) fn held_id(&self, number: u64) -> String {
+        format!("a{number}-{}", self.mark)
+    }
+
+    /// Names an approval for a while.
+    pub(super) fn standing_id(&self, number: u64) -> String {
+        format!("s{number}-{}", self.mark)
+    }
+
+    /// The number in an id, if it is one of these.
+    fn number(&self, id: &str, letter: char) -> Option<u64> {
+        let digits = id.strip_prefix(letter)?.strip_suffix(&self.mark)?.strip_suffix('-')?;
+        // `a+1` and `a01` name nothing.
+        digits.parse().ok().filter(|number: &u64| number.to_string() == digits)
+    }
+
     /// How many calls of a peer may be held at once, if it has reached that; in all, if that is reached.
     pub(super) fn full(&self, peer: Fingerprint) -> Option<usize> {
         if self.held.values().filter(|held| held.matter.peer == peer).count() >= MAX_OF_PEER {
@@ -87,7 +102,7 @@ impl Approvals {
 
     /// A held call by its id.
     pub(super) fn find(&self, id: &str) -> Option<(u64, &Held)> {
-        self.held.get_key_value(&number(id, 'a')?).map(|(number, held)| (*number, held))
+        self.held.get_key_value(&self.number(id, 'a')?).map(|(number, held)| (*number, held))
     }
 
     /// The number of a call, if it is held.
@@ -124,7 +139,7 @@ impl Approvals {
 
     /// What was approved for a while, by its id.
     pub(super) fn find_standing(&self, id: &str) -> Option<u64> {
-        number(id, 's').filter(|number| self.standing.contains_key(number))
+        self.number(id, 's').filter(|number| self.standing.contains_key(number))
     }
 
     /// Approves no more what is `over`; what that was.
@@ -152,9 +167,21 @@ mod tests {
 
     #[test]
     fn an_id_has_one_way_to_be_written() {
-        assert_eq!((number("a1", 'a'), number(&held_id(20), 'a')), (Some(1), Some(20)));
-        for bad in ["", "a", "a0x", "a+1", "a01", "s1", "1", "a-1", "a 1", "a99999999999999999999999"] {
-            assert_eq!(number(bad, 'a'), None, "{bad}");
+        let approvals = Approvals::new(1);
+        let number = |id: &str| approvals.number(id, 'a');
+        assert_eq!((number("a1-322"), number(&approvals.held_id(20))), (Some(1), Some(20)));
+        for bad in ["", "a", "a1", "a1-", "a1322", "a+1-322", "a01-322", "s1-322", "1-322", "a-322", "a1-223", "A1-322"]
+        {
+            assert_eq!(number(bad), None, "{bad}");
+        }
+        assert_eq!(number("a99999999999999999999999-322"), None);
+    }
+
+    #[test]
+    fn an_id_of_one_start_names_nothing_in_another() {
+        let marks = [0, 1, 30, 31, 961, u64::MAX].map(|instance| Approvals::new(instance).held_id(1));
+        for (n, id) in marks.iter().enumerate() {
+            assert!(id.len() == 6 && !marks[..n].contains(id), "{marks:?}");
         }
     }
 
@@ -165,7 +192,7 @@ mod tests {
             verb,
             session: session.parse().unwrap(),
         };
-        let mut approvals = Approvals::default();
+        let mut approvals = Approvals::new(1);
         approvals.stand(matter(1, Verb::Send, "s"), Duration::from_secs(9));
         let at = Duration::from_secs(8);
         assert!(approvals.stands(&matter(1, Verb::Send, "s"), at));
@@ -178,6 +205,7 @@ mod tests {
         for n in 0..MAX_STANDING - 1 {
             approvals.stand(matter(1, Verb::Send, &format!("s{n}")), Duration::from_secs(30));
         }
+        assert_eq!(approvals.next_end(), Some(Duration::from_secs(20)), "the first of them");
         assert!(!approvals.can_stand(&matter(1, Verb::Send, "more")), "bounded");
         assert!(approvals.can_stand(&matter(1, Verb::Send, "s")), "in place of itself");
     }

@@ -29,6 +29,11 @@ const MAX_EXTENSION: Duration = Duration::from_secs(120);
 /// A session's answer and the event that was waited for, or why there is none.
 type Answer = Result<(Bytes, Option<Bytes>), Failure>;
 
+/// Whether a command is none of those that only read; what is not known here may do anything.
+pub(super) fn changes_something(command_type: Option<&str>) -> bool {
+    !matches!(command_type.and_then(Verb::of_command), Some(Verb::Read | Verb::Summary | Verb::Events))
+}
+
 /// What is to be asked of a session.
 #[derive(Debug)]
 pub(super) struct Question {
@@ -66,9 +71,8 @@ impl Question {
         Ok(())
     }
 
-    /// Whether it is none of the commands that only read; what is not known here may do anything.
     fn changes_something(&self) -> bool {
-        !matches!(self.verb(), Some(Verb::Read | Verb::Summary | Verb::Events))
+        changes_something(self.command_type.as_deref())
     }
 
     fn waits_for_turn_end(&self) -> bool {
@@ -140,8 +144,7 @@ impl Relay {
     fn begin_for_peer(&mut self, link: LinkId, rpc: &Rpc, now: Duration) -> Result<(), Failure> {
         self.charge(link, now)?;
         let Some(asking) = self.links.get(&link) else { return Ok(()) };
-        let listed = self.local.get(rpc.target.as_str()).filter(|entry| self.may_list(asking, &entry.info, now));
-        let entry = listed.ok_or_else(|| not_found(&rpc.target))?;
+        let entry = self.listed(asking, &rpc.target, now).ok_or_else(|| not_found(&rpc.target))?;
         if asking.calls.len() >= self.limits.link_calls || asking.call_bytes + rpc.command.len() > self.limits.outbox {
             let message =
                 format!("More than {} calls or too many bytes of this peer are in flight", self.limits.link_calls);
@@ -158,13 +161,21 @@ impl Relay {
         let verb = question.verb().ok_or_else(refused)?;
         let matter = Matter { peer: asking.peer, verb, session: entry.info.session_id.clone() };
         let bytes = question.command.len();
-        let call = match self.verdict_of_call(asking, &question.verbs(), &matter, &entry.info, now) {
-            Verdict::Deny => return Err(refused()),
-            Verdict::Ask => self.hold(link, rpc.id, matter, question, now)?,
-            Verdict::Allow => {
-                let destination = Destination::Session(matter.session);
-                self.begin(Origin::Link { link, id: rpc.id }, destination, question, now)?
-            }
+        let verdict = self.verdict_of_call(asking, &question.verbs(), &matter, &entry.info, now);
+        if verdict == Verdict::Deny {
+            return Err(refused());
+        }
+        if question.changes_something() && !self.has_room_for_change(link) {
+            let message = "Too many calls of this peer are in flight or wait to be put on record";
+            return Err(Failure::new(Code::Overloaded, message).delivered(false));
+        }
+        // What came is a slice of all that was read with it, which would stay for as long as the call waits.
+        let question = Question { command: Bytes::copy_from_slice(&question.command), ..question };
+        let call = if verdict == Verdict::Ask {
+            self.hold(link, rpc.id, matter, question, now)?
+        } else {
+            let destination = Destination::Session(matter.session);
+            self.begin(Origin::Link { link, id: rpc.id }, destination, question, now)?
         };
         if let Some(asking) = self.links.get_mut(&link) {
             asking.calls.insert(rpc.id, call);
@@ -190,9 +201,8 @@ impl Relay {
         let Some(link) = self.links.get_mut(&id) else { return };
         link.strays += 1;
         let (peer, count) = (link.peer, link.strays);
-        if let Some(peer) = self.peers.get(&peer).filter(|_| count == 1) {
-            let note = format!("{} answers calls that it was not asked, or too late", peer.name);
-            self.note(note);
+        if count == 1 {
+            self.note(peer, "answers calls that it was not asked, or too late", now);
         }
         self.record_stray(peer, count);
         if !self.may_say_more(id, now) {
@@ -269,7 +279,8 @@ impl Relay {
         let seconds = longer.as_millis().div_ceil(1000);
         let status = json!({ "host": host, "status": "needs_approval", "expiresInSeconds": seconds as u64 });
         let data = message_status(&call.destination, request_id.as_ref(), &status);
-        self.emit_line(control::event_line("message_status", &data));
+        let told = asked.as_ref().map(|(client, _)| *client);
+        self.emit_line_but(told, control::event_line("message_status", &data));
         if let Some((client, id)) = asked {
             // Without room for it the answer is still to come.
             self.push_line(client, control::request_event_line("message_status", Some(&id), &data));

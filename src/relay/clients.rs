@@ -192,7 +192,12 @@ impl Relay {
     }
 
     pub(super) fn emit_line(&mut self, line: Bytes) {
-        for id in &self.subscribers {
+        self.emit_line_but(None, line);
+    }
+
+    /// Tells every subscriber but one that is told otherwise.
+    pub(super) fn emit_line_but(&mut self, told: Option<ClientId>, line: Bytes) {
+        for id in self.subscribers.iter().filter(|id| told != Some(**id)) {
             let Some(client) = self.clients.get_mut(id) else { continue };
             let behind = client.missed > 0 || client.outbox.len() >= self.limits.events;
             if behind || client.outbox.push(line.clone()).is_err() {

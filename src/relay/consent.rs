@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::approvals::{Held, Matter, Stands, held_id, standing_id};
+use super::approvals::{Held, Matter, Stands};
 use super::calls::Question;
 use super::links::Link;
 use super::pending::{CallId, Destination, Origin};
@@ -65,7 +65,7 @@ impl Relay {
         let extend_ms = wait.as_millis().try_into().unwrap_or(u64::MAX);
         let progress = LinkMessage::RpcProgress { id, code: Code::NeedsApproval, extend_ms };
         self.push_or_drop(link, Lane::Answer(id), progress.encode());
-        if let Some((_, held)) = self.approvals.find(&held_id(number)) {
+        if let Some((_, held)) = self.approvals.find(&self.approvals.held_id(number)) {
             let (view, entry) = (self.view(number, held, now), self.held_entry(Action::Hold, number, held));
             self.emit("approval_requested", &view);
             self.record(entry);
@@ -241,14 +241,16 @@ impl Relay {
     /// Holds a call no more, and tells how that came.
     fn release(&mut self, number: u64, decision: Decision, until: Option<String>) -> Option<(Held, Decided)> {
         let held = self.approvals.take(number)?;
-        let decided = Decided { until, ..self.decided(held_id(number), decision, &held.matter) };
+        let decided = Decided { until, ..self.decided(self.approvals.held_id(number), decision, &held.matter) };
         self.emit("approval_resolved", &decided);
         Some((held, decided))
     }
 
     fn end_standing(&mut self, over: impl Fn(u64, &Stands) -> bool) -> Vec<(Decided, Matter)> {
         let ended = self.approvals.end_standing(over).into_iter();
-        let ended = ended.map(|(number, matter)| (self.decided(standing_id(number), Decision::Ended, &matter), matter));
+        let ended = ended.map(|(number, matter)| {
+            (self.decided(self.approvals.standing_id(number), Decision::Ended, &matter), matter)
+        });
         let ended: Vec<_> = ended.collect();
         ended.iter().for_each(|(decided, _)| self.emit("approval_resolved", decided));
         ended
@@ -266,7 +268,7 @@ impl Relay {
         let (preview, cut) = preview(&String::from_utf8_lossy(&held.question.command));
         let (expires, left_seconds) = self.end(held.until, now);
         ApprovalView {
-            id: held_id(number),
+            id: self.approvals.held_id(number),
             peer: self.petname(*peer),
             fingerprint: peer.to_string(),
             verb: *verb,
@@ -286,7 +288,7 @@ impl Relay {
         let Matter { peer, verb, session } = &stands.matter;
         let (expires, left_seconds) = self.end(stands.until, now);
         StandingApproval {
-            id: standing_id(number),
+            id: self.approvals.standing_id(number),
             peer: self.petname(*peer),
             fingerprint: peer.to_string(),
             verb: *verb,
@@ -308,7 +310,7 @@ impl Relay {
     }
 
     fn held_entry(&self, action: Action, number: u64, held: &Held) -> Entry {
-        self.entry_of(action, &held.matter, json!({ "approval": held_id(number), "hash": held.hash }))
+        self.entry_of(action, &held.matter, json!({ "approval": self.approvals.held_id(number), "hash": held.hash }))
     }
 
     fn entry_of(&self, action: Action, matter: &Matter, data: serde_json::Value) -> Entry {

@@ -1,5 +1,7 @@
 //! What a peer's current link shows of its machine.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::ends::LinkEnd;
@@ -51,7 +53,7 @@ impl Relay {
     }
 
     /// A peer has no link any more.
-    pub(super) fn unlinked(&mut self, fingerprint: Fingerprint, id: LinkId, end: &LinkEnd) {
+    pub(super) fn unlinked(&mut self, fingerprint: Fingerprint, id: LinkId, end: &LinkEnd, now: Duration) {
         let forgotten = |link: &mut Link| {
             link.roster = 0;
             std::mem::take(&mut link.sessions)
@@ -67,7 +69,7 @@ impl Relay {
             self.emit("session_removed", &json!({"sessionId": session, "host": host, "isRemote": true}));
         }
         self.emit("peer_disconnected", &json!({"host": host}));
-        self.set_why(fingerprint, end.why(&host));
+        self.set_why(fingerprint, end.why(&host), now);
     }
 
     /// Keeps a session of a link; false when the peer has more than is kept.

@@ -12,7 +12,8 @@ use super::ends::LinkEnd;
 use super::origin::{self, Lookup};
 use super::pending::{CallId, Destination};
 use super::queue::{Lane, LinkOutbox, wake};
-use super::rate::{Bucket, Rate};
+use super::rate::Rate;
+use super::records::{MAX_WORDS, shown};
 use super::roster::Sessions;
 use super::{LinkId, Relay};
 use crate::identity::Fingerprint;
@@ -32,7 +33,8 @@ const BYE_DEADLINE: Duration = Duration::from_secs(1);
 const SILENT_INTERVALS: u32 = 3;
 /// Messages of a peer that are neither calls nor answers: heartbeats, sessions that come and go, checks.
 /// Several times as many at once as a peer can have sessions, since a change of what this device may
-/// list there tells of each; one that sends more has its link ended, and starts anew with one hello.
+/// list there tells of each; one that sends more has its link ended. What it has sent counts over
+/// whichever link, and the hello with which it starts anew counts nothing.
 const MESSAGES: Rate = Rate::per_second(2_000, 80_000);
 
 /// What is known of a link from its handshake.
@@ -82,8 +84,6 @@ pub(super) struct Link {
     pub(super) shown: BTreeSet<SessionId>,
     /// What the peer was told that it may do here.
     pub(super) allowed: Allows,
-    /// Messages that cost the peer nothing, as they come.
-    messages: Bucket,
     /// Whether it is on record that the link is up.
     pub(super) is_up: bool,
     pub(super) outbox: LinkOutbox,
@@ -152,7 +152,6 @@ impl Relay {
             greeted: false,
             shown: BTreeSet::new(),
             allowed: Allows::default(),
-            messages: Bucket::default(),
             is_up: false,
             outbox: LinkOutbox::new(self.limits.outbox, self.budget.clone()),
             dialled,
@@ -392,14 +391,17 @@ impl Relay {
 
     /// Whether a peer keeps to the number of messages that any may send, with one more.
     pub(super) fn may_say_more(&mut self, id: LinkId, now: Duration) -> bool {
-        self.links.get_mut(&id).is_none_or(|link| link.messages.take(MESSAGES, now).is_ok())
+        let Some(link) = self.links.get(&id) else { return true };
+        self.peers.get_mut(&link.peer).is_none_or(|peer| peer.messages.take(MESSAGES, now).is_ok())
     }
 
     /// Ends a link whose peer broke the protocol.
     pub fn break_off(&mut self, id: LinkId, how: &str, now: Duration) {
         if let Some(link) = self.links.get_mut(&id) {
+            let peer = link.peer;
             // Without room for the bye the connection simply ends.
             let _ = link.outbox.push_reserved(Lane::State, LinkMessage::Bye(ByeReason::ProtocolError).encode());
+            self.note(peer, &format!("broke the protocol: {}", shown(how, MAX_WORDS)), now);
         }
         self.retire_saying(id, LinkEnd::Protocol(how.to_owned()), now);
     }
@@ -485,12 +487,12 @@ impl Relay {
         let Some(peer) = self.peers.get(&fingerprint) else { return };
         let current = peer.current;
         if current.is_none() && state == State::Greeting {
-            self.set_why(fingerprint, end.why(&host));
+            self.set_why(fingerprint, end.why(&host), now);
         }
         if current == Some(id) {
             match heirs.first().copied().or_else(|| self.standby(fingerprint, id)) {
                 Some(heir) => self.make_current(heir),
-                None => self.unlinked(fingerprint, id, &end),
+                None => self.unlinked(fingerprint, id, &end, now),
             }
         }
         for heir in heirs {

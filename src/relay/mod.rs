@@ -13,6 +13,7 @@ mod consent;
 mod ends;
 mod far;
 mod links;
+mod notes;
 mod origin;
 mod peers;
 pub mod pending;
@@ -46,14 +47,12 @@ use approvals::Approvals;
 use audit::Trail;
 use clients::Client;
 use links::Link;
+use notes::Lines;
 use pending::{CallId, Pending};
 use queue::Budget;
 use rate::Bucket;
 use rivals::Contest;
 use roster::{RemoteIndex, Sessions};
-
-/// Notes for the log that are kept until they are taken.
-const MAX_NOTES: usize = 64;
 
 /// Names a client of the control socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -125,6 +124,10 @@ struct Peer {
     calls: Bucket,
     /// Calls beyond that, in a row.
     too_many: u64,
+    /// Its messages that cost it nothing, as they come over whichever link.
+    messages: Bucket,
+    /// Lines about it in the log.
+    lines: Lines,
     removed: bool,
     current: Option<LinkId>,
     why: Option<Failure>,
@@ -193,6 +196,7 @@ impl Relay {
     /// A router with no sessions, peers or clients.
     pub fn new(me: Me, limits: Limits) -> Self {
         Self {
+            approvals: Approvals::new(me.hello.instance),
             me,
             limits,
             budget: Budget::new(limits.budget),
@@ -217,7 +221,6 @@ impl Relay {
             next_end: None,
             locked: false,
             audit: Trail::default(),
-            approvals: Approvals::default(),
         }
     }
 
@@ -257,8 +260,10 @@ impl Relay {
         self.tick_links(now);
         self.tick_tailnet(now);
         self.tick_consent(now);
+        self.tick_audit(now);
         let links = [self.next_link_deadline(), self.next_end, self.next_tailnet_deadline(now)];
-        let next = links.into_iter().chain([self.pending.next_deadline(), self.approvals.next_end()]);
+        let others = [self.pending.next_deadline(), self.approvals.next_end(), self.next_of_audit()];
+        let next = links.into_iter().chain(others);
         let next = next.flatten().min();
         self.armed = next;
         self.due_earlier = false;
@@ -272,19 +277,6 @@ impl Relay {
         }
         self.timer_waker = Some(cx.waker().clone());
         Poll::Pending
-    }
-
-    /// What belongs into the log since this was last asked: the router itself writes nothing, least
-    /// of all while its lock is held.
-    pub fn take_notes(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.notes)
-    }
-
-    fn note(&mut self, note: String) {
-        if self.notes.len() < MAX_NOTES {
-            self.notes.push(note);
-        }
-        self.due(Duration::ZERO);
     }
 
     /// Sees to it that the timer knows of something due at `at`.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::notes::Lines;
 use super::rate::Bucket;
 use super::rights::first_end;
 use super::roster::Entry;
@@ -72,6 +73,8 @@ impl Relay {
             calls_per_minute,
             calls: Bucket::default(),
             too_many: 0,
+            messages: Bucket::default(),
+            lines: Lines::default(),
             removed,
             current: None,
             why: None,
@@ -162,14 +165,13 @@ impl Relay {
 
     /// An attempt to reach a peer failed, or (`None`) what was known of that is past. A reason that
     /// somebody must look at is told to all, once.
-    pub fn set_why(&mut self, fingerprint: Fingerprint, why: Option<Failure>) {
+    pub fn set_why(&mut self, fingerprint: Fingerprint, why: Option<Failure>, now: Duration) {
         let Some(peer) = self.peers.get_mut(&fingerprint).filter(|peer| peer.current.is_none()) else { return };
         let before = std::mem::replace(&mut peer.why, why).map(|why| why.code);
         let Some(why) = peer.why.clone() else { return };
         if matches!(why.code, Code::NotPaired | Code::FingerprintMismatch) && before != Some(why.code) {
-            let note = format!("{} ({fingerprint}) cannot be linked to: {}", peer.name, why.message);
             let data = json!({"host": peer.name, "message": why.message, "hint": why.hint});
-            self.note(note);
+            self.note(fingerprint, &format!("cannot be linked to: {}", why.message), now);
             self.emit("error", &data);
         }
     }

@@ -18,6 +18,12 @@ impl Rate {
         Self { each: Self::share(all, number), all }
     }
 
+    /// So many an hour, which may all come at once.
+    pub(super) const fn per_hour(number: u32) -> Self {
+        let all = Duration::from_secs(3600);
+        Self { each: Self::share(all, number), all }
+    }
+
     /// So many a second, after up to `burst` at once.
     pub(super) const fn per_second(number: u32, burst: u32) -> Self {
         let each = Self::share(Duration::from_secs(1), number);

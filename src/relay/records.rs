@@ -3,6 +3,7 @@
 
 use serde_json::json;
 
+use super::calls::changes_something;
 use super::ends::LinkEnd;
 use super::pending::{Call, Destination, Origin};
 use super::{LinkId, Relay};
@@ -18,7 +19,7 @@ use crate::wire::session::{CommandHead, Verb};
 /// Longest command type that is kept, in characters.
 const MAX_TYPE: usize = 64;
 /// Longest text of a failure that is kept, in characters.
-const MAX_WORDS: usize = 200;
+pub(super) const MAX_WORDS: usize = 200;
 /// Longest command of a refused call that is looked into for its type, in bytes.
 const MAX_READ: usize = 64 * 1024;
 
@@ -28,7 +29,7 @@ fn command_type_of(command: &[u8]) -> Option<String> {
     CommandHead::read(json).ok()?.command_type
 }
 
-fn shown(text: &str, characters: usize) -> String {
+pub(super) fn shown(text: &str, characters: usize) -> String {
     let end = text.char_indices().nth(characters).map_or(text.len(), |(end, _)| end);
     escape(text.get(..end).unwrap_or_default()).into_owned()
 }
@@ -59,7 +60,11 @@ impl Relay {
             failed: failure.map(|failure| failed(failure, Some(direction))),
             ..self.entry(Action::Relay, peer)
         };
-        self.record(entry);
+        if direction == Direction::In && changes_something(call.command_type.as_deref()) {
+            self.record_change(entry);
+        } else {
+            self.record(entry);
+        }
     }
 
     /// A call has ended because nobody wants its answer any more.
@@ -98,6 +103,9 @@ impl Relay {
             if peer.too_many > 1 {
                 return;
             }
+        }
+        if !self.has_room_for(fingerprint) {
+            return;
         }
         let entry = Entry {
             direction: Some(Direction::In),

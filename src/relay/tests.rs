@@ -20,8 +20,10 @@ use crate::wire::frames::{self, FrameDecoder};
 use crate::wire::link::{LinkMessage, Outcome, Rpc, SessionInfo, WaitUntil};
 use crate::wire::{Code, Failure};
 
+mod bounds;
 mod history;
 mod rights;
+mod trail;
 
 const SECOND: Duration = Duration::from_secs(1);
 

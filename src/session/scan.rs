@@ -9,7 +9,7 @@ use std::path::{Component, Path};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::wire::SessionId;
-use crate::wire::ids::is_unsafe_to_show;
+use crate::wire::ids::is_unsafe_in_name;
 use crate::wire::link::MAX_NAME;
 
 /// What a name claims to be.
@@ -93,7 +93,7 @@ pub fn subject(name: &OsStr) -> Option<Subject> {
 fn is_alias(text: &str) -> bool {
     (1..=MAX_NAME).contains(&text.chars().count())
         && !text.contains("..")
-        && !text.chars().any(|c| is_unsafe_to_show(c) || matches!(c, '/' | '\\'))
+        && !text.chars().any(|c| is_unsafe_in_name(c) || matches!(c, '/' | '\\'))
 }
 
 /// Looks at a session's socket, and whether it takes a connection, which is closed at once.

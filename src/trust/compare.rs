@@ -156,6 +156,8 @@ mod tests {
     fn what_is_gained_and_lost_is_said_in_words() {
         let until = |grant| Grant { expires: Some(second(3600)), ..grant };
         let home = |grant| Grant { from: vec!["cidr:10.0.0.0/8".parse().unwrap()], ..grant };
+        let denied = |session| Grant { deny: vec![Verb::Control], ..on(Preset::Custom, session) };
+        let asked = |session| Grant { ask: vec![Verb::Control], ..on(Preset::Custom, session) };
         let hour = "1970-01-01T01:00:00.000Z";
         let all = "list, read, summary, events, send, control";
         for (before, after, gained, lost) in [
@@ -209,6 +211,10 @@ mod tests {
                 vec![format!("{all} on all sessions")],
                 vec![],
             ),
+            (vec![], vec![of(Preset::Full), of(Preset::Read)], vec![format!("{all} on all sessions")], vec![]),
+            // What is held down where nothing is given, or no further than it is anyway, is no news.
+            (vec![of(Preset::Read), denied("name:x")], vec![of(Preset::Read)], vec![], vec![]),
+            (vec![of(Preset::Ask), asked("name:x")], vec![of(Preset::Ask)], vec![], vec![]),
         ] {
             assert_eq!(changes(&before, &after, second(0)), (gained, lost), "{before:?} -> {after:?}");
         }

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use crate::wire::ids::{SessionId, is_unsafe_to_show};
+use crate::wire::ids::{SessionId, is_unsafe_in_name};
 use crate::wire::link::SessionInfo;
 use crate::wire::session::Verb;
 
@@ -254,13 +254,13 @@ fn matches(pattern: &str, text: &str) -> bool {
     while let Some(byte) = text.get(t) {
         match (pattern.get(p), star) {
             (Some(b'*'), _) => {
-                star = Some((p, t));
                 p += 1;
+                star = Some((p, t));
             }
             (Some(wanted), _) if wanted == byte => (p, t) = (p + 1, t + 1),
-            (_, Some((at, from))) => {
-                star = Some((at, from + 1));
-                (p, t) = (at + 1, from + 1);
+            (_, Some((behind, from))) => {
+                (p, t) = (behind, from + 1);
+                star = Some((p, t));
             }
             (_, None) => return false,
         }
@@ -418,7 +418,7 @@ fn once<T: PartialEq>(parts: &mut Vec<T>) {
 }
 
 fn is_text(text: &str) -> bool {
-    !text.is_empty() && text.len() <= MAX_TEXT && text.trim() == text && !text.chars().any(is_unsafe_to_show)
+    !text.is_empty() && text.len() <= MAX_TEXT && text.trim() == text && !text.chars().any(is_unsafe_in_name)
 }
 
 impl fmt::Display for Condition {
@@ -484,6 +484,9 @@ mod tests {
             assert_eq!(text.parse::<Condition>().unwrap().to_string(), text);
         }
         assert_eq!("cidr:192.0.2.7".parse::<Condition>().unwrap().to_string(), "cidr:192.0.2.7/32");
+        for bad in ["tailscale:user=", "tailscale:node=", "tailscale:user= me", "cidr:fd00::/129", "cidr:10.0.0.0/33"] {
+            assert!(bad.parse::<Condition>().is_err(), "{bad}");
+        }
         assert_eq!("g12".parse(), Ok(GrantId(12)));
         for bad in ["", "g", "12", "G1", "g+1", "g01", "g-1", "g1 ", "g18446744073709551615"] {
             assert!(bad.parse::<GrantId>().is_err(), "{bad}");
@@ -520,6 +523,39 @@ mod tests {
         assert!(Grant { allow: Verb::ALL.to_vec(), ..read.clone() }.checked().is_err());
         assert!(Grant { deny: vec![], ..Grant::of_preset(GrantId(1), Preset::None) }.checked().is_err());
         assert!(Grant { allow: Verb::ALL.to_vec(), preset: Preset::Custom, ..read }.checked().is_ok());
+    }
+
+    #[test]
+    fn a_grant_has_as_many_parts_as_it_may_have_and_no_more() {
+        let with = |sessions: usize, conditions: usize| {
+            let sessions = (0..sessions).map(|n| format!("id:s{n}").parse().unwrap()).collect();
+            let from = (0..conditions).map(|n| format!("cidr:192.0.2.{n}").parse().unwrap()).collect();
+            Grant { sessions, from, ..Grant::of_preset(GrantId(1), Preset::Read) }.checked()
+        };
+        assert_eq!(with(MAX_PARTS, MAX_PARTS).map(|grant| (grant.sessions.len(), grant.from.len())), Ok((64, 64)));
+        assert!(with(MAX_PARTS + 1, 0).is_err() && with(0, MAX_PARTS + 1).is_err());
+        let sessions = vec![Selector::Name("x".into()); MAX_PARTS + 1];
+        let same = Grant { sessions, ..Grant::of_preset(GrantId(1), Preset::Read) }.checked().unwrap();
+        assert_eq!(same.sessions, [Selector::Name("x".into())], "the same but once");
+    }
+
+    #[test]
+    fn names_and_numbers_are_taken_up_to_the_longest_and_the_largest() {
+        let name = |bytes| format!("name:{}", "x".repeat(bytes)).parse::<Selector>();
+        assert!(name(MAX_TEXT).is_ok() && name(MAX_TEXT + 1).is_err() && name(0).is_err());
+        for bad in ["name: x", "name:x ", "name:a\u{202e}b"] {
+            assert!(bad.parse::<Selector>().is_err(), "{bad:?}");
+        }
+        assert_eq!("g9007199254740992".parse(), Ok(GrantId(MAX_GRANT_ID)));
+        assert!("g9007199254740993".parse::<GrantId>().is_err());
+    }
+
+    #[test]
+    fn the_tailnet_is_asked_for_its_own_conditions_alone() {
+        for (text, is_of_tailnet) in [("tailscale:user=me", true), ("tailscale:node=desk", true), ("cidr:::/0", false)]
+        {
+            assert_eq!(text.parse::<Condition>().unwrap().is_of_tailnet(), is_of_tailnet, "{text}");
+        }
     }
 
     proptest! {

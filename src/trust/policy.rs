@@ -202,6 +202,25 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_is_told_of_what_is_open_on_some_session_and_not_of_what_is_denied_on_all() {
+        let over = Grant { expires: Some(second(1)), ..of(Preset::None) };
+        let sends = Grant { deny: vec![Verb::Send, Verb::Control], ..of(Preset::Custom) };
+        for (grants, open, asked) in [
+            (vec![of(Preset::Ask)], "list read events", "summary send control"),
+            (vec![of(Preset::Full), of(Preset::None)], "", ""),
+            (vec![of(Preset::Full), over], "list read summary events send control", ""),
+            (vec![of(Preset::Ask), sends], "list read events", "summary"),
+            (vec![of(Preset::Read), on(Preset::None, &["id:x"], &[])], "list read events", ""),
+            (vec![of(Preset::Read), on(Preset::None, &[], &["tailscale:node=d"])], "", ""),
+            (vec![of(Preset::Read), on(Preset::None, &[], &["cidr:10.0.0.0/8"])], "list read events", ""),
+        ] {
+            let told = verbs(&grants, &at("192.0.2.1"), second(1));
+            let words = |verbs: Vec<Verb>| verbs.iter().map(|verb| verb.as_str()).collect::<Vec<_>>().join(" ");
+            assert_eq!((words(told.0), words(told.1)), (open.into(), asked.into()), "{grants:?}");
+        }
+    }
+
+    #[test]
     fn only_what_leaves_nothing_out_is_full() {
         let until = |preset| Grant { expires: Some(second(9)), ..of(preset) };
         for (grants, full) in [

@@ -204,6 +204,8 @@ mod tests {
         assert_eq!(ends(r#"{"preset":"read","forSeconds":60}"#, second(100)), Ok(Some(second(160))));
         assert_eq!(ends(r#"{"preset":"read","until":"1970-01-01T00:01:41Z"}"#, second(100)), Ok(Some(second(101))));
         assert_eq!(ends(r#"{"preset":"read"}"#, second(100)), Ok(None));
+        assert_eq!(ends(r#"{"preset":"read","forSeconds":316224000}"#, second(0)), Ok(Some(second(316_224_000))));
+        assert!(ends(r#"{"preset":"read","forSeconds":316224001}"#, second(0)).is_err(), "more than ten years");
         assert!(ends(r#"{"preset":"read","forSeconds":60}"#, second(LAST_SECOND - 59)).is_err());
         assert!(ends(r#"{"preset":"read","forSeconds":60}"#, second(LAST_SECOND - 60)).is_ok());
     }

@@ -144,3 +144,18 @@ impl Entry {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_changes_whom_a_machine_trusts_is_told_from_what_is_only_done() {
+        for action in [Action::Pair, Action::Unpair, Action::Grant, Action::Revoke, Action::Approve, Action::Lock] {
+            assert!(action.is_of_trust(), "{action:?}");
+        }
+        for action in [Action::Start, Action::Relay, Action::LinkUp, Action::Hold, Action::Missed] {
+            assert!(!action.is_of_trust(), "{action:?}");
+        }
+    }
+}

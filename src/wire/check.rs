@@ -116,3 +116,25 @@ impl Check {
         Self { name, ok: true, detail, fix: None, on: None, besides, code: None }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_check_says_how_it_came_out_and_a_fault_why_and_what_mends_it() {
+        let failure = Failure::new(Code::Io, "gone").hint("pi-remote doctor");
+        let failed = Check::of("disk", Err(failure));
+        assert_eq!((failed.state(), failed.ok, failed.detail.as_str()), (State::Failed, false, "gone"));
+        assert_eq!((failed.fix.as_deref(), failed.code), (Some("pi-remote doctor"), Some(Code::Io)));
+        for (check, state, detail) in [
+            (Check::of("a", Ok("well".into())), State::Ok, "well"),
+            (Check::note("a", "known"), State::Note, "known"),
+            (Check::skipped("a", "no daemon"), State::Skipped, "not checked: no daemon"),
+        ] {
+            assert_eq!((check.state(), check.ok, check.detail.as_str()), (state, true, detail));
+        }
+        let mended = Check::ok("a", "b").fix("run this").on("there");
+        assert_eq!((mended.fix.as_deref(), mended.on.as_deref()), (Some("run this"), Some("there")));
+    }
+}

@@ -3,26 +3,37 @@
 use std::borrow::Cow;
 use std::fmt::Write;
 
-use super::ids::is_unsafe_to_show;
+use super::ids::{is_common_in_text, is_unsafe_to_show};
 
 /// The text with every character that can mislead written as `\u{..}`, line breaks too.
 pub fn escape(text: &str) -> Cow<'_, str> {
-    escape_except(text, |_| false)
+    escape_except(text, |_, _| false)
 }
 
-/// As [`escape`], but for messages: line breaks and tabs stay.
+/// As [`escape`], but for messages that are read and not decided about: line breaks, tabs and what is
+/// common in honest text stay, of the signs that choose how an emoji looks one behind a character.
 pub fn escape_text(text: &str) -> Cow<'_, str> {
-    escape_except(text, |c| matches!(c, '\n' | '\t'))
+    escape_except(text, |before, c| match c {
+        '\n' | '\t' => true,
+        '\u{fe0e}' | '\u{fe0f}' => before.is_some_and(|before| !is_unsafe_to_show(before)),
+        c => is_common_in_text(c),
+    })
 }
 
-fn escape_except(text: &str, stays: impl Fn(char) -> bool) -> Cow<'_, str> {
-    let bad = |c: char| is_unsafe_to_show(c) && !stays(c);
-    if !text.chars().any(bad) {
+fn escape_except(text: &str, stays: impl Fn(Option<char>, char) -> bool) -> Cow<'_, str> {
+    if !text.chars().any(is_unsafe_to_show) {
         return Cow::Borrowed(text);
     }
     let mut safe = String::with_capacity(text.len() + 16);
+    let mut before = None;
     for c in text.chars() {
-        if bad(c) { safe.extend(c.escape_unicode()) } else { safe.push(c) }
+        let is_bad = is_unsafe_to_show(c) && !stays(before, c);
+        if is_bad {
+            safe.extend(c.escape_unicode())
+        } else {
+            safe.push(c)
+        }
+        before = Some(c);
     }
     Cow::Owned(safe)
 }
@@ -65,6 +76,9 @@ mod tests {
             assert_eq!(escape(text), shown);
         }
         assert_eq!(escape_text("a\r\n\tb\u{2028}"), "a\\u{d}\n\tb\\u{2028}");
+        assert_eq!(escape("❤\u{fe0f}\u{3000}"), "❤\\u{fe0f}\\u{3000}");
+        assert_eq!(escape_text("❤\u{fe0f}\u{3000}1\u{fe0f}\u{20e3}\u{a0}"), "❤\u{fe0f}\u{3000}1\u{fe0f}\u{20e3}\u{a0}");
+        assert_eq!(escape_text("\u{fe0f}a\u{fe0e}\u{fe0f}\u{e0100}"), "\\u{fe0f}a\u{fe0e}\\u{fe0f}\\u{e0100}");
     }
 
     #[test]

@@ -70,7 +70,7 @@ impl PeerName {
     /// A valid petname as near to `text` as can be, of letters, digits and `-` `_` `.` alone: all else
     /// becomes `-`, the length is cut, and nothing left gives `peer`. For names that a stranger suggests.
     pub fn suggested(text: &str) -> Self {
-        let plain = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
+        let plain = |c: char| c.is_alphanumeric() && !is_unsafe_to_show(c) || matches!(c, '-' | '_' | '.');
         let kept: String = text.chars().take(Self::MAX).map(|c| if plain(c) { c } else { '-' }).collect();
         let kept = kept.trim_matches(['-', '.']);
         kept.parse().unwrap_or_else(|_| Self("peer".into()))
@@ -84,7 +84,7 @@ impl PeerName {
     }
 
     fn allows(c: char) -> bool {
-        !(is_unsafe_to_show(c) || matches!(c, '/' | ':' | '@' | '\\'))
+        !(is_unsafe_in_name(c) || matches!(c, '/' | ':' | '@' | '\\'))
     }
 }
 
@@ -107,13 +107,35 @@ impl FromStr for PeerName {
     }
 }
 
-/// Whether a character can mislead who reads it on a terminal: control characters, the
-/// bidirectional and invisible formatting characters of Unicode, line and paragraph separators.
+/// Whether a character can mislead who reads it on a terminal, because it is not seen, or not as what
+/// it is: control and format characters (Unicode's Cc and Cf), every blank and separator but the space
+/// (Zs, Zl, Zp), all that is ignored where it is not known (Default_Ignorable_Code_Point, variation
+/// selectors among them), and letters and symbols without ink.
 pub fn is_unsafe_to_show(c: char) -> bool {
+    // Most text by far is this.
+    if matches!(c, ' '..='~') {
+        return false;
+    }
     c.is_control()
         || matches!(c,
-            '\u{00ad}' | '\u{061c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+            '\u{00a0}' | '\u{00ad}' | '\u{034f}' | '\u{0600}'..='\u{0605}' | '\u{061c}' | '\u{06dd}' | '\u{070f}'
+            | '\u{0890}' | '\u{0891}' | '\u{08e2}' | '\u{115f}' | '\u{1160}' | '\u{1680}' | '\u{17b4}' | '\u{17b5}'
+            | '\u{180b}'..='\u{180f}' | '\u{2000}'..='\u{200f}' | '\u{2028}'..='\u{202f}'
+            | '\u{205f}'..='\u{206f}' | '\u{2800}' | '\u{3000}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}'
+            | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{110bd}' | '\u{110cd}' | '\u{13430}'..='\u{1345f}'
+            | '\u{16fe4}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d159}' | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..='\u{e0fff}')
+}
+
+/// Whether a character of [`is_unsafe_to_show`] is common in honest text and harmless in it: the blanks
+/// of some languages, and what has a sign shown as an emoji or as text.
+pub fn is_common_in_text(c: char) -> bool {
+    matches!(c, '\u{00a0}' | '\u{202f}' | '\u{3000}' | '\u{fe0e}' | '\u{fe0f}')
+}
+
+/// Whether a name may not have this character. Where a name is shown more of them are escaped.
+pub fn is_unsafe_in_name(c: char) -> bool {
+    is_unsafe_to_show(c) && !is_common_in_text(c)
 }
 
 macro_rules! text_newtype {
@@ -176,9 +198,42 @@ mod tests {
             ("`a`|b&'c'\"d\"<e>(f)*?![g]{h}~#=%^+,", "a--b--c--d--e--f-----g--h"),
             ("-rf", "rf"),
             ("..", "peer"),
+            ("lap\u{3164}top\u{115f}", "lap-top"),
             (";;", "peer"),
         ] {
             assert_eq!(PeerName::suggested(text).as_str(), name, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_seen_is_unsafe_to_show_and_common_text_is_not() {
+        for c in "\u{fe00}\u{fe0f}\u{e0100}\u{e01ef}\u{34f}\u{17b4}\u{17b5}\u{180b}\u{180f}\u{1d173}\u{1d17a}\u{1bca0}\
+            \u{1bca3}\u{13430}\u{1345f}\u{2800}\u{3164}\u{115f}\u{1160}\u{ffa0}\u{a0}\u{2003}\u{202f}\u{205f}\u{3000}\
+            \u{1680}\u{2028}\u{2029}\u{200b}\u{200d}\u{202e}\u{2066}\u{feff}\u{fff0}\u{e0041}\u{1b}\u{9b}\u{7f}\n\t"
+            .chars()
+        {
+            assert!(is_unsafe_to_show(c), "{}", c.escape_unicode());
+        }
+        for c in " ~aé漢한नि🙂❤\u{301}\u{5d0}\u{ac00}\u{1f1e9}".chars() {
+            assert!(!is_unsafe_to_show(c), "{}", c.escape_unicode());
+        }
+    }
+
+    #[test]
+    fn all_that_the_standard_library_does_not_print_is_unsafe_to_show_if_it_is_assigned() {
+        // It does not print what is private or not assigned either, and that is seen as a box.
+        for c in ('\0'..='\u{2ff}').chain('\u{2000}'..='\u{2064}').chain('\u{2066}'..='\u{206f}') {
+            // Only in front are marks escaped that stand on the letter before them.
+            let is_printed = format!("x{c}").escape_debug().count() == 2 || matches!(c, '"' | '\'' | '\\');
+            assert_eq!(is_unsafe_to_show(c), !is_printed, "{}", c.escape_unicode());
+        }
+    }
+
+    #[test]
+    fn a_name_may_have_an_emoji_and_a_wide_blank_but_nothing_else_unseen() {
+        assert!("❤\u{fe0f}\u{3000}机".parse::<PeerName>().is_ok());
+        for bad in ["a\u{3164}b", "a\u{e0100}b", "a\u{fe01}", "a\u{200d}b", "a\u{2800}"] {
+            assert!(bad.parse::<PeerName>().is_err(), "{}", bad.escape_unicode());
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::*;
-use crate::wire::audit::{Action, Entry};
+use crate::wire::audit::{Action, Caller, Direction, Entry};
 use crate::wire::rights::{Approve, Decision};
 use crate::wire::session::Verb;
 
@@ -88,7 +88,7 @@ fn a_call_that_needs_approval_waits_and_then_goes_on_with_its_own_bytes_and_time
     assert!(work(&mut relay).is_empty(), "nothing is begun");
     let event = lines(&mut relay, client).remove(0);
     assert_eq!(event["event"], "approval_requested");
-    let view = relay.approvals(Some("a1"), 10 * SECOND).unwrap().approvals.remove(0);
+    let view = relay.approvals(Some("a1-322"), 10 * SECOND).unwrap().approvals.remove(0);
     assert_eq!((view.peer.as_str(), view.verb, view.session_name.as_str()), ("peer-2", Verb::Send, "name-s"));
     assert_eq!((view.preview.as_str(), view.left_seconds), (r"send: a\u{1b}[31m", 50));
     assert_eq!(view.command.as_deref(), Some(command));
@@ -96,7 +96,7 @@ fn a_call_that_needs_approval_waits_and_then_goes_on_with_its_own_bytes_and_time
     assert!(event["data"].get("command").is_none(), "an event is small");
 
     let at = 59 * SECOND;
-    let wrong = Approve { id: "a1".into(), hash: Some("0".repeat(64)), for_seconds: None };
+    let wrong = Approve { id: "a1-322".into(), hash: Some("0".repeat(64)), for_seconds: None };
     assert_eq!(relay.approve(&wrong, None, at).unwrap_err().code, Code::VerificationFailed);
     let right = Approve { hash: Some(view.hash.clone()), ..wrong };
     assert_eq!(relay.approve(&right, None, at).unwrap().decision, Decision::Approved);
@@ -108,8 +108,8 @@ fn a_call_that_needs_approval_waits_and_then_goes_on_with_its_own_bytes_and_time
     assert_eq!(begun, command);
     assert_eq!((sender.peer.as_str(), sender.fingerprint, sender.lacks_message_id), ("peer-2", device(2), true));
     assert_eq!(relay.pending.get(call).unwrap().deadline, at + 5 * SECOND, "the caller's time counts from here");
-    assert_eq!(resolved(&mut relay, client), [("a1".into(), "approved".into())]);
-    assert_eq!(approve(&mut relay, "a1", at), Err(Code::NotFound), "but once");
+    assert_eq!(resolved(&mut relay, client), [("a1-322".into(), "approved".into())]);
+    assert_eq!(approve(&mut relay, "a1-322", at), Err(Code::NotFound), "but once");
     let entries = trail(&mut relay);
     assert_eq!(entries.iter().map(|entry| entry.action).collect::<Vec<_>>(), [Action::Hold, Action::Approve]);
     assert!(entries.iter().all(|entry| entry.data.as_ref().unwrap()["hash"] == view.hash.as_str()));
@@ -119,7 +119,7 @@ fn a_call_that_needs_approval_waits_and_then_goes_on_with_its_own_bytes_and_time
 fn a_call_that_is_denied_or_that_nobody_answers_is_forbidden_and_was_not_delivered() {
     let (mut relay, link) = asked(2);
     rpc(&mut relay, link, 1, SEND, Duration::ZERO);
-    assert_eq!(relay.deny("a1", None, Duration::ZERO).unwrap().decision, Decision::Denied);
+    assert_eq!(relay.deny("a1-322", None, Duration::ZERO).unwrap().decision, Decision::Denied);
     let denied = refusal(&mut relay, link);
     assert_eq!((denied.code, denied.delivered), (Code::Forbidden, Some(false)));
 
@@ -127,7 +127,7 @@ fn a_call_that_is_denied_or_that_nobody_answers_is_forbidden_and_was_not_deliver
     assert_eq!(relay.pending.next_deadline(), Some(HOLD + SECOND));
     relay.link_heard(link, HOLD);
     relay.tick(HOLD);
-    assert_eq!(ids(&relay), ["a2"], "not named as one before");
+    assert_eq!(ids(&relay), ["a2-322"], "not named as one before");
     relay.tick(HOLD + SECOND);
     let expired = refusal(&mut relay, link);
     assert_eq!((expired.code, expired.delivered), (Code::Forbidden, Some(false)));
@@ -154,8 +154,8 @@ fn a_held_call_is_void_once_whoever_asked_has_gone() {
         relay.subscribe(client);
         rpc(&mut relay, link, 1, SEND, Duration::ZERO);
         end(&mut relay, link);
-        assert_eq!(resolved(&mut relay, client), [("a1".into(), "void".into())], "{how}");
-        assert_eq!(approve(&mut relay, "a1", SECOND), Err(Code::NotFound), "{how}");
+        assert_eq!(resolved(&mut relay, client), [("a1-322".into(), "void".into())], "{how}");
+        assert_eq!(approve(&mut relay, "a1-322", SECOND), Err(Code::NotFound), "{how}");
         assert!(work(&mut relay).is_empty() && relay.pending.is_empty(), "{how}: nothing is left");
     }
 }
@@ -186,7 +186,7 @@ fn a_wider_grant_begins_nothing_by_itself_and_the_policy_is_asked_again_when_it_
     rpc(&mut relay, link, 1, SEND, Duration::ZERO);
     relay.set_peer(device(2), standing(2, Preset::Full), SECOND);
     assert!(work(&mut relay).is_empty());
-    assert_eq!(approve(&mut relay, "a1", SECOND), Ok(Decision::Approved));
+    assert_eq!(approve(&mut relay, "a1-322", SECOND), Ok(Decision::Approved));
     assert_eq!(work(&mut relay).len(), 1);
 
     let mut ends = standing(2, Preset::Ask);
@@ -194,15 +194,33 @@ fn a_wider_grant_begins_nothing_by_itself_and_the_policy_is_asked_again_when_it_
     relay.set_peer(device(2), ends, 2 * SECOND);
     messages(&mut relay, link);
     rpc(&mut relay, link, 2, SEND, 2 * SECOND);
-    assert_eq!(approve(&mut relay, "a2", 31 * SECOND), Err(Code::Forbidden), "its grant has ended meanwhile");
+    assert_eq!(approve(&mut relay, "a2-322", 31 * SECOND), Err(Code::Forbidden), "its grant has ended meanwhile");
     assert_eq!(refusal(&mut relay, link).code, Code::SessionNotFound);
     assert!(work(&mut relay).is_empty());
 
     relay.set_peer(device(2), standing(2, Preset::Ask), 32 * SECOND);
     rpc(&mut relay, link, 3, SEND, 32 * SECOND);
     relay.locked = true;
-    assert_eq!(approve(&mut relay, "a3", 32 * SECOND), Err(Code::Forbidden), "nothing is taken from any peer");
+    assert_eq!(approve(&mut relay, "a3-322", 32 * SECOND), Err(Code::Forbidden), "nothing is taken from any peer");
     assert!(work(&mut relay).is_empty());
+}
+
+#[test]
+fn who_decided_is_on_record() {
+    let (mut relay, link) = asked(2);
+    let by = || Some(Caller { pid: 7, executable: None });
+    (1..4).for_each(|id| rpc(&mut relay, link, id, SEND, Duration::ZERO));
+    let ahead = Approve { id: "a1-322".into(), hash: None, for_seconds: Some(9) };
+    relay.approve(&ahead, by(), SECOND).unwrap();
+    relay.deny("a2-322", by(), SECOND).unwrap();
+    relay.deny("s1-322", by(), SECOND).unwrap();
+    let entries = trail(&mut relay);
+    for Entry { direction, verb, session, .. } in &entries {
+        let about = (*direction, verb.as_deref(), session.as_deref());
+        assert_eq!(about, (Some(Direction::In), Some("send"), Some("s")));
+    }
+    let callers = entries.into_iter().filter(|entry| entry.action != Action::Hold);
+    assert_eq!(callers.map(|entry| entry.caller).collect::<Vec<_>>(), [by(), by(), by()]);
 }
 
 #[test]
@@ -210,9 +228,9 @@ fn nothing_is_approved_that_cannot_be_put_on_record_but_denied_it_is() {
     let (mut relay, link) = asked(2);
     rpc(&mut relay, link, 1, SEND, Duration::ZERO);
     relay.set_audit_writable(false);
-    assert_eq!(approve(&mut relay, "a1", SECOND), Err(Code::AuditFailed));
-    assert_eq!(ids(&relay), ["a1"], "held on");
-    assert!(relay.deny("a1", None, SECOND).is_ok() && work(&mut relay).is_empty());
+    assert_eq!(approve(&mut relay, "a1-322", SECOND), Err(Code::AuditFailed));
+    assert_eq!(ids(&relay), ["a1-322"], "held on");
+    assert!(relay.deny("a1-322", None, SECOND).is_ok() && work(&mut relay).is_empty());
 }
 
 #[test]
@@ -234,7 +252,7 @@ fn few_calls_of_a_peer_are_held_and_few_in_all() {
     assert_eq!(relay.held_count(), 64);
     rpc(&mut relay, links[0], 20, r#"{"type":"get_message"}"#, Duration::ZERO);
     assert_eq!(work(&mut relay).len(), 1, "what needs no approval goes on");
-    relay.deny("a1", None, Duration::ZERO).unwrap();
+    relay.deny("a1-322", None, Duration::ZERO).unwrap();
     messages(&mut relay, links[0]);
     rpc(&mut relay, links[0], 21, SEND, Duration::ZERO);
     assert_eq!(relay.held_count(), 64, "there is room again");
@@ -249,7 +267,7 @@ fn the_bytes_of_held_calls_count_as_in_flight() {
     assert_eq!(refused.code, Code::Overloaded, "four times the longest message for one peer");
     assert_eq!((relay.held_count(), relay.pending.bytes()), (4, 4 * long.len()));
     for id in 1..=4 {
-        relay.deny(&format!("a{id}"), None, Duration::ZERO).unwrap();
+        relay.deny(&format!("a{id}-322"), None, Duration::ZERO).unwrap();
     }
     assert_eq!((relay.pending.bytes(), relay.links[&link].call_bytes), (0, 0));
 }
@@ -258,7 +276,7 @@ fn the_bytes_of_held_calls_count_as_in_flight() {
 fn what_is_approved_for_a_while_needs_no_more_approval_until_that_ends() {
     type End = fn(&mut Relay);
     let ends: [(&str, End); 5] = [
-        ("denied", |relay| assert_eq!(relay.deny("s1", None, SECOND).unwrap().decision, Decision::Ended)),
+        ("denied", |relay| assert_eq!(relay.deny("s1-322", None, SECOND).unwrap().decision, Decision::Ended)),
         ("its time is over", |relay| {
             relay.tick(100 * SECOND);
         }),
@@ -278,14 +296,14 @@ fn what_is_approved_for_a_while_needs_no_more_approval_until_that_ends() {
     for (how, end) in ends {
         let (mut relay, mut link) = asked(2);
         rpc(&mut relay, link, 1, SEND, Duration::ZERO);
-        let request = Approve { id: "a1".into(), hash: None, for_seconds: Some(100) };
+        let request = Approve { id: "a1-322".into(), hash: None, for_seconds: Some(100) };
         let decided = relay.approve(&request, None, Duration::ZERO).unwrap();
         assert_eq!(decided.until.as_deref(), Some("1970-01-01T00:01:40.000Z"), "{how}");
         rpc(&mut relay, link, 2, SEND, SECOND);
         assert_eq!(work(&mut relay).len(), 2, "{how}: the first, and the next without a question");
         rpc(&mut relay, link, 3, r#"{"type":"abort"}"#, SECOND);
-        assert_eq!(ids(&relay), ["a2", "s1"], "{how}: another right is asked about");
-        relay.deny("a2", None, SECOND).unwrap();
+        assert_eq!(ids(&relay), ["a2-322", "s1-322"], "{how}: another right is asked about");
+        relay.deny("a2-322", None, SECOND).unwrap();
         relay.link_heard(link, 100 * SECOND);
         end(&mut relay);
         assert!(ids(&relay).is_empty(), "{how}");
@@ -294,7 +312,7 @@ fn what_is_approved_for_a_while_needs_no_more_approval_until_that_ends() {
         }
         work(&mut relay);
         rpc(&mut relay, link, 4, SEND, 100 * SECOND);
-        assert!(work(&mut relay).is_empty() && ids(&relay) == ["a3"], "{how}: asked about again");
+        assert!(work(&mut relay).is_empty() && ids(&relay) == ["a3-322"], "{how}: asked about again");
     }
 }
 
@@ -303,10 +321,10 @@ fn an_approval_for_a_while_is_bounded_to_a_day() {
     let (mut relay, link) = asked(2);
     rpc(&mut relay, link, 1, SEND, Duration::ZERO);
     for bad in [0, 86_401, u64::MAX] {
-        let request = Approve { id: "a1".into(), hash: None, for_seconds: Some(bad) };
+        let request = Approve { id: "a1-322".into(), hash: None, for_seconds: Some(bad) };
         assert_eq!(relay.approve(&request, None, SECOND).unwrap_err().code, Code::InvalidRequest);
     }
-    assert_eq!(ids(&relay), ["a1"], "held on");
+    assert_eq!(ids(&relay), ["a1-322"], "held on");
 }
 
 #[test]
@@ -321,7 +339,7 @@ fn a_send_that_waits_for_its_turn_end_needs_the_right_to_hear_of_it_too() {
     };
     let link = join(&mut relay, 2);
     wait(&mut relay, link);
-    approve(&mut relay, "a1", SECOND).unwrap();
+    approve(&mut relay, "a1-322", SECOND).unwrap();
     assert!(matches!(work(&mut relay)[..], [SessionWork::Call { wait_turn_end: true, .. }]));
     let mut deaf = standing(3, Preset::Ask);
     deaf.grants[0].allow.retain(|verb| *verb != Verb::Events);
@@ -353,8 +371,19 @@ fn a_client_is_told_once_that_its_call_waits_for_somebody_and_has_that_much_long
     assert_eq!(lines(&mut relay, client), [own]);
     let shared = serde_json::json!({"type": "event", "event": "message_status", "data": data});
     assert_eq!(lines(&mut relay, other), [shared]);
+    relay.subscribe(client);
+    let call = control::Relay { timeout_ms: Some(1000), request_id: Some("\"r\"".into()), ..request("s", 1) };
+    ask_with(&mut relay, client, call, 6, Duration::ZERO);
+    let second = messages(&mut relay, link).into_iter().find_map(rpc_id).unwrap();
+    let progress = LinkMessage::RpcProgress { id: second, code: Code::NeedsApproval, extend_ms: 60_000 };
+    relay.link_message(link, progress, Duration::ZERO);
+    let told = lines(&mut relay, client);
+    assert_eq!((told.len(), &told[0]["id"]), (1, &"6".into()), "the subscriber that asked, once: {told:?}");
+    assert_eq!(lines(&mut relay, other).len(), 1);
     relay.close_client(client, SECOND);
-    assert_eq!(messages(&mut relay, link), [LinkMessage::Cancel(id)], "gone, and so it is void there");
+    let cancelled: BTreeSet<_> = messages(&mut relay, link).into_iter().map(|message| format!("{message:?}")).collect();
+    let both = [id, second].map(|id| format!("{:?}", LinkMessage::Cancel(id)));
+    assert_eq!(cancelled, BTreeSet::from(both), "gone, and so they are void there");
 }
 
 #[test]

@@ -272,6 +272,120 @@ fn a_grant_that_a_hand_has_spoilt_is_refused_with_whose_it_is() {
     assert!(read(br#"{"version":3}"#).unwrap_err().contains("version 3"));
 }
 
+/// A file with these peers, each `(name, fingerprint, grants)`.
+fn file(peers: impl Iterator<Item = (String, Fingerprint, &'static str)>) -> Vec<u8> {
+    let peer = |(name, fingerprint, grants)| {
+        format!(
+            r#"{{"name":"{name}","fingerprint":"{fingerprint}","addresses":[],"pairedAt":"","pairedVia":"code","grants":{grants}}}"#
+        )
+    };
+    format!(r#"{{"version":2,"peers":[{}]}}"#, peers.map(peer).collect::<Vec<_>>().join(",")).into_bytes()
+}
+
+#[test]
+fn a_thousand_peers_are_pinned_and_one_more_only_in_place_of_another() {
+    let (_dir, mut store) = store();
+    let key = |n: usize| {
+        let mut key = [7; 32];
+        key[..8].copy_from_slice(&n.to_be_bytes());
+        Fingerprint::from_bytes(key)
+    };
+    store.contents = read(&file((1..MAX_PEERS).map(|n| (format!("p{n}"), key(n), "[]")))).unwrap();
+    store.pin_now(new(1, "last")).unwrap();
+    assert_eq!(store.pin_now(new(2, "more")).unwrap_err().code, Code::Overloaded);
+    store.pin_now(new(1, "last")).unwrap();
+    store.pin_now(NewPeer { replaces: Some(key(1)), ..new(2, "more") }).unwrap();
+    assert_eq!(store.peers().len(), MAX_PEERS);
+}
+
+#[test]
+fn a_name_or_a_key_that_stands_there_twice_is_refused() {
+    let two = |name: &str, byte| {
+        read(&file([("pi", 1), (name, byte)].map(|(n, b)| (n.to_owned(), device(b), "[]")).into_iter()))
+    };
+    assert!(two("desk", 2).is_ok());
+    assert!(two("pi", 2).unwrap_err().contains("pi stands there twice"));
+    assert!(two("desk", 1).unwrap_err().contains("desk stands there twice"));
+}
+
+#[test]
+fn the_last_number_of_a_grant_is_given_and_none_after_it() {
+    let (_dir, mut store) = store();
+    let last = r#"[{"id":"g9007199254740990","preset":"custom"}]"#;
+    store.contents = read(&file(std::iter::once(("pi".to_owned(), device(1), last)))).unwrap();
+    assert_eq!(store.grant_now(1, r#"{"preset":"read"}"#, false).unwrap().id, GrantId(MAX_GRANT_ID - 1));
+    let mut again = Store::load(store.dir.clone()).unwrap();
+    assert_eq!(again.grant_now(1, r#"{"preset":"read"}"#, false).unwrap_err().code, Code::Overloaded);
+    let empty = read(&file(std::iter::empty())).unwrap();
+    assert_eq!(empty.next_grant, 1, "none is named g0");
+}
+
+#[test]
+fn a_peer_is_found_by_its_name_or_its_key_and_renamed_to_none_that_another_has() {
+    let (_dir, mut store) = store();
+    store.pin_now(new(1, "pi")).unwrap();
+    store.pin_now(new(2, "desk")).unwrap();
+    for text in ["pi".to_owned(), device(1).to_string()] {
+        assert_eq!(store.find(&text).unwrap().fingerprint, device(1), "{text}");
+    }
+    assert_eq!(store.find("p").unwrap_err().code, Code::PeerNotFound);
+    assert_eq!(store.find(&device(3).to_string()).unwrap_err().code, Code::PeerNotFound);
+    let rename = |store: &Store, byte, name: &str| {
+        let renamed = store.update(device(byte), |peer| peer.name = name.parse().unwrap());
+        renamed.map(|(peer, _)| peer.name.to_string()).map_err(|failure| failure.code)
+    };
+    assert_eq!(rename(&store, 1, "desk"), Err(Code::NameTaken));
+    assert_eq!(rename(&store, 1, "pi"), Ok("pi".into()));
+    assert_eq!(rename(&store, 3, "x"), Err(Code::PeerNotFound));
+    // A name that it had before this machine took it stays its own.
+    store.keep_for_itself("pi".parse().unwrap());
+    assert_eq!(rename(&store, 1, "pi"), Ok("pi".into()));
+    let again = NewPeer { petname: Some("pi".parse().unwrap()), ..new(1, "x") };
+    assert_eq!(store.pin_now(again).unwrap().name.as_str(), "pi");
+    let change = store.unpin(device(1));
+    store.believe(change);
+    assert_eq!(store.peers().iter().map(|peer| peer.fingerprint).collect::<Vec<_>>(), [device(2)]);
+}
+
+#[test]
+fn a_new_key_that_is_pinned_already_may_keep_its_own_name_when_it_replaces_another() {
+    let (_dir, mut store) = store();
+    store.pin_now(new(1, "pi")).unwrap();
+    store.pin_now(new(2, "desk")).unwrap();
+    let named = |name: &str| NewPeer { replaces: Some(device(1)), petname: Some(name.parse().unwrap()), ..new(2, "x") };
+    store.pin_now(new(3, "other")).unwrap();
+    assert_eq!(store.petname_for(&named("other")).unwrap_err().code, Code::NameTaken);
+    assert_eq!(store.pin_now(named("desk")).unwrap().name.as_str(), "desk");
+    assert_eq!(store.peers().len(), 2, "one for both");
+}
+
+#[test]
+fn what_would_not_be_read_again_is_not_written() {
+    let (_dir, mut store) = store();
+    store.pin_now(new(1, "pi")).unwrap();
+    let with = |seen: String| store.update(device(1), |peer| peer.seen_from = vec![seen]).unwrap().1;
+    with(String::new()).write().unwrap();
+    let room = MAX_FILE - std::fs::metadata(store.dir.join(FILE)).unwrap().len() as usize;
+    with("x".repeat(room)).write().unwrap();
+    assert_eq!(std::fs::metadata(store.dir.join(FILE)).unwrap().len(), 4 * 1024 * 1024);
+    assert_eq!(with("x".repeat(room + 1)).write().unwrap_err().code, Code::Overloaded);
+    Store::load(store.dir.clone()).unwrap();
+}
+
+#[test]
+fn an_address_gets_its_better_source_and_a_less_certain_one_takes_no_place_from_better() {
+    let address = |n: usize, source| Address { address: format!("192.0.2.{n}:7433"), source };
+    let mut addresses: Vec<_> = (0..MAX_ADDRESSES).map(|n| address(n, AddressSource::Seen)).collect();
+    add_address(&mut addresses, address(1, AddressSource::User));
+    add_address(&mut addresses, address(1, AddressSource::Hello));
+    assert_eq!((addresses.len(), addresses[1].source), (MAX_ADDRESSES, AddressSource::User));
+    let before = addresses.clone();
+    add_address(&mut addresses, address(20, AddressSource::Hello));
+    assert_eq!(addresses, before);
+    add_address(&mut addresses, address(20, AddressSource::Seen));
+    assert_eq!(addresses, [&before[1..], &[address(20, AddressSource::Seen)]].concat(), "the oldest of them goes");
+}
+
 proptest::proptest! {
     #[test]
     fn no_bytes_make_it_panic(bytes: Vec<u8>, text in "\\{\"version\":2,\\PC{0,60}") {
