@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::{self, AbortHandle, JoinSet};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use self::shares::{Admitted, Between, Kind, PEER, Place, Shares};
+use self::shares::{Admitted, Asker, Kind, PEER, Place, Shares};
 use crate::clock::Clock;
 use crate::relay::pending::CallId;
 use crate::relay::{Sender, SessionWork, Shared};
@@ -26,10 +26,6 @@ use crate::state_dir::StateDir;
 use crate::wire::session::with_sender;
 use crate::wire::{Code, Failure, SessionId};
 
-/// Large answers of all sessions that are held at once, from their first bytes until they wait for
-/// who asked, where bounds of their own hold. So many for this machine's clients, and so many for
-/// peers.
-const LARGE_ANSWERS: usize = 4;
 /// A `send` goes out when the one before it was answered, or after this long: their order counts,
 /// but one that the session does not answer must not hold up the rest.
 const SEND_ORDER: Duration = Duration::from_millis(500);
@@ -49,10 +45,9 @@ pub(super) fn report(relay: Shared, clock: Clock) -> impl FnMut(SessionChange) +
 /// Asks sessions what the relay wants to know, for as long as it is polled.
 pub(super) async fn work(relay: Shared, clock: Clock, dir: StateDir, watched: WatchHandle) {
     let mut shares = Shares::default();
-    let [large_here, large_afar] = [(); 2].map(|()| Arc::new(Semaphore::new(LARGE_ANSWERS)));
     let mut calls = JoinSet::new();
     let mut handles: HashMap<CallId, AbortHandle> = HashMap::new();
-    let mut under_way: HashMap<task::Id, (CallId, Between)> = HashMap::new();
+    let mut under_way: HashMap<task::Id, (CallId, Asker, SessionId)> = HashMap::new();
     loop {
         tokio::select! {
             work = poll_fn(|cx| relay.lock().poll_work(cx)) => match work {
@@ -62,22 +57,21 @@ pub(super) async fn work(relay: Shared, clock: Clock, dir: StateDir, watched: Wa
                         (false, true) => Kind::TurnEnd,
                         (false, false) => Kind::Answer,
                     };
-                    let between = (session.clone(), sender.as_ref().map(|sender| sender.fingerprint));
-                    let place = shares.enter(between.clone(), kind, is_send);
+                    let asker = sender.as_ref().map(|sender| sender.fingerprint);
+                    let place = shares.enter(asker, &session, kind, is_send);
                     let asking = Asking {
                         relay: relay.clone(),
                         clock: clock.clone(),
                         socket: dir.session_socket(&session),
                         watched: watched.clone(),
                         call,
-                        session,
-                        from_afar: sender.is_some(),
-                        large: Arc::clone(if sender.is_some() { &large_afar } else { &large_here }),
+                        session: session.clone(),
+                        from_afar: asker.is_some(),
                         command: sender.map_or(command.clone(), |sender| signed(&command, &sender)),
                         wait_turn_end,
                     };
                     let handle = calls.spawn(asking.run(place));
-                    under_way.insert(handle.id(), (call, between));
+                    under_way.insert(handle.id(), (call, asker, session));
                     handles.insert(call, handle);
                 }
                 SessionWork::Drop(call) => {
@@ -88,9 +82,9 @@ pub(super) async fn work(relay: Shared, clock: Clock, dir: StateDir, watched: Wa
             },
             Some(ended) = calls.join_next_with_id() => {
                 let task = ended.map_or_else(|error| error.id(), |(task, ())| task);
-                let Some((call, between)) = under_way.remove(&task) else { continue };
+                let Some((call, asker, session)) = under_way.remove(&task) else { continue };
                 handles.remove(&call);
-                shares.leave(&between);
+                shares.leave(asker, &session);
             }
         }
     }
@@ -113,13 +107,12 @@ struct Asking {
     command: Bytes,
     wait_turn_end: bool,
     from_afar: bool,
-    large: Arc<Semaphore>,
 }
 
 impl Asking {
     async fn run(self, place: Place) {
+        let mut room = Room::new(self.relay.lock().limits().message, Arc::clone(&place.large));
         let Some(admitted) = place.admitted().await else { return self.answer(Err(self.too_many_waits())) };
-        let mut room = Room::new(self.relay.lock().limits().message, Arc::clone(&self.large));
         let answer = self.ask(admitted, &mut room).await;
         let is_suspect = matches!(answer, Err(CallError::Refused | CallError::Gone));
         self.answer(

@@ -1,5 +1,6 @@
-//! What each asker has under way with each session. Every asker has connections of its own there,
-//! and a row of its own for its sends, so that nobody's calls hold up anybody else's.
+//! What each asker has under way with each session. Every asker has connections of its own there, a
+//! row of its own for its sends, and room of its own for large answers, so that nobody's calls hold up
+//! anybody else's.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,9 +18,14 @@ pub(super) const PEER: usize = 16;
 /// Connections of one asker for what controls the session. They are kept apart, so that what the
 /// session does can be stopped whatever else the asker has under way.
 const CONTROL: usize = 8;
+/// Large answers of all sessions that are held at once for this machine's clients, from their first
+/// bytes until they wait for who asked, where bounds of their own hold.
+const LARGE_HERE: usize = 4;
+/// The same for one peer. One that waits for a turn's end may keep its place for a day.
+const LARGE_PEER: usize = 2;
 
-/// A session, and who asks it: a peer, or the clients of this machine together.
-pub(super) type Between = (SessionId, Option<Fingerprint>);
+/// Who asks: a peer, or (`None`) the clients of this machine together.
+pub(super) type Asker = Option<Fingerprint>;
 
 /// For how long a call keeps its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +40,14 @@ pub(super) enum Kind {
 
 /// All that is under way.
 #[derive(Debug, Default)]
-pub(super) struct Shares(HashMap<Between, Share>);
+pub(super) struct Shares(HashMap<Asker, Shared>);
+
+/// What one asker has under way.
+#[derive(Debug)]
+struct Shared {
+    large: Arc<Semaphore>,
+    sessions: HashMap<SessionId, Share>,
+}
 
 /// What one asker has under way with one session.
 #[derive(Debug)]
@@ -47,23 +60,30 @@ struct Share {
 }
 
 impl Share {
-    fn new(connections: usize) -> Self {
-        let room = |connections| Arc::new(Semaphore::new(connections));
+    fn new(asker: Asker) -> Self {
+        let connections = if asker.is_some() { PEER } else { HERE };
         Self {
-            answers: room(connections),
-            turn_ends: room(connections),
-            control: room(CONTROL),
+            answers: places(connections),
+            turn_ends: places(connections),
+            control: places(CONTROL),
             last_send: None,
             calls: 0,
         }
     }
 }
 
+fn places(number: usize) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(number))
+}
+
 impl Shares {
     /// Takes a call in. [`Shares::leave`] is due at its end, whatever that is.
-    pub(super) fn enter(&mut self, between: Between, kind: Kind, is_send: bool) -> Place {
-        let is_peer = between.1.is_some();
-        let share = self.0.entry(between).or_insert_with(|| Share::new(if is_peer { PEER } else { HERE }));
+    pub(super) fn enter(&mut self, asker: Asker, session: &SessionId, kind: Kind, is_send: bool) -> Place {
+        let shared = self.0.entry(asker).or_insert_with(|| Shared {
+            large: places(if asker.is_some() { LARGE_PEER } else { LARGE_HERE }),
+            sessions: HashMap::new(),
+        });
+        let share = shared.sessions.entry(session.clone()).or_insert_with(|| Share::new(asker));
         share.calls += 1;
         let room = match kind {
             Kind::Answer => &share.answers,
@@ -74,16 +94,21 @@ impl Shares {
             let (done, is_done) = oneshot::channel();
             Turn { before: share.last_send.replace(is_done), done: Done(done) }
         });
-        Place { room: Arc::clone(room), queues: !(is_peer && kind == Kind::TurnEnd), turn }
+        let queues = asker.is_none() || kind != Kind::TurnEnd;
+        Place { large: Arc::clone(&shared.large), room: Arc::clone(room), queues, turn }
     }
 
     /// A call has ended.
-    pub(super) fn leave(&mut self, between: &Between) {
-        if let Some(share) = self.0.get_mut(between) {
+    pub(super) fn leave(&mut self, asker: Asker, session: &SessionId) {
+        let Some(shared) = self.0.get_mut(&asker) else { return };
+        if let Some(share) = shared.sessions.get_mut(session) {
             share.calls -= 1;
             if share.calls == 0 {
-                self.0.remove(between);
+                shared.sessions.remove(session);
             }
+        }
+        if shared.sessions.is_empty() {
+            self.0.remove(&asker);
         }
     }
 }
@@ -91,6 +116,8 @@ impl Shares {
 /// A call's place among its asker's.
 #[derive(Debug)]
 pub(super) struct Place {
+    /// Places for large answers.
+    pub(super) large: Arc<Semaphore>,
     room: Arc<Semaphore>,
     queues: bool,
     turn: Option<Turn>,
@@ -152,16 +179,20 @@ mod tests {
 
     type Waiting = Pin<Box<dyn Future<Output = Option<Admitted>>>>;
 
-    fn between(asker: Option<u8>) -> Between {
-        ("s".parse().unwrap(), asker.map(|n| Fingerprint::of_spki(&[n])))
+    fn asker(n: Option<u8>) -> Asker {
+        n.map(|n| Fingerprint::of_spki(&[n]))
     }
 
-    fn call(shares: &mut Shares, asker: Option<u8>, kind: Kind) -> Waiting {
-        Box::pin(shares.enter(between(asker), kind, false).admitted())
+    fn session(id: &str) -> SessionId {
+        id.parse().unwrap()
     }
 
-    fn send(shares: &mut Shares, asker: Option<u8>, kind: Kind) -> Waiting {
-        Box::pin(shares.enter(between(asker), kind, true).admitted())
+    fn call(shares: &mut Shares, n: Option<u8>, kind: Kind) -> Waiting {
+        Box::pin(shares.enter(asker(n), &session("s"), kind, false).admitted())
+    }
+
+    fn send(shares: &mut Shares, n: Option<u8>, kind: Kind) -> Waiting {
+        Box::pin(shares.enter(asker(n), &session("s"), kind, true).admitted())
     }
 
     fn poll(waiting: &mut Waiting) -> Poll<Option<Admitted>> {
@@ -263,15 +294,32 @@ mod tests {
     }
 
     #[test]
+    fn the_room_for_large_answers_is_one_askers_whichever_session_it_asks() {
+        let mut shares = Shares::default();
+        let mut large = |n, id| shares.enter(asker(n), &session(id), Kind::Answer, false).large;
+        assert!(Arc::ptr_eq(&large(Some(1), "s"), &large(Some(1), "t")));
+        assert!(!Arc::ptr_eq(&large(Some(1), "s"), &large(Some(2), "s")));
+        assert_eq!([Some(1), None].map(|n| large(n, "s").available_permits()), [LARGE_PEER, LARGE_HERE]);
+    }
+
+    #[test]
     fn nothing_is_kept_of_whoever_has_nothing_under_way() {
         let mut shares = Shares::default();
-        for asker in [Some(1), Some(1), None] {
-            drop(send(&mut shares, asker, Kind::Answer));
+        for (n, id) in [(Some(1), "s"), (Some(1), "s"), (Some(1), "t"), (None, "s")] {
+            drop(shares.enter(asker(n), &session(id), Kind::Answer, true));
         }
-        shares.leave(&between(Some(1)));
-        assert_eq!(shares.0.len(), 2);
-        shares.leave(&between(Some(1)));
-        shares.leave(&between(None));
-        assert!(shares.0.is_empty());
+        let under_way = |shares: &Shares| {
+            let sessions = |n| shares.0.get(&asker(n)).map(|shared| shared.sessions.len());
+            [sessions(Some(1)), sessions(None)]
+        };
+        for (n, id, left) in [
+            (Some(1), "s", [Some(2), Some(1)]),
+            (Some(1), "s", [Some(1), Some(1)]),
+            (None, "s", [Some(1), None]),
+            (Some(1), "t", [None, None]),
+        ] {
+            shares.leave(asker(n), &session(id));
+            assert_eq!(under_way(&shares), left);
+        }
     }
 }
