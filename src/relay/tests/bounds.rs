@@ -1,6 +1,7 @@
 //! The bounds of a call, each met exactly and passed by one, and what is asked of a session for it.
 
 use super::*;
+use crate::wire::link::{Checked, FEATURE_CHECK};
 
 /// The call that a session was just asked, and whether it is a send.
 fn asked(relay: &mut Relay) -> (CallId, bool) {
@@ -215,4 +216,83 @@ fn a_peer_is_answered_with_what_it_takes_and_no_byte_more() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+#[test]
+fn of_a_hello_with_more_sessions_than_are_kept_the_rest_is_not_even_looked_at() {
+    let mut relay = relay(1, 1);
+    pin(&mut relay, 2);
+    let id = relay.open_link(device(2), true, facts(2), Duration::ZERO).unwrap();
+    let Me { hello, .. } = self::relay(0, 2).me;
+    let long = |n: usize| SessionInfo { aliases: vec!["a".repeat(64); 16], ..session(&format!("s{n}")) };
+    // One that would fit again comes last.
+    let sessions = (0..2000).map(long).chain([session("last")]).collect();
+    relay.link_message(id, LinkMessage::Hello(Hello { sessions, ..hello }), Duration::ZERO);
+    let kept = &relay.links[&id].sessions;
+    assert!((100..1000).contains(&kept.len()), "{}", kept.len());
+    assert!(!kept.contains_key("last"));
+}
+
+/// What this side's last hello on a link says of another link.
+fn says_contested(relay: &mut Relay, id: LinkId) -> bool {
+    let hello = messages(relay, id).into_iter().find_map(|message| match message {
+        LinkMessage::Hello(hello) => Some(hello),
+        _ => None,
+    });
+    hello.unwrap().contested
+}
+
+#[test]
+fn a_hello_says_whether_its_sender_holds_another_link() {
+    let mut relay = relay(1, 1);
+    pin(&mut relay, 2);
+    let first = relay.open_link(device(2), true, facts(2), Duration::ZERO).unwrap();
+    assert!(!says_contested(&mut relay, first), "it is the only one");
+    relay.link_message(first, hello_from(2, false, &[]), Duration::ZERO);
+    let second = relay.open_link(device(2), true, facts(3), Duration::ZERO).unwrap();
+    assert!(says_contested(&mut relay, second));
+}
+
+fn checked(id: u64) -> Checked {
+    Checked { id, time: String::new(), version: String::new(), results: Vec::new() }
+}
+
+#[test]
+fn an_answer_to_a_check_that_was_not_asked_is_no_answer() {
+    let mut relay = relay(1, 1);
+    pin(&mut relay, 2);
+    let id = relay.open_link(device(2), true, facts(2), Duration::ZERO).unwrap();
+    let Me { hello, .. } = self::relay(0, 2).me;
+    let features = vec![FEATURE_CHECK.into()];
+    relay.link_message(id, LinkMessage::Hello(Hello { features, ..hello }), Duration::ZERO);
+    let asked = relay.ask_check(device(2), Duration::ZERO).unwrap();
+    let number = messages(&mut relay, id).into_iter().find_map(|message| match message {
+        LinkMessage::Check(number) => Some(number),
+        _ => None,
+    });
+    let number = number.unwrap();
+    let shared = relay.ask_check(device(2), SECOND).unwrap();
+    assert_eq!(shared, asked, "who asks meanwhile shares it");
+    let answer = |number| LinkMessage::Checked(checked(number));
+    relay.link_message(id, answer(number + 1), SECOND);
+    assert!(relay.poll_checked(asked, &mut cx()).is_pending());
+    relay.link_message(id, answer(number), SECOND);
+    assert_eq!(relay.poll_checked(asked, &mut cx()), Poll::Ready(Some(checked(number))));
+    let later = relay.ask_check(device(2), SECOND).unwrap();
+    assert_ne!(later, asked);
+    assert_eq!(relay.poll_checked(asked, &mut cx()), Poll::Ready(None), "a later one has taken its place");
+}
+
+#[test]
+fn a_check_that_was_made_is_told_under_the_number_of_whoever_asked() {
+    let mut relay = relay(1, 1);
+    pin(&mut relay, 2);
+    let id = link(&mut relay, 2, &[]);
+    messages(&mut relay, id);
+    relay.link_message(id, LinkMessage::Check(77), SECOND);
+    let Poll::Ready(work) = relay.poll_check(&mut cx()) else { panic!("nothing to be checked") };
+    assert_eq!((work.peer, work.link, work.id), (device(2), id, 77));
+    relay.check_made(work, checked(0));
+    let told = messages(&mut relay, id);
+    assert!(matches!(&told[..], [LinkMessage::Checked(Checked { id: 77, .. })]), "{told:?}");
 }
