@@ -39,9 +39,9 @@ impl Relay {
             let matter = Matter { peer: link.peer, verb, session: session.session_id.clone() };
             self.approvals.stands(&matter, now)
         };
-        let verdict = |right: &Option<Verb>| match self.verdict(link, *right, session, now) {
-            Verdict::Ask if right.is_some_and(is_free) => Verdict::Allow,
-            verdict => verdict,
+        let verdict = |right: &Option<Verb>| {
+            let verdict = self.verdict(link, *right, session, now);
+            if verdict == Verdict::Ask && right.is_some_and(is_free) { Verdict::Allow } else { verdict }
         };
         rights.iter().map(verdict).max().unwrap_or(Verdict::Deny)
     }

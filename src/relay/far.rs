@@ -16,7 +16,7 @@ use crate::wire::link::{Allows, MAX_SESSIONS, SessionInfo};
 
 /// Most bytes that are kept of one peer's sessions: thousands of them, and few enough that a hello with
 /// all of them is taken in before anybody notices.
-const MAX_ROSTER: usize = 1024 * 1024;
+const MAX_ROSTER: usize = 2 * 1024 * 1024;
 
 impl Relay {
     /// The peer's calls go over this link from now on, and its sessions are the ones shown.

@@ -439,7 +439,7 @@ fn what_is_kept_of_a_peers_sessions_is_bounded_in_bytes() {
         relay.link_message(link, LinkMessage::SessionAdded(info), Duration::ZERO);
     }
     let kept = relay.links[&link].sessions.len();
-    assert!(kept > 50 && relay.links[&link].roster <= 1 << 20, "{kept}");
+    assert!(kept > 100 && relay.links[&link].roster <= 2 << 20, "{kept}");
     for n in 0..5000 {
         let id = format!("s{n}").parse().unwrap();
         relay.link_message(link, LinkMessage::SessionRemoved(id), Duration::ZERO);

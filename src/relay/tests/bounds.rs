@@ -1,7 +1,8 @@
-//! The bounds of a call, each met exactly and passed by one, and what is asked of a session for it.
+//! The bounds of a call, each met exactly and passed by one, what is asked of a session for it, and the
+//! words of a link beside its calls.
 
 use super::*;
-use crate::wire::link::{Checked, FEATURE_CHECK};
+use crate::wire::link::{ByeReason, Checked, FEATURE_CHECK};
 
 /// The call that a session was just asked, and whether it is a send.
 fn asked(relay: &mut Relay) -> (CallId, bool) {
@@ -235,10 +236,9 @@ fn of_a_hello_with_more_sessions_than_are_kept_the_rest_is_not_even_looked_at() 
 
 /// What this side's last hello on a link says of another link.
 fn says_contested(relay: &mut Relay, id: LinkId) -> bool {
-    let hello = messages(relay, id).into_iter().find_map(|message| match message {
-        LinkMessage::Hello(hello) => Some(hello),
-        _ => None,
-    });
+    let hello = messages(relay, id)
+        .into_iter()
+        .find_map(|message| if let LinkMessage::Hello(hello) = message { Some(hello) } else { None });
     hello.unwrap().contested
 }
 
@@ -266,10 +266,9 @@ fn an_answer_to_a_check_that_was_not_asked_is_no_answer() {
     let features = vec![FEATURE_CHECK.into()];
     relay.link_message(id, LinkMessage::Hello(Hello { features, ..hello }), Duration::ZERO);
     let asked = relay.ask_check(device(2), Duration::ZERO).unwrap();
-    let number = messages(&mut relay, id).into_iter().find_map(|message| match message {
-        LinkMessage::Check(number) => Some(number),
-        _ => None,
-    });
+    let number = messages(&mut relay, id)
+        .into_iter()
+        .find_map(|message| if let LinkMessage::Check(number) = message { Some(number) } else { None });
     let number = number.unwrap();
     let shared = relay.ask_check(device(2), SECOND).unwrap();
     assert_eq!(shared, asked, "who asks meanwhile shares it");
@@ -295,4 +294,47 @@ fn a_check_that_was_made_is_told_under_the_number_of_whoever_asked() {
     relay.check_made(work, checked(0));
     let told = messages(&mut relay, id);
     assert!(matches!(&told[..], [LinkMessage::Checked(Checked { id: 77, .. })]), "{told:?}");
+}
+
+#[test]
+fn a_time_out_that_a_client_gave_is_not_made_longer_by_the_wait_for_somebody() {
+    let mut relay = relay(1, 1);
+    pin(&mut relay, 2);
+    let link = link(&mut relay, 2, &["s"]);
+    let client = relay.open_client();
+    ask_with(&mut relay, client, control::Relay { timeout_ms: Some(9000), ..request("s", 1) }, 5, Duration::ZERO);
+    let id = messages(&mut relay, link).into_iter().find_map(rpc_id).unwrap();
+    let progress = LinkMessage::RpcProgress { id, code: Code::NeedsApproval, extend_ms: 60_000 };
+    relay.link_message(link, progress, SECOND);
+    assert_eq!(lines(&mut relay, client)[0]["data"]["expiresInSeconds"], 8, "what is left of it");
+    relay.tick(9 * SECOND);
+    let failure = lines(&mut relay, client).remove(0);
+    assert_eq!((&failure["code"], &failure["delivered"]), (&"timeout".into(), &true.into()), "it may just be approved");
+    assert!(failure["hint"].as_str().unwrap().contains("approve"), "{failure}");
+    assert!(messages(&mut relay, link).contains(&LinkMessage::Cancel(id)), "and so it is void there");
+}
+
+#[test]
+fn who_waits_for_a_decision_is_told_before_the_bye_that_nothing_was_begun() {
+    for end in [
+        |relay: &mut Relay, link| relay.end_link(link, ByeReason::Shutdown, SECOND),
+        |relay: &mut Relay, link| relay.break_off(link, "x", SECOND),
+    ] {
+        let (mut relay, link) = consent::asked(2);
+        let other = consent::join(&mut relay, 3);
+        consent::rpc(&mut relay, other, 1, consent::SEND, Duration::ZERO);
+        consent::rpc(&mut relay, link, 1, consent::SEND, Duration::ZERO);
+        consent::rpc(&mut relay, link, 2, r#"{"type":"get_message"}"#, Duration::ZERO);
+        messages(&mut relay, link);
+        messages(&mut relay, other);
+        end(&mut relay, link);
+        let said = messages(&mut relay, link);
+        let [LinkMessage::RpcResponse { id: 1, outcome: Outcome::Failed(failure) }, LinkMessage::Bye(_)] = &said[..]
+        else {
+            panic!("{said:?}")
+        };
+        assert_eq!((failure.code, failure.delivered), (Code::PeerDisconnected, Some(false)));
+        assert_eq!(consent::ids(&relay), ["a1-322"], "what others wait for waits on");
+        assert_eq!(messages(&mut relay, other), []);
+    }
 }

@@ -4,11 +4,10 @@ use std::collections::{HashMap, HashSet};
 
 use super::*;
 use crate::wire::audit::{Action, Caller, Direction, Entry};
-use crate::wire::link::ByeReason;
 use crate::wire::rights::{Approve, Decision};
 use crate::wire::session::Verb;
 
-const SEND: &str = r#"{"type":"send","message":"hi"}"#;
+pub(super) const SEND: &str = r#"{"type":"send","message":"hi"}"#;
 /// How long a call is held.
 const HOLD: Duration = DEFAULT_APPROVAL;
 
@@ -19,21 +18,21 @@ fn standing(byte: u8, preset: Preset) -> Standing {
 }
 
 /// A machine with the session `s`, and a link to a peer that asks first.
-fn asked(byte: u8) -> (Relay, LinkId) {
+pub(super) fn asked(byte: u8) -> (Relay, LinkId) {
     let mut relay = relay(1, 1);
     relay.session_added(session("s"), Duration::ZERO);
     let link = join(&mut relay, byte);
     (relay, link)
 }
 
-fn join(relay: &mut Relay, byte: u8) -> LinkId {
+pub(super) fn join(relay: &mut Relay, byte: u8) -> LinkId {
     relay.set_peer(device(byte), standing(byte, Preset::Ask), Duration::ZERO);
     let id = link(relay, byte, &[]);
     messages(relay, id);
     id
 }
 
-fn rpc(relay: &mut Relay, link: LinkId, id: u64, command: &str, now: Duration) {
+pub(super) fn rpc(relay: &mut Relay, link: LinkId, id: u64, command: &str, now: Duration) {
     let rpc = Rpc {
         id,
         target: "s".into(),
@@ -59,7 +58,7 @@ fn refusal(relay: &mut Relay, link: LinkId) -> Failure {
     }
 }
 
-fn ids(relay: &Relay) -> Vec<String> {
+pub(super) fn ids(relay: &Relay) -> Vec<String> {
     let list = relay.approvals(None, Duration::ZERO).unwrap();
     list.approvals.into_iter().map(|view| view.id).chain(list.standing.into_iter().map(|view| view.id)).collect()
 }
@@ -162,31 +161,6 @@ fn a_held_call_is_void_once_whoever_asked_has_gone() {
 }
 
 #[test]
-fn who_waits_for_a_decision_is_told_before_the_bye_that_nothing_was_begun() {
-    for end in [
-        |relay: &mut Relay, link| relay.end_link(link, ByeReason::Shutdown, SECOND),
-        |relay: &mut Relay, link| relay.break_off(link, "x", SECOND),
-    ] {
-        let (mut relay, link) = asked(2);
-        let other = join(&mut relay, 3);
-        rpc(&mut relay, other, 1, SEND, Duration::ZERO);
-        rpc(&mut relay, link, 1, SEND, Duration::ZERO);
-        rpc(&mut relay, link, 2, r#"{"type":"get_message"}"#, Duration::ZERO);
-        messages(&mut relay, link);
-        messages(&mut relay, other);
-        end(&mut relay, link);
-        let said = messages(&mut relay, link);
-        let [LinkMessage::RpcResponse { id: 1, outcome: Outcome::Failed(failure) }, LinkMessage::Bye(_)] = &said[..]
-        else {
-            panic!("{said:?}")
-        };
-        assert_eq!((failure.code, failure.delivered), (Code::PeerDisconnected, Some(false)));
-        assert_eq!(ids(&relay), ["a1-322"], "what others wait for waits on");
-        assert_eq!(messages(&mut relay, other), []);
-    }
-}
-
-#[test]
 fn what_ends_a_right_ends_what_waits_for_it_with_the_answer_of_a_new_call() {
     type Change = fn(&mut Relay);
     let changes: [(&str, Change, &str); 3] = [
@@ -271,9 +245,12 @@ fn few_calls_of_a_peer_are_held_and_few_in_all() {
     assert_eq!((full.code, full.delivered), (Code::Overloaded, Some(false)));
     for (n, link) in links.iter().skip(1).enumerate() {
         (0..8).for_each(|id| rpc(&mut relay, *link, id, SEND, Duration::ZERO));
-        let refused = messages(&mut relay, *link).into_iter().filter_map(|message| match message {
-            LinkMessage::RpcResponse { outcome: Outcome::Failed(failure), .. } => Some(failure),
-            _ => None,
+        let refused = messages(&mut relay, *link).into_iter().filter_map(|message| {
+            if let LinkMessage::RpcResponse { outcome: Outcome::Failed(failure), .. } = message {
+                Some(failure)
+            } else {
+                None
+            }
         });
         let refused: Vec<Failure> = refused.collect();
         assert_eq!(refused.len(), if n < 7 { 0 } else { 8 }, "64 in all");
@@ -414,24 +391,6 @@ fn a_client_is_told_once_that_its_call_waits_for_somebody_and_has_that_much_long
     let cancelled: BTreeSet<_> = messages(&mut relay, link).into_iter().map(|message| format!("{message:?}")).collect();
     let both = [id, second].map(|id| format!("{:?}", LinkMessage::Cancel(id)));
     assert_eq!(cancelled, BTreeSet::from(both), "gone, and so they are void there");
-}
-
-#[test]
-fn a_time_out_that_a_client_gave_is_not_made_longer_by_the_wait_for_somebody() {
-    let mut relay = relay(1, 1);
-    pin(&mut relay, 2);
-    let link = link(&mut relay, 2, &["s"]);
-    let client = relay.open_client();
-    ask_with(&mut relay, client, control::Relay { timeout_ms: Some(9000), ..request("s", 1) }, 5, Duration::ZERO);
-    let id = messages(&mut relay, link).into_iter().find_map(rpc_id).unwrap();
-    let progress = LinkMessage::RpcProgress { id, code: Code::NeedsApproval, extend_ms: 60_000 };
-    relay.link_message(link, progress, SECOND);
-    assert_eq!(lines(&mut relay, client)[0]["data"]["expiresInSeconds"], 8, "what is left of it");
-    relay.tick(9 * SECOND);
-    let failure = lines(&mut relay, client).remove(0);
-    assert_eq!((&failure["code"], &failure["delivered"]), (&"timeout".into(), &true.into()), "it may just be approved");
-    assert!(failure["hint"].as_str().unwrap().contains("approve"), "{failure}");
-    assert!(messages(&mut relay, link).contains(&LinkMessage::Cancel(id)), "and so it is void there");
 }
 
 #[test]
