@@ -136,6 +136,28 @@ async fn what_is_denied_or_what_nobody_answers_is_refused_and_reaches_no_session
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_held_call_whose_machine_goes_down_was_not_delivered_and_may_be_sent_again() {
+    let mut asking = Asking::start(json!({}));
+    let (sending, _) = asking.send(&["x", "--json"]);
+    run(&asking.pair.desktop.dir, &["stop"]).ends(0);
+    let failure = sending.end().ends(8).json_failure();
+    assert_eq!((&failure["code"], &failure["delivered"]), (&json!("peer_disconnected"), &json!(false)), "{failure}");
+    assert_eq!(asking.sent(), Vec::<Value>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_time_out_that_the_user_gave_is_kept_while_somebody_has_to_approve() {
+    let mut asking = Asking::start(json!({}));
+    let (sending, _) = asking.send(&["x", "--json", "--timeout", "2s"]);
+    let ran = sending.end().ends(6);
+    let failure = ran.json_failure();
+    assert!(failure["message"].as_str().unwrap().ends_with(" did not answer within 2s"), "{failure}");
+    assert!(ran.err.starts_with("waiting for somebody on desktop to approve it"), "{}", ran.err);
+    assert_eq!(asking.event("approval_resolved")["decision"], "void");
+    assert_eq!(asking.sent(), Vec::<Value>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_its_sender_gave_up_is_void_and_cannot_be_approved_any_more() {
     let mut asking = Asking::start(json!({}));
     for signal in [Signal::SIGKILL, Signal::SIGINT] {

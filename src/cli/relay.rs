@@ -102,8 +102,10 @@ pub(crate) async fn call(cx: &Context, call: Call<'_>) -> Result<Answer, Error> 
     let mut was_asked = false;
     let asked = client.ask_told("relay", request, deadline, |event| {
         let longer = waits_for_somebody(cx, event);
+        was_asked |= longer.is_some();
+        // A time-out that the user gave is for all of it.
+        let longer = longer.filter(|_| call.timeout.is_none()).unwrap_or_default();
         deadline += longer;
-        was_asked |= !longer.is_zero();
         longer
     });
     let raw = asked.await.map_err(|failure| match target.away {
@@ -127,8 +129,9 @@ pub(crate) async fn call(cx: &Context, call: Call<'_>) -> Result<Answer, Error> 
     answer(target.shown, raw)
 }
 
-/// Says that somebody on the other machine is asked, and gives how much longer that may take.
-fn waits_for_somebody(cx: &Context, event: &Event) -> Duration {
+/// Says that somebody on the other machine is asked, if that is what the event tells, and gives how long
+/// that may take.
+fn waits_for_somebody(cx: &Context, event: &Event) -> Option<Duration> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Status {
@@ -136,12 +139,10 @@ fn waits_for_somebody(cx: &Context, event: &Event) -> Duration {
         status: String,
         expires_in_seconds: u64,
     }
-    let Ok(Status { host, status, expires_in_seconds }) = event.data() else { return Duration::ZERO };
-    if status != "needs_approval" {
-        return Duration::ZERO;
-    }
+    let Status { host, expires_in_seconds, .. } =
+        event.data().ok().filter(|data: &Status| data.status == "needs_approval")?;
     cx.out.note(&format!("waiting for somebody on {host} to approve it (up to {expires_in_seconds} s)"));
-    Duration::from_secs(expires_in_seconds.min(MAX_LONGER))
+    Some(Duration::from_secs(expires_in_seconds.min(MAX_LONGER)))
 }
 
 /// A time-out in a user's words; the daemon keeps the original's.

@@ -25,7 +25,7 @@ pub(crate) struct Args {
     /// Wait until the turn has ended, and print the reply
     #[arg(long)]
     wait: bool,
-    /// How long to wait: 90s, 5m [default: 5m]
+    /// How long to wait in all: 90s, 5m [default: 5m, and 60s more for somebody who has to approve it]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     timeout: Option<Duration>,
 }

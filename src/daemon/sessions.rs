@@ -1,5 +1,7 @@
 //! Between the relay and the machine's sessions.
 
+mod shares;
+
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::path::PathBuf;
@@ -8,26 +10,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::{self, AbortHandle, JoinSet};
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use self::shares::{Admitted, Asker, Kind, PEER, Place, Shares};
 use crate::clock::Clock;
 use crate::relay::pending::CallId;
 use crate::relay::{Sender, SessionWork, Shared};
-use crate::session::call::{CallError, Room, call};
+use crate::session::call::{Answer, CallError, Room, call};
 use crate::session::names::NameFiles;
 use crate::session::watch::{SessionChange, WatchHandle};
 use crate::state_dir::StateDir;
-use crate::wire::SessionId;
 use crate::wire::session::with_sender;
+use crate::wire::{Code, Failure, SessionId};
 
-/// Connections to one session at once; more calls wait.
-const CONNECTIONS: usize = 64;
-/// Large answers of all sessions that are held at once, from their first bytes until they wait for
-/// who asked, where bounds of their own hold.
-const LARGE_ANSWERS: usize = 4;
 /// A `send` goes out when the one before it was answered, or after this long: their order counts,
 /// but one that the session does not answer must not hold up the rest.
 const SEND_ORDER: Duration = Duration::from_millis(500);
@@ -44,46 +42,23 @@ pub(super) fn report(relay: Shared, clock: Clock) -> impl FnMut(SessionChange) +
     }
 }
 
-/// What is under way with one session.
-struct Desk {
-    connections: Arc<Semaphore>,
-    last_send: Option<oneshot::Receiver<()>>,
-    calls: usize,
-}
-
-impl Desk {
-    fn new() -> Self {
-        Self { connections: Arc::new(Semaphore::new(CONNECTIONS)), last_send: None, calls: 0 }
-    }
-
-    /// The next place in the row of sends.
-    fn turn(&mut self) -> Turn {
-        let (done, is_done) = oneshot::channel();
-        Turn { before: self.last_send.replace(is_done), done }
-    }
-}
-
-/// A place in the row of sends to one session; the next one's turn comes when `done` is dropped.
-struct Turn {
-    before: Option<oneshot::Receiver<()>>,
-    done: oneshot::Sender<()>,
-}
-
 /// Asks sessions what the relay wants to know, for as long as it is polled.
 pub(super) async fn work(relay: Shared, clock: Clock, dir: StateDir, watched: WatchHandle) {
-    let mut desks: HashMap<SessionId, Desk> = HashMap::new();
-    let large = Arc::new(Semaphore::new(LARGE_ANSWERS));
+    let mut shares = Shares::default();
     let mut calls = JoinSet::new();
     let mut handles: HashMap<CallId, AbortHandle> = HashMap::new();
-    let mut under_way: HashMap<task::Id, (CallId, SessionId)> = HashMap::new();
+    let mut under_way: HashMap<task::Id, (CallId, Asker, SessionId)> = HashMap::new();
     loop {
         tokio::select! {
             work = poll_fn(|cx| relay.lock().poll_work(cx)) => match work {
-                SessionWork::Call { call, session, command, is_send, wait_turn_end, sender } => {
-                    let desk = desks.entry(session.clone()).or_insert_with(Desk::new);
-                    desk.calls += 1;
-                    let turn = is_send.then(|| desk.turn());
-                    let connections = Arc::clone(&desk.connections);
+                SessionWork::Call { call, session, command, is_send, is_control, wait_turn_end, sender } => {
+                    let kind = match (is_control, wait_turn_end) {
+                        (true, _) => Kind::Control,
+                        (false, true) => Kind::TurnEnd,
+                        (false, false) => Kind::Answer,
+                    };
+                    let asker = sender.as_ref().map(|sender| sender.fingerprint);
+                    let place = shares.enter(asker, &session, kind, is_send);
                     let asking = Asking {
                         relay: relay.clone(),
                         clock: clock.clone(),
@@ -91,13 +66,12 @@ pub(super) async fn work(relay: Shared, clock: Clock, dir: StateDir, watched: Wa
                         watched: watched.clone(),
                         call,
                         session: session.clone(),
-                        from_afar: sender.is_some(),
+                        from_afar: asker.is_some(),
                         command: sender.map_or(command.clone(), |sender| signed(&command, &sender)),
                         wait_turn_end,
-                        large: Arc::clone(&large),
                     };
-                    let handle = calls.spawn(asking.run(turn, connections));
-                    under_way.insert(handle.id(), (call, session));
+                    let handle = calls.spawn(asking.run(place));
+                    under_way.insert(handle.id(), (call, asker, session));
                     handles.insert(call, handle);
                 }
                 SessionWork::Drop(call) => {
@@ -108,14 +82,9 @@ pub(super) async fn work(relay: Shared, clock: Clock, dir: StateDir, watched: Wa
             },
             Some(ended) = calls.join_next_with_id() => {
                 let task = ended.map_or_else(|error| error.id(), |(task, ())| task);
-                let Some((call, session)) = under_way.remove(&task) else { continue };
+                let Some((call, asker, session)) = under_way.remove(&task) else { continue };
                 handles.remove(&call);
-                if let Some(desk) = desks.get_mut(&session) {
-                    desk.calls -= 1;
-                    if desk.calls == 0 {
-                        desks.remove(&session);
-                    }
-                }
+                shares.leave(asker, &session);
             }
         }
     }
@@ -138,46 +107,48 @@ struct Asking {
     command: Bytes,
     wait_turn_end: bool,
     from_afar: bool,
-    large: Arc<Semaphore>,
 }
 
 impl Asking {
-    async fn run(self, turn: Option<Turn>, connections: Arc<Semaphore>) {
-        let mut room = Room::new(self.relay.lock().limits().message, Arc::clone(&self.large));
-        let asked = async {
-            // Never closed, so the permit always comes.
-            let _permit = connections.acquire().await;
-            call(&self.socket, &self.command, self.wait_turn_end, &mut room).await
-        };
-        let answer = match turn {
-            None => asked.await,
-            Some(Turn { before, done }) => {
-                // Before the connection is asked for, or those who wait would hold all that there
-                // are and nobody's turn would come.
-                if let Some(before) = before {
-                    // Dropped, never sent.
-                    let _ = before.await;
-                }
-                let mut asked = pin!(asked);
-                match timeout(SEND_ORDER, &mut asked).await {
-                    Ok(answer) => answer,
-                    Err(_) => {
-                        drop(done);
-                        asked.await
-                    }
-                }
-            }
-        };
+    async fn run(self, place: Place) {
+        let mut room = Room::new(self.relay.lock().limits().message, Arc::clone(&place.large));
+        let Some(admitted) = place.admitted().await else { return self.answer(Err(self.too_many_waits())) };
+        let answer = self.ask(admitted, &mut room).await;
         let is_suspect = matches!(answer, Err(CallError::Refused | CallError::Gone));
-        let answer = answer
-            .map(|answer| (answer.response, answer.event))
-            .map_err(|error| error.into_failure(self.session.as_str(), self.from_afar));
-        self.relay.lock().session_answered(self.call, answer, self.clock.now());
+        self.answer(
+            answer
+                .map(|answer| (answer.response, answer.event))
+                .map_err(|error| error.into_failure(self.session.as_str(), self.from_afar)),
+        );
         if is_suspect {
             // Only now: whoever finds the session gone would answer first, and not know whether the
             // command had arrived.
             self.watched.probe(&self.session);
         }
+    }
+
+    async fn ask(&self, admitted: Admitted, room: &mut Room) -> Result<Answer, CallError> {
+        let Admitted { connection: _connection, turn } = admitted;
+        let (answered, is_answered) = oneshot::channel::<()>();
+        let mut asked = pin!(call(&self.socket, &self.command, self.wait_turn_end, room, || drop(answered)));
+        let Some(turn) = turn else { return asked.await };
+        tokio::select! {
+            biased;
+            answer = &mut asked => answer,
+            _ = timeout(SEND_ORDER, is_answered) => {
+                drop(turn);
+                asked.await
+            }
+        }
+    }
+
+    fn answer(&self, answer: Result<(Bytes, Option<Bytes>), Failure>) {
+        self.relay.lock().session_answered(self.call, answer, self.clock.now());
+    }
+
+    fn too_many_waits(&self) -> Failure {
+        let message = format!("{PEER} calls of this peer wait for a turn of session {} to end already", self.session);
+        Failure::new(Code::Overloaded, message).delivered(false)
     }
 }
 

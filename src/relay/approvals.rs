@@ -86,12 +86,9 @@ impl Approvals {
         digits.parse().ok().filter(|number: &u64| number.to_string() == digits)
     }
 
-    /// How many calls of a peer may be held at once, if it has reached that; in all, if that is reached.
-    pub(super) fn full(&self, peer: Fingerprint) -> Option<usize> {
-        if self.held.values().filter(|held| held.matter.peer == peer).count() >= MAX_OF_PEER {
-            return Some(MAX_OF_PEER);
-        }
-        (self.held.len() >= MAX_HELD).then_some(MAX_HELD)
+    /// Whether no more calls of a peer can be held: as many are as may be of its own, or in all.
+    pub(super) fn is_full_for(&self, peer: Fingerprint) -> bool {
+        self.held.len() >= MAX_HELD || self.held.values().filter(|held| held.matter.peer == peer).count() >= MAX_OF_PEER
     }
 
     /// Holds a call; its number.

@@ -35,6 +35,15 @@ pub(super) fn changes_something(command_type: Option<&str>) -> bool {
     !matches!(command_type.and_then(Verb::of_command), Some(Verb::Read | Verb::Summary | Verb::Events))
 }
 
+/// The rights that a call needs; `None` is nobody's.
+pub(super) type Rights = Vec<Option<Verb>>;
+
+/// Every right that a command of this type needs, whose turn's end may be waited for.
+pub(super) fn rights(command_type: Option<&str>, waits_for_turn_end: bool) -> Rights {
+    let waits = waits_for_turn_end.then_some(Some(Verb::Events));
+    std::iter::once(command_type.and_then(Verb::of_command)).chain(waits).collect()
+}
+
 /// What is to be asked of a session.
 #[derive(Debug)]
 pub(super) struct Question {
@@ -43,6 +52,8 @@ pub(super) struct Question {
     has_message_id: bool,
     wait_until: Option<WaitUntil>,
     pub(super) timeout: Duration,
+    /// Whether who asked has said how long it waits; then nothing makes that longer.
+    is_timed: bool,
 }
 
 impl Question {
@@ -52,7 +63,8 @@ impl Question {
             || default_timeout(command_type.as_deref().unwrap_or_default()),
             |ms| Duration::from_millis(ms).clamp(Duration::from_millis(1), MAX_TIMEOUT),
         );
-        Self { command, command_type, has_message_id: head.has_message_id, wait_until, timeout }
+        let is_timed = timeout_ms.is_some();
+        Self { command, command_type, has_message_id: head.has_message_id, wait_until, timeout, is_timed }
     }
 
     fn is_send(&self) -> bool {
@@ -86,9 +98,8 @@ impl Question {
     }
 
     /// Every right that it needs.
-    pub(super) fn verbs(&self) -> Vec<Option<Verb>> {
-        let waits = self.waits_for_turn_end().then_some(Some(Verb::Events));
-        std::iter::once(self.verb()).chain(waits).collect()
+    pub(super) fn rights(&self) -> Rights {
+        rights(self.command_type.as_deref(), self.waits_for_turn_end())
     }
 }
 
@@ -163,7 +174,7 @@ impl Relay {
         let verb = question.verb().ok_or_else(refused)?;
         let matter = Matter { peer: asking.peer, verb, session: entry.info.session_id.clone() };
         let bytes = question.command.len();
-        let verdict = self.verdict_of_call(asking, &question.verbs(), &matter, &entry.info, now);
+        let verdict = self.verdict_of_call(asking, &question.rights(), &entry.info, now);
         if verdict == Verdict::Deny {
             return Err(refused());
         }
@@ -218,11 +229,12 @@ impl Relay {
     }
 
     /// A peer says that a call takes longer, and why.
-    pub(super) fn rpc_progress(&mut self, link: LinkId, id: u64, code: Code, extend_ms: u64) {
+    pub(super) fn rpc_progress(&mut self, link: LinkId, id: u64, code: Code, extend_ms: u64, now: Duration) {
         if self.was_sent_over(link, CallId(id)) {
-            let by = self.pending.extend(CallId(id), Duration::from_millis(extend_ms));
+            let longer = Duration::from_millis(extend_ms).min(MAX_EXTENSION);
+            self.pending.extend(CallId(id), longer);
             if code == Code::NeedsApproval && self.pending.waits_for_approval(CallId(id)) {
-                self.tell_of_approval(CallId(id), by);
+                self.tell_of_approval(CallId(id), longer, now);
             }
         }
     }
@@ -270,8 +282,9 @@ impl Relay {
         }
     }
 
-    /// Tells who asked, and all subscribers, that somebody on the other machine has to approve a call.
-    fn tell_of_approval(&mut self, id: CallId, longer: Duration) {
+    /// Tells who asked, and all subscribers, that somebody on the other machine has to approve a call, and
+    /// how long that is waited for.
+    fn tell_of_approval(&mut self, id: CallId, hold: Duration, now: Duration) {
         let Some(call) = self.pending.get(id) else { return };
         let host = match &call.destination {
             Destination::Link { link, .. } => self.links.get(link).and_then(|link| self.peers.get(&link.peer)),
@@ -283,7 +296,7 @@ impl Relay {
             Origin::Nobody { request_id } => (None, request_id),
             Origin::Link { .. } => return,
         };
-        let seconds = longer.as_millis().div_ceil(1000);
+        let seconds = hold.min(call.deadline.saturating_sub(now)).as_millis().div_ceil(1000);
         let status = json!({ "host": host, "status": "needs_approval", "expiresInSeconds": seconds as u64 });
         let data = message_status(&call.destination, request_id.as_ref(), &status);
         let told = asked.as_ref().map(|(client, _)| *client);
@@ -438,7 +451,7 @@ impl Relay {
             waits_for_turn_end: question.waits_for_turn_end(),
             deadline: now + timeout,
             timeout,
-            extensible: MAX_EXTENSION,
+            extensible: if question.is_timed { Duration::ZERO } else { MAX_EXTENSION },
             bytes,
             waits_for_approval: false,
             approved_ahead: None,
@@ -448,13 +461,14 @@ impl Relay {
     /// Has a session asked.
     pub(super) fn ask_session(&mut self, call: CallId, session: SessionId, question: Question) {
         let (is_send, wait_turn_end) = (question.is_send(), question.waits_for_turn_end());
+        let is_control = question.verb() == Some(Verb::Control);
         let sender = self.sender(call).map(|(peer, fingerprint)| Sender {
             peer,
             fingerprint,
             lacks_message_id: is_send && !question.has_message_id,
         });
         let command = question.command;
-        self.push_work(SessionWork::Call { call, session, command, is_send, wait_turn_end, sender });
+        self.push_work(SessionWork::Call { call, session, command, is_send, is_control, wait_turn_end, sender });
     }
 
     /// The peer that makes a call.

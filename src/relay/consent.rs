@@ -32,17 +32,19 @@ impl Relay {
     pub(super) fn verdict_of_call(
         &self,
         link: &Link,
-        verbs: &[Option<Verb>],
-        matter: &Matter,
+        rights: &[Option<Verb>],
         session: &SessionInfo,
         now: Duration,
     ) -> Verdict {
-        let is_free = |verb| verb == Some(matter.verb) && self.approvals.stands(matter, now);
-        let verdict = |verb| {
-            let verdict = self.verdict(link, verb, session, now);
-            if verdict == Verdict::Ask && is_free(verb) { Verdict::Allow } else { verdict }
+        let is_free = |verb| {
+            let matter = Matter { peer: link.peer, verb, session: session.session_id.clone() };
+            self.approvals.stands(&matter, now)
         };
-        verbs.iter().map(|verb| verdict(*verb)).max().unwrap_or(Verdict::Deny)
+        let verdict = |right: &Option<Verb>| {
+            let verdict = self.verdict(link, *right, session, now);
+            if verdict == Verdict::Ask && right.is_some_and(is_free) { Verdict::Allow } else { verdict }
+        };
+        rights.iter().map(verdict).max().unwrap_or(Verdict::Deny)
     }
 
     /// Holds a peer's call until somebody decides; its caller and all subscribers are told.
@@ -55,8 +57,9 @@ impl Relay {
         shown: Option<Shown>,
         now: Duration,
     ) -> Result<CallId, Failure> {
-        if let Some(most) = self.approvals.full(matter.peer) {
-            let message = format!("{most} calls wait for approval on this machine already");
+        if self.approvals.is_full_for(matter.peer) {
+            // In the same words whoever's they are, since a peer is to hear of no other.
+            let message = "too many calls wait for approval on this machine already";
             return Err(Failure::new(Code::Overloaded, message).delivered(false));
         }
         let wait = self.limits.hold;
@@ -191,6 +194,21 @@ impl Relay {
         }
     }
 
+    /// A link's last words are near: whoever waits there for a decision is told that none comes, and that
+    /// nothing was begun.
+    pub(super) fn refuse_held_of(&mut self, link: LinkId, now: Duration) {
+        let came_over = |call| match self.pending.get(call).map(|call| &call.origin) {
+            Some(Origin::Link { link: over, .. }) => *over == link,
+            Some(Origin::Client { .. } | Origin::Nobody { .. }) | None => false,
+        };
+        let held = self.approvals.held().filter(|(_, held)| came_over(held.call));
+        for number in held.map(|(number, _)| number).collect::<Vec<_>>() {
+            let message = "the link ended before anybody on this machine approved it";
+            let failure = Failure::new(Code::PeerDisconnected, message).delivered(false);
+            self.refuse(number, Decision::Void, failure, None, now);
+        }
+    }
+
     pub(super) fn tick_consent(&mut self, now: Duration) {
         self.drop_standing(|_, stands| stands.until <= now);
         self.review_held(now);
@@ -227,7 +245,7 @@ impl Relay {
         };
         let listed = link.filter(|link| self.may_list(link, &entry.info, now));
         let Some(link) = listed else { return Some(not_found(target)) };
-        let verdict = self.verdict_of_call(link, &held.question.verbs(), &held.matter, &entry.info, now);
+        let verdict = self.verdict_of_call(link, &held.question.rights(), &entry.info, now);
         (verdict == Verdict::Deny).then(|| forbidden(held.question.command_type.as_deref(), target))
     }
 

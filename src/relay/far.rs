@@ -7,15 +7,16 @@ use serde_json::json;
 use super::ends::LinkEnd;
 use super::links::Link;
 use super::queue::wake;
-use super::roster::Entry;
+use super::roster::{Entry, Sessions};
 use super::{LinkId, Relay};
 use crate::identity::Fingerprint;
 use crate::wire::control::event_line;
 use crate::wire::ids::SessionId;
 use crate::wire::link::{Allows, MAX_SESSIONS, SessionInfo};
 
-/// Most bytes that are kept of one peer's sessions.
-const MAX_ROSTER: usize = 4 * 1024 * 1024;
+/// Most bytes that are kept of one peer's sessions: thousands of them, and few enough that a hello with
+/// all of them is taken in before anybody notices.
+const MAX_ROSTER: usize = 2 * 1024 * 1024;
 
 impl Relay {
     /// The peer's calls go over this link from now on, and its sessions are the ones shown.
@@ -29,26 +30,33 @@ impl Relay {
         for waker in std::mem::take(&mut peer.linked) {
             waker.wake();
         }
-        let before = old.and_then(|old| self.links.get(&old)).map(|old| old.sessions.clone()).unwrap_or_default();
-        let after = link.sessions.clone();
-        for session in before.keys().filter(|session| !after.contains_key(*session)) {
-            self.remote.remove(session, fingerprint);
-        }
-        for session in after.keys() {
-            self.remote.add(session, fingerprint);
-        }
-        if old.is_none() {
-            return self.emit("peer_connected", &json!({"host": host, "sessionCount": after.len()}));
-        }
-        for session in before.keys().filter(|session| !after.contains_key(*session)) {
-            self.emit("session_removed", &json!({"sessionId": session, "host": host, "isRemote": true}));
-        }
-        for (session, entry) in &after {
+        let after = &link.sessions;
+        let Some(old) = old else {
+            after.keys().for_each(|session| self.remote.add(session, fingerprint));
+            let count = after.len();
+            return self.emit("peer_connected", &json!({"host": host, "sessionCount": count}));
+        };
+        // Only what differs is copied, and views are shared: everybody's calls wait meanwhile.
+        let none = Sessions::new();
+        let before = self.links.get(&old).map_or(&none, |old| &old.sessions);
+        let gone: Vec<SessionId> = before.keys().filter(|session| !after.contains_key(*session)).cloned().collect();
+        let mut told = Vec::new();
+        for (session, entry) in after {
             match before.get(session) {
-                None => self.emit_line(event_line("session_added", &entry.view)),
-                Some(was) if was.view != entry.view => self.emit_line(event_line("session_renamed", &entry.view)),
+                None => {
+                    self.remote.add(session, fingerprint);
+                    told.push(("session_added", entry.view.clone()));
+                }
+                Some(was) if was.view != entry.view => told.push(("session_renamed", entry.view.clone())),
                 Some(_) => {}
             }
+        }
+        for session in gone {
+            self.remote.remove(&session, fingerprint);
+            self.emit("session_removed", &json!({"sessionId": session, "host": host, "isRemote": true}));
+        }
+        for (event, view) in told {
+            self.emit_line(event_line(event, &view));
         }
     }
 

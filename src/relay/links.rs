@@ -289,12 +289,10 @@ impl Relay {
 
     /// Says bye on a link and uses it no more.
     pub fn end_link(&mut self, id: LinkId, reason: ByeReason, now: Duration) {
-        let Some(link) = self.links.get_mut(&id) else { return };
-        if matches!(link.state, State::Ending { .. }) {
+        if self.links.get(&id).is_none_or(|link| matches!(link.state, State::Ending { .. })) {
             return;
         }
-        // Without room for the bye the connection simply ends.
-        let _ = link.outbox.push_reserved(Lane::State, LinkMessage::Bye(reason).encode());
+        self.say_bye(id, reason, now);
         self.retire_saying(id, LinkEnd::Here(reason), now);
     }
 
@@ -395,7 +393,7 @@ impl Relay {
                 }
                 self.rpc(id, rpc, shown, now);
             }
-            LinkMessage::RpcProgress { id: call, code, extend_ms } => self.rpc_progress(id, call, code, extend_ms),
+            LinkMessage::RpcProgress { id: call, code, extend_ms } => self.rpc_progress(id, call, code, extend_ms, now),
             LinkMessage::RpcResponse { id: call, outcome } => self.rpc_answered(id, call, outcome, now),
             LinkMessage::Cancel(call) => self.rpc_cancelled(id, call, now),
             LinkMessage::Check(check) => self.check_wanted(id, check),
@@ -414,13 +412,20 @@ impl Relay {
 
     /// Ends a link whose peer broke the protocol.
     pub fn break_off(&mut self, id: LinkId, how: &str, now: Duration) {
-        if let Some(link) = self.links.get_mut(&id) {
-            let peer = link.peer;
-            // Without room for the bye the connection simply ends.
-            let _ = link.outbox.push_reserved(Lane::State, LinkMessage::Bye(ByeReason::ProtocolError).encode());
+        if let Some(peer) = self.links.get(&id).map(|link| link.peer) {
+            self.say_bye(id, ByeReason::ProtocolError, now);
             self.note(peer, &format!("broke the protocol: {}", shown(how, MAX_WORDS)), now);
         }
         self.retire_saying(id, LinkEnd::Protocol(how.to_owned()), now);
+    }
+
+    /// Says bye on a link, behind the last word about what was held for its peer.
+    fn say_bye(&mut self, id: LinkId, reason: ByeReason, now: Duration) {
+        self.refuse_held_of(id, now);
+        if let Some(link) = self.links.get_mut(&id) {
+            // Without room for the bye the connection simply ends.
+            let _ = link.outbox.push_reserved(Lane::State, LinkMessage::Bye(reason).encode());
+        }
     }
 
     /// Takes a link out of use and gives its last words a moment to leave.

@@ -120,16 +120,15 @@ impl Pending {
         self.calls.get(&id)
     }
 
-    /// Moves a call's deadline, as far as it may be moved; by how much it was.
-    pub fn extend(&mut self, id: CallId, by: Duration) -> Duration {
-        let Some(call) = self.calls.get_mut(&id) else { return Duration::ZERO };
+    /// Moves a call's deadline, as far as it may be moved.
+    pub fn extend(&mut self, id: CallId, by: Duration) {
+        let Some(call) = self.calls.get_mut(&id) else { return };
         let by = by.min(call.extensible);
         call.extensible -= by;
         self.deadlines.remove(&(call.deadline, id));
         call.deadline += by;
         call.timeout += by;
         self.deadlines.insert((call.deadline, id));
-        by
     }
 
     /// Notes that who asked knows of the approval that a call waits for; whether that is new.

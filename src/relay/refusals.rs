@@ -24,8 +24,13 @@ pub(super) fn from_afar(peer: &str, failure: &Failure) -> Failure {
 
 /// The failure of a call whose deadline has passed; its first words are the original's.
 pub(super) fn timed_out(call: &Call, target: &str) -> Failure {
+    let may = "it may still do what it was told";
+    let hint = match call.waits_for_approval {
+        true => format!("{target}: somebody there had to approve it; if they have, {may}"),
+        false => format!("{target} did not answer in time; {may}"),
+    };
     Failure::new(Code::Timeout, format!("Error: Relay timeout after {}ms", call.timeout.as_millis()))
-        .hint(format!("{target} did not answer in time; it may still do what it was told"))
+        .hint(hint)
         .delivered(true)
 }
 
@@ -37,7 +42,8 @@ pub(super) fn has_line_break(json: &[u8]) -> bool {
 
 /// The codes that a peer may answer with; any other would speak of this machine.
 fn code_from_afar(code: Code) -> Code {
-    const FROM_AFAR: [Code; 13] = [
+    const FROM_AFAR: [Code; 14] = [
+        Code::PeerDisconnected,
         Code::SessionNotFound,
         Code::SessionRefused,
         Code::InvalidSession,

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
+use super::calls::rights;
 use super::links::{Link, State};
 use super::pending::{Call, CallId, Destination};
 use super::queue::Lane;
@@ -76,22 +77,6 @@ impl Relay {
             return None;
         };
         Some(entry).filter(|entry| self.may_list(link, &entry.info, now))
-    }
-
-    /// Whether the peer of a link may make a call: it needs each right that the call needs.
-    pub(super) fn verdict_on_call(
-        &self,
-        link: &Link,
-        command_type: Option<&str>,
-        waits_for_turn_end: bool,
-        session: &SessionInfo,
-        now: Duration,
-    ) -> Verdict {
-        let verdict = self.verdict(link, command_type.and_then(Verb::of_command), session, now);
-        if waits_for_turn_end {
-            return verdict.max(self.verdict(link, Some(Verb::Events), session, now));
-        }
-        verdict
     }
 
     /// Has a call of a peer count against what it may make in a minute; refused ones do too.
@@ -223,12 +208,11 @@ impl Relay {
         let entry = self.local.get(session)?;
         let command_type = call.command_type.as_deref();
         if !self.may_list(link, &entry.info, now) {
-            Some(not_found(session.as_str()))
-        } else if self.verdict_on_call(link, command_type, call.waits_for_turn_end, &entry.info, now) == Verdict::Deny {
-            Some(forbidden(command_type, session.as_str()))
-        } else {
-            None
+            return Some(not_found(session.as_str()));
         }
+        let rights = rights(command_type, call.waits_for_turn_end);
+        let verdict = self.verdict_of_call(link, &rights, &entry.info, now);
+        (verdict == Verdict::Deny).then(|| forbidden(command_type, session.as_str()))
     }
 
     /// Does what follows from grants that have ended, before anything else is done at this time.

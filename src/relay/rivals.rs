@@ -59,7 +59,10 @@ impl Relay {
             }
         }
         for session in &hello.sessions {
-            self.note_session(id, Entry::new(session.clone(), &name, true));
+            if !self.note_session(id, Entry::new(session.clone(), &name, true)) {
+                // The rest would cost time alone.
+                break;
+            }
         }
         if let Some(peer) = self.peers.get_mut(&peer) {
             peer.version = Some(hello.version.clone());

@@ -40,6 +40,8 @@ pub enum SessionWork {
         command: Bytes,
         /// Whether it is a `send`, whose order counts.
         is_send: bool,
+        /// Whether it controls what the session does, and must get through.
+        is_control: bool,
         /// Whether the end of the turn is waited for.
         wait_turn_end: bool,
         /// The peer that asks; `None` for a client of this machine.

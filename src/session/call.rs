@@ -141,13 +141,20 @@ impl Room {
 
 /// Asks the session behind `socket` one `command`, a JSON value in one line, and takes what there
 /// is `room` for. With `wait_turn_end` the answer is complete when the session's next turn has
-/// ended, which need not be the turn of this command if the session was busy.
+/// ended, which need not be the turn of this command if the session was busy. `answered` is called
+/// when the session has answered the command itself and the turn's end is still to come.
 ///
 /// There is no time-out here: the caller drops the future, and the connection closes with it.
 ///
 /// # Errors
 /// [`CallError`] says what happened and whether the command may have arrived.
-pub async fn call(socket: &Path, command: &[u8], wait_turn_end: bool, room: &mut Room) -> Result<Answer, CallError> {
+pub async fn call(
+    socket: &Path,
+    command: &[u8],
+    wait_turn_end: bool,
+    room: &mut Room,
+    answered: impl FnOnce(),
+) -> Result<Answer, CallError> {
     if memchr::memchr(b'\n', command).is_some() {
         return Err(CallError::NotOneLine);
     }
@@ -167,6 +174,7 @@ pub async fn call(socket: &Path, command: &[u8], wait_turn_end: bool, room: &mut
     let (mut reader, mut writer) = stream.split();
     let mut decoder = LineDecoder::new(room.limit);
     let mut sent = None;
+    let mut answered = Some(answered);
     let mut writing = pin!(async { writer.write_all(&request).await.is_ok() });
     loop {
         tokio::select! {
@@ -183,6 +191,11 @@ pub async fn call(socket: &Path, command: &[u8], wait_turn_end: bool, room: &mut
             if let Some(answer) = waiting.take(&line)? {
                 return Ok(answer);
             }
+        }
+        if waiting.response.is_some()
+            && let Some(answered) = answered.take()
+        {
+            answered();
         }
         room.hold(decoder.buffer().len()).await;
     }

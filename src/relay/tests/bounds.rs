@@ -1,7 +1,9 @@
-//! The bounds of a call, each met exactly and passed by one, and what is asked of a session for it.
+//! The bounds of a call, each met exactly and passed by one, what is asked of a session for it, and the
+//! words of a link beside its calls.
 
 use super::consent::{self, SEND, join, refusal, rpc};
 use super::*;
+use crate::wire::link::{ByeReason, Checked, FEATURE_CHECK};
 
 /// The call that a session was just asked, and whether it is a send.
 fn asked(relay: &mut Relay) -> (CallId, bool) {
@@ -228,11 +230,18 @@ fn few_calls_of_a_peer_are_held_and_few_in_all() {
     }
     let full = refusal(&mut relay, links[0]);
     assert_eq!((full.code, full.delivered), (Code::Overloaded, Some(false)));
-    assert!(full.message.starts_with("8 calls wait for approval"), "{full}");
     for (n, link) in links.iter().skip(1).enumerate() {
         (0..8).for_each(|id| rpc(&mut relay, *link, id, SEND, Duration::ZERO));
-        let refused = messages(&mut relay, *link).into_iter().filter(|m| matches!(m, LinkMessage::RpcResponse { .. }));
-        assert_eq!(refused.count(), if n < 7 { 0 } else { 8 }, "64 in all");
+        let refused = messages(&mut relay, *link).into_iter().filter_map(|message| {
+            if let LinkMessage::RpcResponse { outcome: Outcome::Failed(failure), .. } = message {
+                Some(failure)
+            } else {
+                None
+            }
+        });
+        let refused: Vec<Failure> = refused.collect();
+        assert_eq!(refused.len(), if n < 7 { 0 } else { 8 }, "64 in all");
+        assert!(refused.iter().all(|failure| *failure == full), "it says nothing of others: {refused:?}");
     }
     assert_eq!(relay.held_count(), 64);
     rpc(&mut relay, links[0], 20, r#"{"type":"get_message"}"#, Duration::ZERO);
@@ -255,4 +264,124 @@ fn the_bytes_of_held_calls_count_as_in_flight() {
         relay.deny(&format!("a{id}-322"), None, Duration::ZERO).unwrap();
     }
     assert_eq!((relay.pending.bytes(), relay.links[&link].call_bytes), (0, 0));
+}
+
+#[test]
+fn of_a_hello_with_more_sessions_than_are_kept_the_rest_is_not_even_looked_at() {
+    let mut relay = relay(1, 1);
+    pin(&mut relay, 2);
+    let id = relay.open_link(device(2), true, facts(2), Duration::ZERO).unwrap();
+    let Me { hello, .. } = self::relay(0, 2).me;
+    let long = |n: usize| SessionInfo { aliases: vec!["a".repeat(64); 16], ..session(&format!("s{n}")) };
+    // One that would fit again comes last.
+    let sessions = (0..2000).map(long).chain([session("last")]).collect();
+    relay.link_message(id, LinkMessage::Hello(Hello { sessions, ..hello }), Duration::ZERO);
+    let kept = &relay.links[&id].sessions;
+    assert!((100..1000).contains(&kept.len()), "{}", kept.len());
+    assert!(!kept.contains_key("last"));
+}
+
+/// What this side's last hello on a link says of another link.
+fn says_contested(relay: &mut Relay, id: LinkId) -> bool {
+    let hello = messages(relay, id)
+        .into_iter()
+        .find_map(|message| if let LinkMessage::Hello(hello) = message { Some(hello) } else { None });
+    hello.unwrap().contested
+}
+
+#[test]
+fn a_hello_says_whether_its_sender_holds_another_link() {
+    let mut relay = relay(1, 1);
+    pin(&mut relay, 2);
+    let first = relay.open_link(device(2), true, facts(2), Duration::ZERO).unwrap();
+    assert!(!says_contested(&mut relay, first), "it is the only one");
+    relay.link_message(first, hello_from(2, false, &[]), Duration::ZERO);
+    let second = relay.open_link(device(2), true, facts(3), Duration::ZERO).unwrap();
+    assert!(says_contested(&mut relay, second));
+}
+
+fn checked(id: u64) -> Checked {
+    Checked { id, time: String::new(), version: String::new(), results: Vec::new() }
+}
+
+#[test]
+fn an_answer_to_a_check_that_was_not_asked_is_no_answer() {
+    let mut relay = relay(1, 1);
+    pin(&mut relay, 2);
+    let id = relay.open_link(device(2), true, facts(2), Duration::ZERO).unwrap();
+    let Me { hello, .. } = self::relay(0, 2).me;
+    let features = vec![FEATURE_CHECK.into()];
+    relay.link_message(id, LinkMessage::Hello(Hello { features, ..hello }), Duration::ZERO);
+    let asked = relay.ask_check(device(2), Duration::ZERO).unwrap();
+    let number = messages(&mut relay, id)
+        .into_iter()
+        .find_map(|message| if let LinkMessage::Check(number) = message { Some(number) } else { None });
+    let number = number.unwrap();
+    let shared = relay.ask_check(device(2), SECOND).unwrap();
+    assert_eq!(shared, asked, "who asks meanwhile shares it");
+    let answer = |number| LinkMessage::Checked(checked(number));
+    relay.link_message(id, answer(number + 1), SECOND);
+    assert!(relay.poll_checked(asked, &mut cx()).is_pending());
+    relay.link_message(id, answer(number), SECOND);
+    assert_eq!(relay.poll_checked(asked, &mut cx()), Poll::Ready(Some(checked(number))));
+    let later = relay.ask_check(device(2), SECOND).unwrap();
+    assert_ne!(later, asked);
+    assert_eq!(relay.poll_checked(asked, &mut cx()), Poll::Ready(None), "a later one has taken its place");
+}
+
+#[test]
+fn a_check_that_was_made_is_told_under_the_number_of_whoever_asked() {
+    let mut relay = relay(1, 1);
+    pin(&mut relay, 2);
+    let id = link(&mut relay, 2, &[]);
+    messages(&mut relay, id);
+    relay.link_message(id, LinkMessage::Check(77), SECOND);
+    let Poll::Ready(work) = relay.poll_check(&mut cx()) else { panic!("nothing to be checked") };
+    assert_eq!((work.peer, work.link, work.id), (device(2), id, 77));
+    relay.check_made(work, checked(0));
+    let told = messages(&mut relay, id);
+    assert!(matches!(&told[..], [LinkMessage::Checked(Checked { id: 77, .. })]), "{told:?}");
+}
+
+#[test]
+fn a_time_out_that_a_client_gave_is_not_made_longer_by_the_wait_for_somebody() {
+    let mut relay = relay(1, 1);
+    pin(&mut relay, 2);
+    let link = link(&mut relay, 2, &["s"]);
+    let client = relay.open_client();
+    ask_with(&mut relay, client, control::Relay { timeout_ms: Some(9000), ..request("s", 1) }, 5, Duration::ZERO);
+    let id = messages(&mut relay, link).into_iter().find_map(rpc_id).unwrap();
+    let progress = LinkMessage::RpcProgress { id, code: Code::NeedsApproval, extend_ms: 60_000 };
+    relay.link_message(link, progress, SECOND);
+    assert_eq!(lines(&mut relay, client)[0]["data"]["expiresInSeconds"], 8, "what is left of it");
+    relay.tick(9 * SECOND);
+    let failure = lines(&mut relay, client).remove(0);
+    assert_eq!((&failure["code"], &failure["delivered"]), (&"timeout".into(), &true.into()), "it may just be approved");
+    assert!(failure["hint"].as_str().unwrap().contains("approve"), "{failure}");
+    assert!(messages(&mut relay, link).contains(&LinkMessage::Cancel(id)), "and so it is void there");
+}
+
+#[test]
+fn who_waits_for_a_decision_is_told_before_the_bye_that_nothing_was_begun() {
+    for end in [
+        |relay: &mut Relay, link| relay.end_link(link, ByeReason::Shutdown, SECOND),
+        |relay: &mut Relay, link| relay.break_off(link, "x", SECOND),
+    ] {
+        let (mut relay, link) = consent::asked(2);
+        let other = join(&mut relay, 3);
+        rpc(&mut relay, other, 1, SEND, Duration::ZERO);
+        rpc(&mut relay, link, 1, SEND, Duration::ZERO);
+        rpc(&mut relay, link, 2, r#"{"type":"get_message"}"#, Duration::ZERO);
+        messages(&mut relay, link);
+        messages(&mut relay, other);
+        end(&mut relay, link);
+        let said = messages(&mut relay, link);
+        let [LinkMessage::RpcResponse { id: 1, outcome: Outcome::Failed(failure) }, LinkMessage::Bye(_)] = &said[..]
+        else {
+            panic!("{said:?}")
+        };
+        assert_eq!((failure.code, failure.delivered), (Code::PeerDisconnected, Some(false)));
+        assert_eq!(consent::ids(&relay), ["a1-322"], "what others wait for waits on");
+        assert_eq!(messages(&mut relay, other), []);
+    }
 }

@@ -69,7 +69,7 @@ pub(super) fn refusal(relay: &mut Relay, link: LinkId) -> Failure {
     }
 }
 
-fn ids(relay: &Relay) -> Vec<String> {
+pub(super) fn ids(relay: &Relay) -> Vec<String> {
     let list = relay.approvals(None, Duration::ZERO).unwrap();
     list.approvals.into_iter().map(|view| view.id).chain(list.standing.into_iter().map(|view| view.id)).collect()
 }
@@ -347,7 +347,7 @@ fn a_client_is_told_once_that_its_call_waits_for_somebody_and_has_that_much_long
     let link = link(&mut relay, 2, &["s"]);
     let (client, other) = (relay.open_client(), relay.open_client());
     relay.subscribe(other);
-    let call = control::Relay { timeout_ms: Some(1000), request_id: Some("\"r\"".into()), ..request("s", 1) };
+    let call = control::Relay { request_id: Some("\"r\"".into()), ..request("s", 1) };
     ask_with(&mut relay, client, call, 5, Duration::ZERO);
     let id = messages(&mut relay, link).into_iter().find_map(rpc_id).unwrap();
     for _ in 0..2 {
@@ -362,7 +362,7 @@ fn a_client_is_told_once_that_its_call_waits_for_somebody_and_has_that_much_long
     let shared = serde_json::json!({"type": "event", "event": "message_status", "data": data});
     assert_eq!(lines(&mut relay, other), [shared]);
     relay.subscribe(client);
-    let call = control::Relay { timeout_ms: Some(1000), request_id: Some("\"r\"".into()), ..request("s", 1) };
+    let call = control::Relay { request_id: Some("\"r\"".into()), ..request("s", 1) };
     ask_with(&mut relay, client, call, 6, Duration::ZERO);
     let second = messages(&mut relay, link).into_iter().find_map(rpc_id).unwrap();
     let progress = LinkMessage::RpcProgress { id: second, code: Code::NeedsApproval, extend_ms: 60_000 };

@@ -19,7 +19,9 @@ fn fake(behaviour: FakeBehaviour) -> (tempfile::TempDir, FakeSession) {
 }
 
 async fn ask(session: &FakeSession, command: &[u8], wait: bool) -> Result<Answer, CallError> {
-    tokio::time::timeout(GUARD, call(&session.socket(), command, wait, &mut room(LIMIT))).await.expect("an end in time")
+    tokio::time::timeout(GUARD, call(&session.socket(), command, wait, &mut room(LIMIT), || ()))
+        .await
+        .expect("an end in time")
 }
 
 /// A session that reads `lines` lines and then writes the pieces, one packet each, with `ID` for
@@ -46,7 +48,7 @@ async fn scripted(pieces: Vec<Vec<u8>>, lines: usize) -> (tempfile::TempDir, Pat
 
 async fn answer_of(pieces: Vec<Vec<u8>>, wait: bool, limit: usize) -> Result<Answer, CallError> {
     let (_dir, path) = scripted(pieces, 1 + usize::from(wait)).await;
-    tokio::time::timeout(GUARD, call(&path, SEND, wait, &mut room(limit))).await.expect("an end in time")
+    tokio::time::timeout(GUARD, call(&path, SEND, wait, &mut room(limit), || ())).await.expect("an end in time")
 }
 
 #[tokio::test]
@@ -76,9 +78,12 @@ async fn a_large_answer_waits_for_its_place_and_a_small_one_does_not() {
     let place = Arc::clone(&large).acquire_owned().await.unwrap();
     let socket = session.socket();
     let mut small = Room::new(LIMIT, Arc::clone(&large));
-    tokio::time::timeout(GUARD, call(&socket, br#"{"type":"clear_"}"#, false, &mut small)).await.unwrap().unwrap();
+    tokio::time::timeout(GUARD, call(&socket, br#"{"type":"clear_"}"#, false, &mut small, || ()))
+        .await
+        .unwrap()
+        .unwrap();
     let mut room = Room::new(LIMIT, Arc::clone(&large));
-    let mut asked = Box::pin(call(&socket, br#"{"type":"get_message"}"#, false, &mut room));
+    let mut asked = Box::pin(call(&socket, br#"{"type":"get_message"}"#, false, &mut room, || ()));
     let early = tokio::time::timeout(Duration::from_millis(50), &mut asked).await;
     assert!(early.is_err(), "all places are taken");
     drop(place);
@@ -119,7 +124,7 @@ async fn dropping_a_call_closes_its_connection_at_once() {
         let socket = session.socket();
         let mut room = room(LIMIT);
         tokio::select! {
-            answer = call(&socket, SEND, wait, &mut room) => panic!("answered {answer:?}"),
+            answer = call(&socket, SEND, wait, &mut room, || ()) => panic!("answered {answer:?}"),
             () = session.until_received(1) => assert_eq!(session.open_connections(), 1),
         }
         tokio::time::timeout(GUARD, session.stop()).await.expect("nothing holds it back");
@@ -132,7 +137,7 @@ async fn a_session_that_never_reads_holds_a_big_call_only_until_it_is_dropped() 
     let (socket, command) = (session.socket(), vec![b' '; 4 * LIMIT]);
     let mut room = room(LIMIT);
     tokio::select! {
-        answer = call(&socket, &command, false, &mut room) => panic!("answered {answer:?}"),
+        answer = call(&socket, &command, false, &mut room, || ()) => panic!("answered {answer:?}"),
         () = session.until_connections(1) => {}
     }
     tokio::time::timeout(GUARD, session.until_connections(0)).await.unwrap();
@@ -149,10 +154,10 @@ async fn each_failure_says_what_happened_and_whether_a_retry_is_safe() {
     };
     assert_eq!(outcome(ask(&session, SEND, false).await.unwrap_err()), (Code::SessionRefused, true));
     session.crash().await;
-    let error = call(&socket, SEND, false, &mut room(LIMIT)).await.unwrap_err();
+    let error = call(&socket, SEND, false, &mut room(LIMIT), || ()).await.unwrap_err();
     assert!(matches!(error, CallError::Refused));
     assert_eq!(outcome(error), (Code::SessionRefused, false));
-    let error = call(&dir.path().join("none.sock"), SEND, false, &mut room(LIMIT)).await.unwrap_err();
+    let error = call(&dir.path().join("none.sock"), SEND, false, &mut room(LIMIT), || ()).await.unwrap_err();
     assert!(matches!(error, CallError::Gone));
     assert_eq!(outcome(error), (Code::SessionNotFound, false));
     let error = answer_of(vec![vec![b'x'; 101]], false, 100).await.unwrap_err();
@@ -187,7 +192,8 @@ async fn an_answer_counts_even_if_the_session_closes_before_it_has_read_the_whol
         stream.shutdown().await.unwrap();
     });
     let command = vec![b' '; 8 * LIMIT];
-    let answer = tokio::time::timeout(GUARD, call(&path, &command, false, &mut room(LIMIT))).await.unwrap().unwrap();
+    let answer =
+        tokio::time::timeout(GUARD, call(&path, &command, false, &mut room(LIMIT), || ())).await.unwrap().unwrap();
     assert_eq!(answer.response, &b"{\"type\":\"response\",\"success\":false}"[..]);
 }
 
@@ -200,7 +206,7 @@ async fn a_full_queue_is_waited_for() {
     socket.listen(0).unwrap();
     let _first = std::os::unix::net::UnixStream::connect(&path).unwrap();
     let mut room = room(LIMIT);
-    let mut asking = Box::pin(call(&path, SEND, false, &mut room));
+    let mut asking = Box::pin(call(&path, SEND, false, &mut room, || ()));
     let early = tokio::time::timeout(Duration::from_millis(20), &mut asking).await;
     assert!(early.is_err(), "{early:?}");
     let listener = std::os::unix::net::UnixListener::from(std::os::fd::OwnedFd::from(socket));
@@ -257,4 +263,27 @@ proptest! {
         prop_assert_eq!(answer.response, lines[1]);
         prop_assert_eq!(answer.event.unwrap(), r#"{ "turnIndex":0 }"#);
     }
+}
+
+#[tokio::test]
+async fn who_waits_for_a_turn_is_told_when_the_command_itself_is_answered() {
+    let (_dir, session) = fake(FakeBehaviour::default());
+    let mut room = room(LIMIT);
+    let (socket, answered) = (session.socket(), std::cell::Cell::new(false));
+    let command = br#"{"type":"send","message":"SLOW 600000 x"}"#;
+    let mut asked = pin!(call(&socket, command, true, &mut room, || answered.set(true)));
+    assert!(!answered.get());
+    let until_answered = async {
+        while !answered.get() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        answer = &mut asked => panic!("the turn has ended: {answer:?}"),
+        () = until_answered => {}
+        () = tokio::time::sleep(GUARD) => panic!("never told"),
+    }
+    call(&session.socket(), br#"{"type":"abort"}"#, false, &mut self::room(LIMIT), || ()).await.unwrap();
+    let answer = tokio::time::timeout(GUARD, asked).await.unwrap().unwrap();
+    assert!(answer.event.is_some());
 }
