@@ -21,9 +21,10 @@ const FAILING: u32 = 10_000;
 const AT_ONCE: usize = 8;
 /// How many addresses strangers have.
 const ADDRESSES: u32 = 4000;
-/// How long a peer may take to be linked and to have a call answered, whatever strangers do: far more than
-/// it takes on a busy machine, and far less than waiting behind all of them would.
-const SERVED: Duration = Duration::from_secs(10);
+/// How long a peer may take to be linked and to have a call answered, whatever strangers do.
+const SERVED: Duration = Duration::from_secs(2);
+/// The same for the slowest of many times: another program may have had the processor.
+const SERVED_AT_LAST: Duration = Duration::from_secs(10);
 
 /// A connection of the nth stranger's.
 fn stranger(n: u32, daemon: &TestDaemon) -> TcpStream {
@@ -71,7 +72,7 @@ impl Words {
 /// A link, dialled again should it have to make way, as a daemon does.
 fn dial_again_and_again(peer: &HandPeer, daemon: &TestDaemon) -> Link {
     let mut live = None;
-    within(SERVED, "the peer is linked", || {
+    within(SERVED_AT_LAST, "the peer is linked", || {
         let Ok(tls) = peer.connect(daemon, &[ALPN_LINK]) else { return false };
         let mut link = Link::new(tls);
         link.send(&peer.hello(&[]));
@@ -93,7 +94,8 @@ async fn a_flood_of_strangers_keeps_no_paired_peer_out_and_leaves_no_memory_behi
         let mut link = dial_again_and_again(&peer, &daemon);
         let outcome = link.call(1, "s-1", json!({"type": "get_message"}));
         assert_eq!(outcome["response"]["success"], true, "{when}: {outcome}");
-        assert!(begun.elapsed() < SERVED, "{when} it took {:?}", begun.elapsed());
+        assert!(begun.elapsed() < SERVED_AT_LAST, "{when} it took {:?}", begun.elapsed());
+        begun.elapsed()
     };
     let mut standing = HandPeer::paired(&daemon, "tablet").link(&daemon, &[]);
     served("before");
@@ -109,7 +111,9 @@ async fn a_flood_of_strangers_keeps_no_paired_peer_out_and_leaves_no_memory_behi
         tcp
     };
     let half_open: Vec<TcpStream> = (0..HALF_OPEN).map(open).collect();
-    served("while a thousand are half open");
+    let mut times: Vec<Duration> = (0..3).map(|_| served("while a thousand are half open")).collect();
+    times.sort_unstable();
+    assert!(times[1] < SERVED, "{times:?}");
 
     let next = AtomicU32::new(0);
     let fail_in_turn = || {
@@ -120,13 +124,17 @@ async fn a_flood_of_strangers_keeps_no_paired_peer_out_and_leaves_no_memory_behi
             }
         }
     };
-    std::thread::scope(|scope| {
+    let mut times = std::thread::scope(|scope| {
         let flood = [(); AT_ONCE].map(|()| scope.spawn(fail_in_turn));
+        let mut times = Vec::new();
         while !flood.iter().all(std::thread::ScopedJoinHandle::is_finished) {
-            served("while handshakes fail");
+            times.push(served("while handshakes fail"));
             std::thread::park_timeout(Duration::from_millis(50));
         }
+        times
     });
+    times.sort_unstable();
+    assert!(times[times.len() / 2] < SERVED, "{times:?}");
     served("right afterwards");
     standing.ping();
 
