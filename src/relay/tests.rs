@@ -20,11 +20,18 @@ use crate::wire::frames::{self, FrameDecoder};
 use crate::wire::link::{LinkMessage, Outcome, Rpc, SessionInfo, WaitUntil};
 use crate::wire::{Code, Failure};
 
+mod approvals;
 mod bounds;
+mod checks;
+mod clients;
+mod far;
 mod history;
+mod links;
+mod peers;
 mod rights;
 mod timer;
 mod trail;
+mod trail_bounds;
 
 const SECOND: Duration = Duration::from_secs(1);
 
