@@ -92,9 +92,9 @@ fn a_peer_that_reads_nothing_is_let_go_at_once_when_there_is_no_room_for_what_mu
 #[test]
 fn a_hello_says_which_of_the_diallers_links_it_is_and_whether_another_is_used() {
     let mut relay = peers(&[2]);
-    let hello = |relay: &mut Relay, link| match messages(relay, link).remove(0) {
-        LinkMessage::Hello(hello) => (hello.dial, hello.contested),
-        other => panic!("{other:?}"),
+    let hello = |relay: &mut Relay, link| {
+        let LinkMessage::Hello(hello) = messages(relay, link).remove(0) else { panic!("no hello") };
+        (hello.dial, hello.contested)
     };
     let first = link(&mut relay, 2, &[]);
     assert_eq!(hello(&mut relay, first), (first.0, false));
