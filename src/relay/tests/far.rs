@@ -79,7 +79,9 @@ fn another_link_takes_over_with_what_is_new_and_without_what_has_gone() {
 
 #[test]
 fn what_is_kept_of_a_peers_sessions_may_be_four_mebibytes_and_no_byte_more() {
-    let size = roster::Entry::new(session("t"), "peer-2", true).size();
+    let entry = roster::Entry::new(session("t"), "peer-2", true);
+    let size = entry.size();
+    assert_eq!(size, 2 * entry.view.len(), "what it says and its JSON");
     for (beyond, fits) in [(0, true), (1, false)] {
         let (mut relay, client, link) = linked(&[]);
         relay.links.get_mut(&link).unwrap().roster = MAX_ROSTER - size + beyond;
