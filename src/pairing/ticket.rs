@@ -425,6 +425,23 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_gives_nothing_of_a_secret_away_does_not_look_like_a_ticket_wherever_it_is() {
+        for before in ["", "x", &"x ".repeat(40)] {
+            assert!(looks_like_ticket(&format!("{before}pir1{}", "A".repeat(32))));
+            assert!(!looks_like_ticket(&format!("{before}pir1{}", "A".repeat(31))));
+        }
+    }
+
+    #[test]
+    fn the_hint_is_another_version_for_another_layout_and_another_copy_for_all_else() {
+        let hint = |error| Failure::from(error).hint.unwrap();
+        assert!(hint(TicketError::Layout).contains("the same version"));
+        for error in [TicketError::TooShort, TicketError::Checksum, TicketError::Count] {
+            assert!(hint(error).contains("copy the whole ticket"));
+        }
+    }
+
     fn addresses() -> impl Strategy<Value = Vec<String>> {
         let host = prop_oneof![
             "[a-z]([a-z0-9-]{0,20}[a-z0-9])?(\\.[a-z]{1,10}){0,3}",

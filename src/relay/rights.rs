@@ -150,8 +150,8 @@ impl Relay {
     /// Tells the links for which `concerned` holds how what their peers may know and do has changed, and
     /// ends the calls for which the right is gone.
     pub(super) fn review(&mut self, concerned: impl Fn(&Link) -> bool, now: Duration) {
-        let told = self.links.iter().filter(|(_, link)| link.is_told() && concerned(link));
-        let links: Vec<_> = told.map(|(id, _)| *id).collect();
+        let concerned = self.links.iter().filter(|(_, link)| concerned(link));
+        let links: Vec<_> = concerned.map(|(id, _)| *id).collect();
         links.into_iter().for_each(|link| self.review_link(link, now));
     }
 

@@ -20,11 +20,21 @@ use crate::wire::frames::{self, FrameDecoder};
 use crate::wire::link::{LinkMessage, Outcome, Rpc, SessionInfo, WaitUntil};
 use crate::wire::{Code, Failure};
 
+mod approvals;
 mod bounds;
+mod checks;
+mod clients;
+mod far;
 mod history;
+mod links;
+mod outboxes;
+mod peers;
+mod records;
 mod rights;
+mod rivals;
 mod timer;
 mod trail;
+mod trail_bounds;
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -366,3 +366,15 @@ fn an_exchange_of_one_window_is_none_of_the_next() {
     assert_eq!((next.succeed(exchange, now), next.fail(exchange, Reason::Stalled, now)), (Err(Closed), None));
     assert!(next.is_open(now));
 }
+
+#[test]
+fn a_last_exchange_that_stalls_when_the_time_is_up_anyway_burns_no_code() {
+    for (begun, ending) in [(s(590) - Duration::from_nanos(1), Ending::Burned), (s(590), Ending::Expired)] {
+        let mut window = code_window(s(0));
+        assert_eq!(window.number(), 1);
+        (1..ATTEMPTS).for_each(|_| guess_wrong(&mut window, 1, s(1)));
+        window.begin(ip(1), begun, begun).unwrap();
+        assert_eq!((window.ending(s(599)), window.ending(s(600))), (None, Some(ending)));
+    }
+    assert_eq!(Window::open(7, ticket(), s(0), DEFAULT_OPEN).unwrap().number(), 7);
+}

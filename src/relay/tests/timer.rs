@@ -15,6 +15,34 @@ impl Wake for Count {
     }
 }
 
+/// A waker, and how often it was woken.
+pub(super) fn counted() -> (Waker, impl Fn() -> usize) {
+    let count = Arc::new(Count::default());
+    (Waker::from(Arc::clone(&count)), move || count.0.load(Ordering::Relaxed))
+}
+
+/// Whoever polls until `ready` is woken once, however often it polled; of more than 64 those who came first are woken to
+/// come back.
+pub(super) fn assert_all_are_woken(
+    relay: &mut Relay,
+    is_pending: impl Fn(&mut Relay, &mut Context<'_>) -> bool,
+    ready: impl Fn(&mut Relay),
+) {
+    let waiters: Vec<_> = (0..64).map(|_| counted()).collect();
+    for (waker, _) in waiters.iter().chain(&waiters) {
+        assert!(is_pending(relay, &mut Context::from_waker(waker)));
+    }
+    let woken = || waiters.iter().map(|(_, woken)| woken()).collect::<Vec<_>>();
+    assert_eq!(woken(), [0; 64]);
+    let (last, last_woken) = counted();
+    assert!(is_pending(relay, &mut Context::from_waker(&last)));
+    assert_eq!((woken(), last_woken()), (vec![1; 64], 0));
+    assert!(is_pending(relay, &mut Context::from_waker(&waiters[0].0)));
+    ready(relay);
+    assert_eq!((woken()[0], woken()[1], last_woken()), (2, 1, 1));
+    assert!(!is_pending(relay, &mut cx()));
+}
+
 /// A call that a session has for so long.
 fn call(relay: &mut Relay, client: ClientId, timeout: Duration) {
     let request = control::Relay { timeout_ms: Some(timeout.as_millis() as u64), ..request("s", 1) };
@@ -26,10 +54,8 @@ fn the_timer_is_woken_for_what_is_due_earlier_than_it_knows_and_for_nothing_else
     let mut relay = relay(1, 1);
     relay.session_added(session("s"), Duration::ZERO);
     let client = relay.open_client();
-    let count = Arc::new(Count::default());
-    let waker = Waker::from(Arc::clone(&count));
+    let (waker, woken) = counted();
     let is_earlier = |relay: &mut Relay| relay.poll_due_earlier(&mut Context::from_waker(&waker)) == Poll::Ready(());
-    let woken = || count.0.load(Ordering::Relaxed);
 
     assert_eq!(relay.tick(Duration::ZERO), None);
     assert!(!is_earlier(&mut relay));

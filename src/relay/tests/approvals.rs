@@ -1,0 +1,29 @@
+//! What was approved for a while, one by one.
+
+use super::*;
+use crate::wire::rights::Approve;
+
+#[test]
+fn calls_may_be_approved_for_a_whole_day_and_each_of_those_approvals_is_shown_by_its_id() {
+    let mut relay = relay(1, 1);
+    let grants = vec![Grant::of_preset(GrantId(1), Preset::Ask)];
+    relay.set_peer(device(2), Standing { grants, ..full("peer-2") }, Duration::ZERO);
+    let link = link(&mut relay, 2, &[]);
+    for (id, target) in [(1, "s"), (2, "t")] {
+        relay.session_added(session(target), Duration::ZERO);
+        let command = br#"{"type":"send","message":"hi"}"#.as_slice().into();
+        let rpc = Rpc { id, target: target.into(), command, wait_until: None, timeout_ms: None };
+        relay.link_message(link, LinkMessage::Rpc(rpc), SECOND);
+        let held = relay.approvals(None, SECOND).unwrap().approvals.remove(0);
+        let request = Approve { id: held.id, hash: Some(held.hash), for_seconds: Some(86_400) };
+        relay.approve(&request, None, SECOND).unwrap();
+    }
+    let all = relay.approvals(None, SECOND).unwrap().standing;
+    assert_eq!(all.iter().map(|standing| standing.session.as_str()).collect::<Vec<_>>(), ["s", "t"]);
+    for one in &all {
+        assert_eq!(one.left_seconds, 86_400);
+        let shown = relay.approvals(Some(&one.id), SECOND).unwrap();
+        assert_eq!(shown.standing.iter().map(|standing| &standing.id).collect::<Vec<_>>(), [&one.id]);
+        assert!(shown.approvals.is_empty());
+    }
+}
