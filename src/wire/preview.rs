@@ -222,6 +222,7 @@ mod tests {
             (r#"{"type":"send","message":"a\nb\u001b[2J\u202ec"}"#, r"send: a\u{a}b\u{1b}[2J\u{202e}c"),
             (r#"{"type":"abort","id":"x"}"#, "abort"),
             (r#"{"type":"get_summary"}"#, "get_summary"),
+            (r#"{"type":"get_message","id":"x"}"#, "get_message"),
             (r#"{"type":"clear","summarize":false}"#, r#"{"type":"clear","summarize":false}"#),
             (r#"{"type":"send","message":"a","images":["x"]}"#, r#"{"type":"send","message":"a","images":["x"]}"#),
             (r#"{"type":"send","message":"a","mode":"now"}"#, r#"{"type":"send","message":"a","mode":"now"}"#),
