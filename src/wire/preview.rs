@@ -234,6 +234,7 @@ mod tests {
                 r#"{"type":"send","message":"a","id":"01a203d3-8132-7316-89c1-675261051f68","messageId":"m.1_x"}"#,
                 "send: a",
             ),
+            ("{\"type\":\"x\",\t\"a\":\n1}", r#"{"type":"x", "a": 1}"#),
             (r#"{"type":"abort","id":"run rm"}"#, r#"{"type":"abort","id":"run rm"}"#),
             (
                 r#"{"type":"send","message":"a","messageId":"and this"}"#,
