@@ -2,7 +2,7 @@
 //! writes them; beside them stand the place in the chain and who asked.
 
 use std::fmt;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -10,6 +10,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::wire::audit::{Action, Direction, Entry};
+use crate::wire::dates::rfc3339;
 use crate::wire::error::Code;
 use crate::wire::escape::escape;
 
@@ -26,8 +27,6 @@ const CUT: &str = "…";
 /// The highest number that a line or a head may say: what is counted in JSON is exact up to here, and no
 /// log gets there.
 pub const MAX_NUMBER: u64 = 1 << 53;
-/// 9999-12-31T23:59:59Z, the last second that the form can say.
-const LAST_SECOND: Duration = Duration::from_secs(253_402_300_799);
 
 /// SHA-256 of a line without its newline, in hex.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,7 +133,7 @@ pub fn write(out: &mut Vec<u8>, record: &Record, end: &mut End) {
     let short = |text: &Option<String>, most| text.as_deref().map(|text| shortened(text, most));
     let n = end.n + 1;
     let line = Written {
-        timestamp: date(record.at),
+        timestamp: rfc3339(record.at),
         peer: short(&entry.peer, MAX_NAME).unwrap_or_else(|| "local".to_owned()),
         action: entry.action,
         data: entry.data.as_ref().map(shortened_data),
@@ -150,7 +149,7 @@ pub fn write(out: &mut Vec<u8>, record: &Record, end: &mut End) {
         pid: entry.caller.as_ref().map(|caller| caller.pid),
         executable: entry.caller.as_ref().and_then(|caller| short(&caller.executable, MAX_TEXT)),
         count: record.repeated.map(|(count, _)| count),
-        first_at: record.repeated.map(|(_, first)| date(first)),
+        first_at: record.repeated.map(|(_, first)| rfc3339(first)),
     };
     let begun = out.len();
     // Strings, numbers and maps of them have no way to fail.
@@ -159,12 +158,6 @@ pub fn write(out: &mut Vec<u8>, record: &Record, end: &mut End) {
     }
     *end = End { n, hash: Hash::of(out.get(begun..).unwrap_or_default()) };
     out.push(b'\n');
-}
-
-/// A date in UTC with milliseconds; one that the form cannot say becomes the nearest that it can.
-fn date(at: SystemTime) -> String {
-    let first = SystemTime::UNIX_EPOCH;
-    humantime::format_rfc3339_millis(at.clamp(first, first + LAST_SECOND)).to_string()
 }
 
 /// A text, escaped, and cut where its JSON would be longer than `most` bytes.
@@ -281,6 +274,8 @@ pub fn read(line: &[u8]) -> Kind {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::wire::audit::Caller;
 
@@ -360,13 +355,6 @@ mod tests {
         assert_eq!(line["session"].as_str().unwrap().len(), MAX_NAME - 2);
         assert_eq!(line["error"], "a\\u{1b}[31m\\u{a}");
         assert_eq!(line["data"], json!({ "x\\u{202e}": "\\u{9b}" }));
-    }
-
-    #[test]
-    fn a_date_before_all_dates_or_after_them_is_written_as_the_nearest() {
-        let year = Duration::from_secs(31_536_000);
-        assert_eq!(date(SystemTime::UNIX_EPOCH - year), "1970-01-01T00:00:00.000Z");
-        assert_eq!(date(SystemTime::UNIX_EPOCH + year * 9000), "9999-12-31T23:59:59.000Z");
     }
 
     #[test]

@@ -69,7 +69,7 @@ impl<'a> Side<'a> {
         let giving = move |grant: &&&Grant| gives(grant, verb);
         let spanned = move |n: usize, grant: &Grant| {
             let mut others = self.grants.iter().enumerate().filter(|(_, other)| gives(other, verb));
-            others.any(|(m, other)| m != n && other.spans(grant) && (m < n || !grant.spans(other)))
+            others.any(|(m, other)| other.spans(grant) && (m < n || !grant.spans(other)))
         };
         let all = self.grants.iter().enumerate().filter(move |(n, grant)| giving(grant) && !spanned(*n, grant));
         all.map(|(_, grant)| *grant)
@@ -403,6 +403,99 @@ mod tests {
             (vec![of(Preset::Ask), asked("name:x")], vec![of(Preset::Ask)], vec![], vec![]),
         ] {
             assert_eq!(changes(&before, &after, second(0)), (gained, lost), "{before:?} -> {after:?}");
+        }
+    }
+
+    #[test]
+    fn each_scope_is_said_once_and_only_where_its_conditions_can_be_met() {
+        let of =
+            |from: &[&str], grant| Grant { from: from.iter().map(|text| text.parse().unwrap()).collect(), ..grant };
+        let full = |from: &[&str]| of(from, Grant::of_preset(GrantId(1), Preset::Full));
+        let none = |from: &[&str]| of(from, Grant::of_preset(GrantId(1), Preset::None));
+        let until = |end, grant| Grant { expires: Some(second(end)), ..grant };
+        let two =
+            |one: &str, other: &str| Grant { sessions: [one, other].map(|s| s.parse().unwrap()).into(), ..full(&[]) };
+        let (home, room, away) = ("cidr:10.0.0.0/8", "cidr:10.1.0.0/16", "cidr:192.0.2.0/24");
+        let (me, node) = ("tailscale:user=me@x", "tailscale:node=d");
+        for (before, after, gained) in [
+            (vec![], vec![full(&[]), on(Preset::Full, "name:x")], Some("all sessions")),
+            (vec![], vec![on(Preset::Full, "name:x"), full(&[])], Some("all sessions")),
+            (
+                vec![],
+                vec![until(1, two("name:a", "name:b")), until(1, two("name:b", "name:a"))],
+                Some("sessions name:a, name:b until 1970-01-01T00:00:01.000Z"),
+            ),
+            (
+                vec![],
+                vec![until(1, full(&[])), until(2, full(&[]))],
+                Some("all sessions until 1970-01-01T00:00:02.000Z"),
+            ),
+            (vec![until(1, on(Preset::Full, "name:x"))], vec![full(&[])], Some("all sessions without an end")),
+            (
+                vec![],
+                vec![until(1, on(Preset::Full, "name:work")), on(Preset::Full, "name:w*")],
+                Some("sessions name:work until 1970-01-01T00:00:01.000Z|sessions name:w*"),
+            ),
+            (vec![until(1, on(Preset::None, "name:x"))], vec![full(&[])], Some("all sessions")),
+            (
+                vec![on(Preset::None, "name:ab")],
+                vec![on(Preset::Full, "name:a*"), on(Preset::Full, "name:ab*")],
+                Some("sessions name:a*|sessions name:ab*"),
+            ),
+            (
+                vec![on(Preset::Full, "name:a*"), on(Preset::Full, "name:*b"), on(Preset::None, "name:ab")],
+                vec![on(Preset::Full, "name:a*"), on(Preset::Full, "name:*b")],
+                Some("sessions name:ab"),
+            ),
+            (vec![], vec![full(&[home, me])], Some("all sessions from cidr:10.0.0.0/8 and tailscale:user=me@x")),
+            (vec![], vec![full(&[home, away])], None),
+            (vec![], vec![full(&[me, "tailscale:user=you@x"])], None),
+            (vec![], vec![full(&[node, "tailscale:node=e"])], None),
+            // What is held down there, and where both conditions meet.
+            (
+                vec![full(&[home]), none(&[room])],
+                vec![full(&[home])],
+                Some("all sessions from cidr:10.0.0.0/8 and cidr:10.1.0.0/16"),
+            ),
+            (vec![full(&[home]), none(&[away])], vec![full(&[home])], None),
+            (
+                vec![full(&[home]), of(&[home], on(Preset::None, "name:x"))],
+                vec![full(&[home])],
+                Some("sessions name:x from cidr:10.0.0.0/8"),
+            ),
+            (
+                vec![full(&[me]), none(&["tailscale:user=ME@X"])],
+                vec![full(&[me])],
+                Some("all sessions from tailscale:user=me@x"),
+            ),
+            (vec![full(&[me]), none(&["tailscale:user=you@x"])], vec![full(&[me])], None),
+            (vec![full(&[node]), none(&["tailscale:node=e"])], vec![full(&[node])], None),
+            (
+                vec![on(Preset::Full, "id:s1"), of(&[home], on(Preset::None, "id:s1"))],
+                vec![on(Preset::Full, "id:s1")],
+                Some("sessions id:s1 from cidr:10.0.0.0/8"),
+            ),
+            (
+                vec![
+                    of(&[me], on(Preset::Full, "id:s1")),
+                    on(Preset::Full, "id:s2"),
+                    of(&[home], on(Preset::None, "id:s2")),
+                ],
+                vec![of(&[me], on(Preset::Full, "id:s1")), on(Preset::Full, "id:s2")],
+                Some("sessions id:s2 from cidr:10.0.0.0/8"),
+            ),
+            // It holds down too who is not known, and so may be both.
+            (
+                vec![full(&[]), none(&[me, "tailscale:user=you@x"])],
+                vec![full(&[])],
+                Some("all sessions from tailscale:user=me@x and tailscale:user=you@x"),
+            ),
+        ] {
+            let all = |words: &str| {
+                words.split('|').map(|on| format!("list, read, summary, events, send, control on {on}")).collect()
+            };
+            let gained: Vec<String> = gained.map(all).unwrap_or_default();
+            assert_eq!(changes(&before, &after, second(0)).0, gained, "{before:?} -> {after:?}");
         }
     }
 

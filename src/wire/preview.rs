@@ -222,6 +222,7 @@ mod tests {
             (r#"{"type":"send","message":"a\nb\u001b[2J\u202ec"}"#, r"send: a\u{a}b\u{1b}[2J\u{202e}c"),
             (r#"{"type":"abort","id":"x"}"#, "abort"),
             (r#"{"type":"get_summary"}"#, "get_summary"),
+            (r#"{"type":"get_message","id":"x"}"#, "get_message"),
             (r#"{"type":"clear","summarize":false}"#, r#"{"type":"clear","summarize":false}"#),
             (r#"{"type":"send","message":"a","images":["x"]}"#, r#"{"type":"send","message":"a","images":["x"]}"#),
             (r#"{"type":"send","message":"a","mode":"now"}"#, r#"{"type":"send","message":"a","mode":"now"}"#),
@@ -233,6 +234,7 @@ mod tests {
                 r#"{"type":"send","message":"a","id":"01a203d3-8132-7316-89c1-675261051f68","messageId":"m.1_x"}"#,
                 "send: a",
             ),
+            ("{\"type\":\"x\",\t\"a\":\n1}", r#"{"type":"x", "a": 1}"#),
             (r#"{"type":"abort","id":"run rm"}"#, r#"{"type":"abort","id":"run rm"}"#),
             (
                 r#"{"type":"send","message":"a","messageId":"and this"}"#,

@@ -337,6 +337,7 @@ mod tests {
         for (text, command, error) in [
             ("not json", Some("unknown"), "Invalid JSON"),
             ("{\"type\":", Some("unknown"), "Invalid JSON"),
+            (r#"{"id":"a","id":"b"}"#, Some("unknown"), "Invalid request: duplicate field `id` at line 1 column 14"),
             ("[]", None, "Unknown command"),
             ("null", None, "Unknown command"),
             (r#"{"notype":1}"#, None, "Unknown command"),
@@ -356,6 +357,21 @@ mod tests {
         assert_eq!(reply.id.unwrap(), "\"a\"");
         let Request::Relay(relay) = request.unwrap() else { panic!("not a relay") };
         assert_eq!((relay.command, relay.request_id.unwrap()), (r#"{ "type" : "x" }"#.into(), "1.0".into()));
+    }
+
+    #[test]
+    fn only_true_itself_says_that_no_answer_is_waited_for() {
+        for (member, forgotten) in [
+            ("", false),
+            (r#","fireAndForget":true"#, true),
+            (r#","fireAndForget":false"#, false),
+            (r#","fireAndForget":null"#, false),
+            (r#","fireAndForget":"true""#, false),
+        ] {
+            let text = format!(r#"{{"type":"relay","targetSessionId":"s","rpcCommand":{{}}{member}}}"#);
+            let Request::Relay(relay) = read(&text).1.unwrap() else { panic!("not a relay") };
+            assert_eq!(relay.fire_and_forget, forgotten, "{text}");
+        }
     }
 
     #[test]

@@ -156,4 +156,16 @@ mod tests {
         }
         assert_eq!(signed.len(), MAX_REMEMBERED);
     }
+
+    #[test]
+    fn a_copy_is_told_of_once_for_each_address_while_it_waits_and_no_more_than_so_many_wait() {
+        let copies = Copies::default();
+        let waiting = || lock(&copies.seen).iter().copied().collect::<Vec<IpAddr>>();
+        let address = |n: u8| IpAddr::from([192, 0, 2, n]);
+        copies.met(address(1));
+        copies.met("::ffff:192.0.2.1".parse().unwrap());
+        assert_eq!(waiting(), [address(1)]);
+        (0..=u8::MAX).for_each(|n| copies.met(address(n)));
+        assert_eq!((waiting().len(), waiting()[1]), (MAX_SEEN, address(0)));
+    }
 }

@@ -122,16 +122,12 @@ fn judgement(alert: AlertDescription) -> Option<RefusedBy> {
         A::CertificateRequired,
         A::DecryptError,
     ];
-    if alert == A::AccessDenied {
-        Some(RefusedBy::Trust)
-    } else if CERTIFICATE.contains(&alert) {
-        Some(RefusedBy::Certificate)
-    } else if alert == A::NoApplicationProtocol {
-        Some(RefusedBy::Protocol)
-    } else if alert == A::ProtocolVersion || alert == A::HandshakeFailure {
-        Some(RefusedBy::Version)
-    } else {
-        None
+    match alert {
+        A::AccessDenied => Some(RefusedBy::Trust),
+        A::NoApplicationProtocol => Some(RefusedBy::Protocol),
+        A::ProtocolVersion | A::HandshakeFailure => Some(RefusedBy::Version),
+        alert if CERTIFICATE.contains(&alert) => Some(RefusedBy::Certificate),
+        _ => None,
     }
 }
 
@@ -149,5 +145,29 @@ pub(super) fn explain(error: io::Error) -> TlsError {
         Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) => TlsError::Plaintext,
         Some(other) => TlsError::Protocol(other.to_string()),
         None => TlsError::Io(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alert_says_what_it_judges_and_most_judge_nothing() {
+        type A = AlertDescription;
+        for (alert, judged) in [
+            (A::AccessDenied, Some(RefusedBy::Trust)),
+            (A::CertificateRequired, Some(RefusedBy::Certificate)),
+            (A::DecryptError, Some(RefusedBy::Certificate)),
+            (A::NoApplicationProtocol, Some(RefusedBy::Protocol)),
+            (A::ProtocolVersion, Some(RefusedBy::Version)),
+            (A::HandshakeFailure, Some(RefusedBy::Version)),
+            (A::CloseNotify, None),
+            (A::InternalError, None),
+            (A::DecodeError, None),
+        ] {
+            let error = io::Error::other(rustls::Error::AlertReceived(alert));
+            assert_eq!(refused_by_peer(&error), judged, "{alert:?}");
+        }
     }
 }

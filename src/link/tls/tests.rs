@@ -444,6 +444,39 @@ async fn both_protocols_are_refused_while_a_window_is_open_too() {
     }
 }
 
+#[test]
+fn one_protocol_that_is_known_is_agreed_on_and_pairing_only_with_a_window() {
+    let (shut, open) = (gate([]), window(gate([]), Expect::AnyoneElse));
+    for (offered, at_shut, at_open) in [
+        (vec![LINK], Some(Alpn::Link), Some(Alpn::Link)),
+        (vec![PAIR], None, Some(Alpn::Pair)),
+        (vec![b"h2"], None, None),
+        (vec![], None, None),
+        (vec![PAIR, b"h2"], None, None),
+    ] {
+        let agreed = |gate| choose(Some(offered.iter().map(|id| id.to_vec()).collect()), gate).0;
+        assert_eq!((agreed(&shut), agreed(&open)), (at_shut, at_open), "{offered:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_link_is_none_for_whoever_agreed_on_something_else() {
+    let (laptop, desktop) = (device(), device());
+    let server = serve(&desktop, gate([&laptop])).await;
+    let link = laptop.dial(&server, Expect::AnyoneElse).await.unwrap();
+    let verifier = PinVerifier {
+        own: laptop.fingerprint(),
+        expect: Expect::AnyoneElse,
+        algorithms: laptop.tls.provider.signature_verification_algorithms,
+        copies: Arc::default(),
+        verdict: Verdict::Accepted(desktop.fingerprint()).into(),
+        own_is_copied: OnceLock::new(),
+    };
+    let checked = |alpn| check(link.stream.get_ref().1, &verifier, alpn).map(|checked| checked.peer);
+    assert_eq!(checked(Alpn::Link).unwrap(), desktop.fingerprint());
+    assert!(matches!(checked(Alpn::Pair).unwrap_err(), TlsError::WrongAlpn));
+}
+
 #[tokio::test]
 async fn a_paired_client_that_names_no_protocol_is_closed_without_a_byte() {
     if openssl::is_missing() {

@@ -31,11 +31,6 @@ impl Pins {
     pub fn contains(&self, fingerprint: &Fingerprint) -> bool {
         self.0.read().unwrap_or_else(PoisonError::into_inner).contains(fingerprint)
     }
-
-    /// Whether no device is paired.
-    pub fn is_empty(&self) -> bool {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).is_empty()
-    }
 }
 
 /// Which key the other side must prove. This device's own key and published ones never do.
