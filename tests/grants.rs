@@ -381,6 +381,12 @@ fn a_grant_of_pairing_is_what_the_other_may_do_and_for_how_long() {
     assert!(peers.out.contains("may here     read, until 20") && peers.out.contains("Z (in "), "{}", peers.out);
     let again = run(&desktop.dir, &["grants", "--json"]).ends(0).json();
     assert_eq!(again["grants"], json!([given]));
+    run(&desktop.dir, &["peers", "--verify"]).ends(0);
+    let longer = run(&desktop.dir, &["grant", "laptop", "full", "--for", "3h"]).ends(0);
+    let until = given["expires"].as_str().unwrap();
+    let back = format!("grant laptop read --until {until}");
+    assert!(longer.err.contains(&back), "{}", longer.err);
+    run(&desktop.dir, &["peers", "--verify"]).ends(0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -127,17 +127,16 @@ fn note_end(cx: &Context, args: &Args, before: &[GrantView]) {
         return cx.out.note("note: when it has ended, what the peer has beside it goes on");
     }
     cx.out.note("note: when it has ended, the peer may do nothing here");
-    if !before.is_empty() {
-        cx.out.note(&format!("note: what it had does not come back by itself: {}", rights::sum(before)));
+    if before.iter().all(|grant| grant.allow.is_empty() && grant.ask.is_empty()) {
+        return;
     }
+    cx.out.note(&format!("note: what it had does not come back by itself: {}", rights::sum(before)));
     for (n, grant) in before.iter().enumerate() {
         if let Some(again) = rights::again(grant, n > 0) {
             cx.out.note(&cx.typed(&format!("note: to give that again: pi-remote {again}")));
         }
     }
-    if !before.is_empty() {
-        cx.out.note("note: with --add, a grant stands beside what the peer has, which then stays");
-    }
+    cx.out.note("note: with --add, a grant stands beside what the peer has, which then stays");
 }
 
 fn preset(text: &str) -> Result<Preset, String> {

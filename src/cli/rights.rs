@@ -184,7 +184,7 @@ pub(crate) fn sum(grants: &[GrantView]) -> String {
     words
 }
 
-/// The words that give a grant's verbs again, for good; `None` where none do.
+/// The words that give a grant's verbs again, until when it gives them; `None` where none do.
 pub(crate) fn again(grant: &GrantView, add: bool) -> Option<String> {
     let mut words = vec!["grant".to_owned(), grant.peer.clone()];
     match grant.preset.parse::<Preset>() {
@@ -200,6 +200,7 @@ pub(crate) fn again(grant: &GrantView, add: bool) -> Option<String> {
     }
     words.extend(grant.sessions.iter().flat_map(|selector| ["--session".to_owned(), selector.clone()]));
     words.extend(grant.from.iter().flat_map(|condition| ["--from".to_owned(), condition.clone()]));
+    words.extend(grant.expires.iter().flat_map(|end| ["--until".to_owned(), end.clone()]));
     if add {
         words.push("--add".to_owned());
     }

@@ -38,6 +38,7 @@ use crate::wire::audit::Caller;
 use crate::wire::control::{
     AttemptFailed, Offer, OfferKind, PairFailed, PairOffer, PairTerms, PeerView, ReplyTo, request_event_line,
 };
+use crate::wire::dates::as_said;
 use crate::wire::error::{Code, Failure};
 use crate::wire::link::to_json;
 use crate::wire::rights::GrantTerms;
@@ -425,7 +426,8 @@ impl Terms {
         date: SystemTime,
     ) -> NewPeer {
         // What holds for a time holds from now on, not from when that was said.
-        let expires = self.lasts.map_or(self.grant.expires, |lasts| Some(date.checked_add(lasts).unwrap_or(date)));
+        let expires =
+            self.lasts.map_or(self.grant.expires, |lasts| Some(as_said(date.checked_add(lasts).unwrap_or(date))));
         NewPeer {
             fingerprint,
             petname: self.petname.clone(),

@@ -135,13 +135,19 @@ impl Better {
     /// How, where and until when; that it is so everywhere or for good is said only where that differs
     /// from what there is on the other side.
     fn words(&self, gift: &Grant, limit: Option<&Grant>, others: &[&Grant]) -> String {
-        let sessions = limit.filter(|limit| !limit.sessions.is_empty()).unwrap_or(gift).sessions.as_slice();
+        let limited = limit.map(|limit| limit.sessions.as_slice()).unwrap_or_default();
+        // Those that the gift is not about anyway are none of it.
+        let within = |one: &Selector| gift.sessions.iter().any(|wide| wide.spans(one));
+        let also = if limited.iter().all(within) { &[] } else { gift.sessions.as_slice() };
         let mut from: Vec<&Condition> = gift.from.iter().collect();
         from.extend(limit.iter().flat_map(|limit| &limit.from).filter(|condition| !gift.from.contains(condition)));
-        let mut words = match sessions {
+        let mut words = match if limited.is_empty() { gift.sessions.as_slice() } else { limited } {
             [] => format!("{} on all sessions", self.how),
             some => format!("{} on sessions {}", self.how, list(some, ", ")),
         };
+        if !limited.is_empty() && !also.is_empty() {
+            words += &format!(" that are {} too", list(also, " or "));
+        }
         match from.as_slice() {
             [] if others.iter().any(|other| !other.from.is_empty()) => words += " from anywhere",
             [] => {}

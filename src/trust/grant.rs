@@ -235,6 +235,14 @@ impl Selector {
             Selector::Name(pattern) => session.aliases.iter().any(|alias| matches(pattern, alias)),
         }
     }
+
+    /// Whether every session that the other fits is fitted by this one, as far as their texts tell.
+    pub(super) fn spans(&self, other: &Selector) -> bool {
+        match (self, other) {
+            (Selector::Name(wide), Selector::Name(name)) if !name.contains('*') => matches(wide, name),
+            _ => self == other,
+        }
+    }
 }
 
 impl Condition {

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::grant::{Grant, GrantId, Invalid, Preset};
-use crate::wire::dates::{last, read, rfc3339_seconds};
+use crate::wire::dates::{as_said, last, read, rfc3339_seconds};
 use crate::wire::error::{Code, Failure};
 use crate::wire::escape::escape;
 use crate::wire::rights::GrantTerms;
@@ -91,7 +91,7 @@ pub fn end(for_seconds: Option<u64>, until: Option<&str>, date: SystemTime) -> R
     };
     let latest = date.checked_add(LONGEST).map_or(last(), |longest| longest.min(last()));
     match ends.filter(|ends| *ends <= latest) {
-        Some(ends) => Ok(Some(ends)),
+        Some(ends) => Ok(Some(as_said(ends))),
         None => {
             Err(refused("it would hold for more than ten years")
                 .hint("without an end, it holds until `pi-remote revoke`"))
@@ -199,6 +199,9 @@ mod tests {
         assert_eq!(ends(r#"{"preset":"read","forSeconds":60}"#, second(100)), Ok(Some(second(160))));
         assert_eq!(ends(r#"{"preset":"read","until":"1970-01-01T00:01:41Z"}"#, second(100)), Ok(Some(second(101))));
         assert_eq!(ends(r#"{"preset":"read"}"#, second(100)), Ok(None));
+        let odd = second(100) + Duration::from_nanos(1_234_567);
+        let end = second(160) + Duration::from_millis(1);
+        assert_eq!(ends(r#"{"preset":"read","forSeconds":60}"#, odd), Ok(Some(end)), "as the file says it");
         assert_eq!(ends(r#"{"preset":"read","forSeconds":316224000}"#, second(0)), Ok(Some(second(316_224_000))));
         assert!(ends(r#"{"preset":"read","forSeconds":316224001}"#, second(0)).is_err(), "more than ten years");
         assert!(ends(r#"{"preset":"read","forSeconds":60}"#, last() - Duration::from_secs(59)).is_err());

@@ -16,14 +16,20 @@ pub fn rfc3339_seconds(date: SystemTime) -> String {
     humantime::format_rfc3339_seconds(sayable(date)).to_string()
 }
 
-/// The date that a text says; `None` for what is none, or would not be said again as it is.
+/// The date that a text says, to the millisecond; `None` for what is none, or is before 1970.
 pub fn read(text: &str) -> Option<SystemTime> {
-    humantime::parse_rfc3339(text).ok().filter(|date| sayable(*date) == *date)
+    humantime::parse_rfc3339(text).ok().filter(|date| *date >= SystemTime::UNIX_EPOCH).map(as_said)
+}
+
+/// The date as [`rfc3339`] says it, so that what is kept is what is written.
+pub fn as_said(date: SystemTime) -> SystemTime {
+    let since = sayable(date).duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    SystemTime::UNIX_EPOCH + Duration::new(since.as_secs(), since.subsec_millis() * 1_000_000)
 }
 
 /// The last moment that can be said.
 pub fn last() -> SystemTime {
-    SystemTime::UNIX_EPOCH + Duration::new(LAST_SECOND, 999_999_999)
+    SystemTime::UNIX_EPOCH + Duration::new(LAST_SECOND, 999_000_000)
 }
 
 fn sayable(date: SystemTime) -> SystemTime {
@@ -42,10 +48,12 @@ mod tests {
             (first - Duration::from_secs(5), "1970-01-01T00:00:00.000Z"),
             (first + Duration::from_millis(1500), "1970-01-01T00:00:01.500Z"),
             (last(), "9999-12-31T23:59:59.999Z"),
+            (first + Duration::from_nanos(1_999_999), "1970-01-01T00:00:00.001Z"),
             (far, "9999-12-31T23:59:59.999Z"),
             (far + Duration::from_secs(1 << 40), "9999-12-31T23:59:59.999Z"),
         ] {
             assert_eq!(rfc3339(date), text);
+            assert_eq!(read(text), Some(as_said(date)), "what is kept is what is written");
             assert_eq!(rfc3339_seconds(date), format!("{}Z", &text[..19]));
         }
     }
@@ -54,6 +62,7 @@ mod tests {
     fn what_is_read_can_be_said() {
         assert_eq!(read("1970-01-01T00:00:01.5Z"), Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1500)));
         assert_eq!(read("9999-12-31T23:59:59.999999999Z"), Some(last()));
+        assert_eq!(read("1970-01-01T00:00:00.0019Z"), Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1)));
         for bad in ["", "x", "1969-12-31T23:59:59Z", "9999-12-32T00:00:00Z", "10000-01-01T00:00:00Z"] {
             assert_eq!(read(bad), None, "{bad}");
         }

@@ -15,7 +15,7 @@ fn calls_may_be_approved_for_a_whole_day_and_each_of_those_approvals_is_shown_by
         let rpc = Rpc { id, target: target.into(), command, wait_until: None, timeout_ms: None };
         relay.link_message(link, LinkMessage::Rpc(rpc), SECOND);
         let held = relay.approvals(None, SECOND).unwrap().approvals.remove(0);
-        let request = Approve { id: held.id, hash: Some(held.hash), for_seconds: Some(86_400) };
+        let request = Approve { id: held.id, hash: held.hash, for_seconds: Some(86_400) };
         relay.approve(&request, None, SECOND).unwrap();
     }
     let all = relay.approvals(None, SECOND).unwrap().standing;
