@@ -171,12 +171,13 @@ fn kind_of(entry: &Entry) -> Cow<'_, Entry> {
 /// What is left of a kind when there are too many.
 fn outcome_of(kind: Entry) -> Entry {
     let failed = kind.failed.map(|(code, _)| (code, code.as_str().to_owned()));
-    Entry { session: None, verb: None, data: None, caller: None, failed, ..kind }
+    Entry { session: None, verb: None, caller: None, failed, ..kind }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::audit::Caller;
 
     const START: SystemTime = SystemTime::UNIX_EPOCH;
 
@@ -208,6 +209,7 @@ mod tests {
             let (wall, now) = at(second);
             assert_eq!(collapse.take(entry.clone(), wall, now), None);
         }
+        assert_eq!((Collapse::default().ends(), collapse.ends()), (None, Some(at(11).1)));
         assert_eq!(collapse.end(at(10).1), Vec::new(), "the window is not over");
         let counted = collapse.end(at(11).1);
         assert_eq!(counted.len(), 1);
@@ -246,7 +248,32 @@ mod tests {
         let counted = collapse.flush();
         let rest = 1000 - EACH;
         assert_eq!(counted.iter().map(|r| r.repeated.unwrap().0).collect::<Vec<_>>(), [rest, rest, rest]);
+        let codes: Vec<Code> = counted.iter().map(|r| r.entry.failed.as_ref().unwrap().0).collect();
+        assert_eq!(codes, [Code::SessionNotFound, Code::Forbidden, Code::RateLimited], "the oldest first");
         assert_eq!(counted[0].entry.session, None);
+    }
+
+    #[test]
+    fn what_is_asked_here_is_written_whoever_it_goes_to_and_counted_by_more_kinds() {
+        let (wall, now) = at(0);
+        let caller = |n: u64| Some(Caller { pid: i32::try_from(n).unwrap(), executable: None });
+        let out = |n: u64| Entry {
+            caller: caller(n),
+            direction: Some(Direction::Out),
+            failed: None,
+            ..refused(&format!("s-{n}"), "send", Code::Io)
+        };
+        let local = |n: u64| Entry { direction: Some(Direction::Local), peer: None, fingerprint: None, ..out(n) };
+        for asked in [&out as &dyn Fn(u64) -> Entry, &local] {
+            let mut collapse = Collapse::default();
+            for n in 0..KINDS_HERE + 2 {
+                let written = (0..=EACH).filter(|_| collapse.take(asked(n), wall, now).is_some()).count() as u64;
+                assert_eq!(written, if n <= KINDS_HERE { EACH } else { 0 }, "{n}");
+            }
+            let counted = collapse.end(now + WINDOW);
+            assert_eq!(counted.len() as u64, KINDS_HERE + 1);
+            assert_eq!(counted.last().unwrap().repeated, Some((EACH + 2, wall)), "beyond them by the outcome");
+        }
     }
 
     #[test]
@@ -262,7 +289,7 @@ mod tests {
         }
         assert_eq!(lines, LINES_OF_A_PEER);
         let counted = collapse.end(now + WINDOW);
-        assert!(counted.len() as u64 <= KINDS_OF_A_PEER + 2, "{}", counted.len());
+        assert_eq!(counted.len(), 2, "beyond its kinds, one for each outcome");
         let all: u64 = counted.iter().map(|r| r.repeated.map_or(1, |(count, _)| count)).sum();
         assert_eq!(lines + all, 20_000, "nothing is left out of the count");
         let other = Entry { fingerprint: Some("sha256:2".into()), ..refused("s", "send", Code::Forbidden) };

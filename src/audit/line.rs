@@ -163,14 +163,18 @@ pub fn write(out: &mut Vec<u8>, record: &Record, end: &mut End) {
 /// A text, escaped, and cut where its JSON would be longer than `most` bytes.
 fn shortened(text: &str, most: usize) -> String {
     let text = escape(text);
-    let mut length = 2;
-    for (at, c) in text.char_indices() {
-        length += c.len_utf8() + usize::from(matches!(c, '"' | '\\'));
-        if length + CUT.len() > most && length + text.len().saturating_sub(at + c.len_utf8()) > most {
-            return text.get(..at).unwrap_or_default().to_owned() + CUT;
-        }
+    let weight = |c: char| c.len_utf8() + usize::from(matches!(c, '"' | '\\'));
+    // Two for the quotes around it.
+    if 2 + text.chars().map(weight).sum::<usize>() <= most {
+        return text.into_owned();
     }
-    text.into_owned()
+    let mut left = most.saturating_sub(2 + CUT.len());
+    let fits = |c: &char| {
+        let rest = left.checked_sub(weight(*c));
+        left = rest.unwrap_or_default();
+        rest.is_some()
+    };
+    text.chars().take_while(fits).chain(CUT.chars()).collect()
 }
 
 fn shortened_data(data: &Value) -> Value {
@@ -341,6 +345,28 @@ mod tests {
             assert!(line["session"].as_str().unwrap().ends_with(CUT), "{line}");
             assert!(line["data"]["cut"].as_str().unwrap().ends_with(CUT), "{line}");
         }
+    }
+
+    #[test]
+    fn a_text_is_cut_only_where_it_does_not_fit_and_then_fits() {
+        for (text, shown) in [
+            ("", ""),
+            ("aaaaaaaa", "aaaaaaaa"),
+            ("aaaaaaaaa", "aaaaa…"),
+            ("aaaaaa\"", "aaaaaa\""),
+            ("aaaaaa\"\"", "aaaaa…"),
+            ("\"\"\"\"", "\"\"\"\""),
+            ("\"\"\"\"\"", "\"\"…"),
+            ("éééé", "éééé"),
+            ("ééééé", "éé…"),
+            ("aaaa\"a\"\"", "aaaa…"),
+        ] {
+            assert_eq!(shortened(text, 10), shown);
+        }
+        let data = |n: usize| shortened_data(&json!("x".repeat(n))).to_string();
+        assert_eq!(data(MAX_DATA - 2), json!("x".repeat(MAX_DATA - 2)).to_string());
+        let cut = data(MAX_DATA - 1);
+        assert!(cut.contains(CUT) && (MAX_DATA - 10..=MAX_DATA).contains(&cut.len()), "{}", cut.len());
     }
 
     #[test]

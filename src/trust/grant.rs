@@ -540,7 +540,8 @@ mod tests {
     fn a_grant_that_is_not_what_it_is_called_is_refused() {
         let read = Grant::of_preset(GrantId(1), Preset::Read);
         assert!(read.clone().checked().is_ok());
-        assert!(Grant { allow: Verb::ALL.to_vec(), ..read.clone() }.checked().is_err());
+        let wider = Grant { allow: Verb::ALL.to_vec(), ..read.clone() }.checked().unwrap_err();
+        assert!(wider.to_string().contains("it is called `read`"), "{wider}");
         assert!(Grant { deny: vec![], ..Grant::of_preset(GrantId(1), Preset::None) }.checked().is_err());
         assert!(Grant { allow: Verb::ALL.to_vec(), preset: Preset::Custom, ..read }.checked().is_ok());
     }

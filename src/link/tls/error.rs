@@ -122,12 +122,16 @@ fn judgement(alert: AlertDescription) -> Option<RefusedBy> {
         A::CertificateRequired,
         A::DecryptError,
     ];
-    match alert {
-        A::AccessDenied => Some(RefusedBy::Trust),
-        A::NoApplicationProtocol => Some(RefusedBy::Protocol),
-        A::ProtocolVersion | A::HandshakeFailure => Some(RefusedBy::Version),
-        alert if CERTIFICATE.contains(&alert) => Some(RefusedBy::Certificate),
-        _ => None,
+    if alert == A::AccessDenied {
+        Some(RefusedBy::Trust)
+    } else if CERTIFICATE.contains(&alert) {
+        Some(RefusedBy::Certificate)
+    } else if alert == A::NoApplicationProtocol {
+        Some(RefusedBy::Protocol)
+    } else if alert == A::ProtocolVersion || alert == A::HandshakeFailure {
+        Some(RefusedBy::Version)
+    } else {
+        None
     }
 }
 

@@ -1,11 +1,9 @@
 //! Which members the requests know that change whom this device trusts, and with what. A restriction
 //! with a typing error would give too much if it were left out, so such a request is refused whole.
 
-use std::borrow::Cow;
-use std::fmt;
+use std::collections::BTreeMap;
 
-use serde::de::{IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::de::IgnoredAny;
 
 use crate::wire::error::{Code, Failure};
 use crate::wire::escape::escape;
@@ -43,9 +41,9 @@ fn known(kind: &str) -> Option<&'static [&'static str]> {
 /// secret.
 pub(super) fn check(kind: &str, text: &str) -> Result<(), Failure> {
     let Some(known) = known(kind) else { return Ok(()) };
-    let Ok(Members(members)) = serde_json::from_str::<Members<'_>>(text) else { return Ok(()) };
-    let is_known = |member: &&Cow<'_, str>| ALL.iter().chain(known).any(|known| known == *member);
-    let Some(unknown) = members.iter().find(|member| !is_known(member)) else { return Ok(()) };
+    let Ok(members) = serde_json::from_str::<BTreeMap<String, IgnoredAny>>(text) else { return Ok(()) };
+    let is_known = |member: &&String| ALL.iter().chain(known).any(|known| known == *member);
+    let Some(unknown) = members.keys().find(|member| !is_known(member)) else { return Ok(()) };
     let shown: String = escape(unknown).chars().take(MAX_SHOWN).collect();
     let hint = match known {
         [] => format!("{kind} has none of its own"),
@@ -53,32 +51,6 @@ pub(super) fn check(kind: &str, text: &str) -> Result<(), Failure> {
     };
     Err(Failure::new(Code::InvalidRequest, format!("{kind} knows no member `{shown}`: nothing was done")).hint(hint))
 }
-
-/// The names of an object's members.
-struct Members<'a>(Vec<Cow<'a, str>>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Names;
-        impl<'de> Visitor<'de> for Names {
-            type Value = Members<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut names = Vec::new();
-                while let Some((Name(name), IgnoredAny)) = map.next_entry::<Name<'de>, IgnoredAny>()? {
-                    names.push(name);
-                }
-                Ok(Members(names))
-            }
-        }
-        from.deserialize_map(Names)
-    }
-}
-
-#[derive(Deserialize)]
-struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
 #[cfg(test)]
 mod tests {
