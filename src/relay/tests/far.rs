@@ -3,7 +3,7 @@
 use super::*;
 
 /// Most bytes that are kept of one peer's sessions.
-const MAX_ROSTER: usize = 4 << 20;
+const MAX_ROSTER: usize = 2 << 20;
 
 /// A machine with a subscriber, and a peer that it dialled with these sessions.
 fn linked(sessions: &[&str]) -> (Relay, ClientId, LinkId) {
@@ -78,7 +78,7 @@ fn another_link_takes_over_with_what_is_new_and_without_what_has_gone() {
 }
 
 #[test]
-fn what_is_kept_of_a_peers_sessions_may_be_four_mebibytes_and_no_byte_more() {
+fn what_is_kept_of_a_peers_sessions_may_be_two_mebibytes_and_no_byte_more() {
     let entry = roster::Entry::new(session("t"), "peer-2", true);
     let size = entry.size();
     assert_eq!(size, 2 * entry.view.len(), "what it says and its JSON");
