@@ -282,10 +282,13 @@ impl Chain {
         }
         self.synced = self.end.n;
         turn.put(self.log.head, &self.head(&self.end).line())?;
+        // Whatever is found if this stops in between is this daemon's own doing.
+        self.is_uncertain = true;
         for number in (0..top).rev() {
             turn.rename(&self.log.file(number), &self.log.file(number + 1))?;
         }
         self.file = self.dir.open_log(self.log.name)?;
+        self.is_uncertain = false;
         self.size = 0;
         Ok(())
     }

@@ -86,6 +86,11 @@ impl Relay {
     /// more, and it is refused.
     pub fn approve(&mut self, request: &Approve, by: Option<Caller>, now: Duration) -> Result<Decided, Failure> {
         let (number, held) = self.approvals.find(&request.id).ok_or_else(|| unknown(&request.id))?;
+        if held.until <= now {
+            // The timer may be late, after a suspend say, and who asked has given up.
+            self.nobody_approved(held.call, now);
+            return Err(unknown(&request.id));
+        }
         if request.hash != held.shown.hash {
             let message = format!("{} is not the call whose sha256 was given", request.id);
             return Err(Failure::new(Code::VerificationFailed, message)

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use super::grant::{Condition, Grant, Origin, Selector, Tailnet};
+use super::grant::{Condition, Grant, Origin, Selector, Tailnet, matches};
 use super::policy::Verdict;
 use crate::wire::dates::rfc3339;
 use crate::wire::ids::SessionId;
@@ -137,7 +137,7 @@ impl Better {
     fn words(&self, gift: &Grant, limit: Option<&Grant>, others: &[&Grant]) -> String {
         let limited = limit.map(|limit| limit.sessions.as_slice()).unwrap_or_default();
         // Those that the gift is not about anyway are none of it.
-        let within = |one: &Selector| gift.sessions.iter().any(|wide| wide.spans(one));
+        let within = |one: &Selector| gift.sessions.iter().any(|wide| is_within(one, wide));
         let also = if limited.iter().all(within) { &[] } else { gift.sessions.as_slice() };
         let mut from: Vec<&Condition> = gift.from.iter().collect();
         from.extend(limit.iter().flat_map(|limit| &limit.from).filter(|condition| !gift.from.contains(condition)));
@@ -277,6 +277,14 @@ fn implies(one: &Condition, other: &Condition) -> bool {
         (Condition::TailscaleUser(one), Condition::TailscaleUser(other))
         | (Condition::TailscaleNode(one), Condition::TailscaleNode(other)) => one.eq_ignore_ascii_case(other),
         _ => false,
+    }
+}
+
+/// Whether every session that the one fits is fitted by the other, as far as their texts tell.
+fn is_within(one: &Selector, other: &Selector) -> bool {
+    match (one, other) {
+        (Selector::Name(name), Selector::Name(wide)) if !name.contains('*') => matches(wide, name),
+        (one, other) => one == other,
     }
 }
 

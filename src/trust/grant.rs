@@ -235,14 +235,6 @@ impl Selector {
             Selector::Name(pattern) => session.aliases.iter().any(|alias| matches(pattern, alias)),
         }
     }
-
-    /// Whether every session that the other fits is fitted by this one, as far as their texts tell.
-    pub(super) fn spans(&self, other: &Selector) -> bool {
-        match (self, other) {
-            (Selector::Name(wide), Selector::Name(name)) if !name.contains('*') => matches(wide, name),
-            _ => self == other,
-        }
-    }
 }
 
 impl Condition {
@@ -264,7 +256,7 @@ impl Condition {
 
 /// Whether `text` fits a pattern in which `*` stands for any text, in time that grows with the product
 /// of their lengths at most.
-fn matches(pattern: &str, text: &str) -> bool {
+pub(super) fn matches(pattern: &str, text: &str) -> bool {
     let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
     let (mut p, mut t) = (0, 0);
     let mut star: Option<(usize, usize)> = None;

@@ -61,6 +61,8 @@ impl FromStr for SessionId {
 impl PeerName {
     /// Longest petname, in characters.
     pub const MAX: usize = 64;
+    /// What this machine and its user are called, in the record too.
+    const TAKEN: [&str; 4] = ["localhost", "local", "daemon", "you"];
 
     /// The name as text.
     pub fn as_str(&self) -> &str {
@@ -100,8 +102,10 @@ impl FromStr for PeerName {
                 "a peer's name has no / : @ \\ and no control characters, and no space at its ends",
             ));
         }
-        if text.eq_ignore_ascii_case("localhost") {
-            return Err(InvalidName("a peer cannot be called localhost"));
+        if Self::TAKEN.iter().any(|taken| text.eq_ignore_ascii_case(taken)) {
+            return Err(InvalidName(
+                "a peer cannot be called localhost, local, daemon or you, which mean this machine",
+            ));
         }
         Ok(Self(text.into()))
     }
@@ -200,6 +204,8 @@ mod tests {
             ("..", "peer"),
             ("lap\u{3164}top\u{115f}", "lap-top"),
             (";;", "peer"),
+            ("You", "peer"),
+            ("local", "peer"),
         ] {
             assert_eq!(PeerName::suggested(text).as_str(), name, "{text}");
         }

@@ -1,5 +1,6 @@
 //! What was approved for a while, one by one.
 
+use super::consent::{SEND, asked, refusal, rpc};
 use super::*;
 use crate::wire::rights::Approve;
 
@@ -26,4 +27,16 @@ fn calls_may_be_approved_for_a_whole_day_and_each_of_those_approvals_is_shown_by
         assert_eq!(shown.standing.iter().map(|standing| &standing.id).collect::<Vec<_>>(), [&one.id]);
         assert!(shown.approvals.is_empty());
     }
+}
+
+#[test]
+fn nothing_is_approved_after_its_time_though_the_timer_is_late() {
+    let (mut relay, link) = asked(2);
+    rpc(&mut relay, link, 1, SEND, Duration::ZERO);
+    let held = relay.approvals(None, Duration::ZERO).unwrap().approvals.remove(0);
+    let request = Approve { id: held.id, hash: held.hash, for_seconds: None };
+    let late = Duration::from_secs(held.left_seconds);
+    assert_eq!(relay.approve(&request, None, late).unwrap_err().code, Code::NotFound);
+    assert!(work(&mut relay).is_empty(), "the session is not asked");
+    assert_eq!(refusal(&mut relay, link).code, Code::Forbidden);
 }

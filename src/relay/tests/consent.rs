@@ -136,6 +136,11 @@ fn what_was_worked_out_of_a_call_before_is_what_is_shown_of_it() {
     let full = join(&mut relay, 3);
     relay.set_peer(device(3), standing(3, Preset::Full), Duration::ZERO);
     assert!(relay.may_ask_about(link) && !relay.may_ask_about(full), "for the other it is not worked out");
+    let some = Grant { sessions: vec!["id:s".parse().unwrap()], ..Grant::of_preset(GrantId(2), Preset::Ask) };
+    let mut both = standing(3, Preset::Full);
+    both.grants.push(some);
+    relay.set_peer(device(3), both, Duration::ZERO);
+    assert!(relay.may_ask_about(full), "about one session it is asked");
     let shown = Shown { preview: "as it was".into(), cut: true, hash: "its own".into() };
     let rpc = Rpc { id: 1, target: "s".into(), command: SEND.into(), wait_until: None, timeout_ms: None };
     relay.link_message_shown(link, LinkMessage::Rpc(rpc), Some(shown), Duration::ZERO);
