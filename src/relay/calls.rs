@@ -178,6 +178,8 @@ impl Relay {
         if verdict == Verdict::Deny {
             return Err(refused());
         }
+        let is_asked = self.verdict(asking, Some(verb), &entry.info, now) == Verdict::Ask;
+        let ahead = if is_asked { self.approvals.standing_for(&matter, now) } else { None };
         if question.changes_something() && !self.has_room_for_change(link) {
             let message = "Too many calls of this peer are in flight or wait to be put on record";
             return Err(Failure::new(Code::Overloaded, message).delivered(false));
@@ -187,7 +189,6 @@ impl Relay {
         let call = if verdict == Verdict::Ask {
             self.hold(link, rpc.id, matter, question, shown, now)?
         } else {
-            let ahead = self.approvals.standing_for(&matter, now);
             let destination = Destination::Session(matter.session);
             let call = self.begin(Origin::Link { link, id: rpc.id }, destination, question, now)?;
             if let Some(approval) = ahead {

@@ -32,3 +32,29 @@ fn what_is_void_what_was_approved_ahead_and_its_end_are_on_record() {
     assert_eq!((end.verb.as_deref(), end.session.as_deref()), (Some("send"), Some("s")));
     assert_eq!((end.data.as_ref().unwrap()["approval"].as_str(), end.caller.as_ref()), (Some("s1-322"), None));
 }
+
+#[test]
+fn what_is_open_by_itself_is_not_said_to_be_approved_ahead() {
+    let mut relay = relay(1, 1);
+    relay.session_added(session("s"), Duration::ZERO);
+    let near = Grant { from: vec!["cidr:192.0.2.0/24".parse().unwrap()], ..Grant::of_preset(GrantId(2), Preset::Ask) };
+    let grants = vec![Grant::of_preset(GrantId(1), Preset::Full), near];
+    relay.set_peer(device(2), Standing { grants, ..full("peer-2") }, Duration::ZERO);
+    let first = link(&mut relay, 2, &[]);
+    rpc(&mut relay, first, 1, SEND, Duration::ZERO);
+    let request = Approve { for_seconds: Some(60), ..yes(&relay, "a1-322") };
+    relay.approve(&request, None, Duration::ZERO).unwrap();
+    relay.link_closed(first, LinkEnd::Silent, SECOND);
+
+    let far = LinkFacts { address: SocketAddr::from(([198, 51, 100, 1], 1)), ..facts(1) };
+    let second = relay.open_link(device(2), true, far, SECOND).unwrap();
+    relay.link_message(second, hello_from(2, false, &[]), SECOND);
+    rpc(&mut relay, second, 1, SEND, SECOND);
+    for work in work(&mut relay) {
+        let SessionWork::Call { call, .. } = work else { continue };
+        relay.session_answered(call, Ok((Bytes::from_static(b"{}"), None)), SECOND);
+    }
+    let Poll::Ready((entries, 0)) = relay.poll_audit(&mut cx()) else { panic!("nothing is on record") };
+    let last = entries.iter().rfind(|entry| entry.action == Action::Relay && entry.failed.is_none()).unwrap();
+    assert_eq!((last.verb.as_deref(), &last.data), (Some("send"), &None));
+}
