@@ -2,7 +2,6 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::process::Command;
 
 use nix::sys::signal::Signal;
 use pi_remote::audit::Rotation;
@@ -10,9 +9,10 @@ use pi_remote::session::fake::FakeSession;
 use serde_json::{Value, json};
 
 use crate::support::cli::{Running, run};
+use crate::support::disk::OnSmallDisk;
 use crate::support::instant::{Machine, Stop};
 use crate::support::peer::HandPeer;
-use crate::support::process::{Process, behind, daemon_command, is_root, state_dir};
+use crate::support::process::{Process, daemon_command, state_dir};
 use crate::support::{Control, TestDaemon, TestPair, eventually};
 
 /// The log's lines, everything written before.
@@ -265,19 +265,8 @@ fn without_a_log_there_is_nothing_to_show_and_nothing_wrong() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_disk_is_full_nothing_changes_a_session_and_afterwards_it_goes_on_by_itself() {
-    if !is_root("a full disk") {
-        return;
-    }
-    if !Command::new("unshare").args(["-m", "true"]).status().is_ok_and(|status| status.success()) {
-        eprintln!("SKIPPED, needs mount namespaces: a full disk");
-        return;
-    }
-    let (keep, dir) = state_dir();
-    let script = format!("mount -t tmpfs -o size=256k,mode=700 tmpfs '{}' && exec \"$@\"", dir.display());
-    let mut command = behind(&["unshare", "-m", "sh", "-c", &script, "x"], &daemon_command(&dir));
-    command.current_dir(keep.path());
-    let mut daemon = Process::start(command, &dir);
-    let inside = Path::new("/proc").join(daemon.pid().to_string()).join("root").join(dir.strip_prefix("/").unwrap());
+    let Some(mut disk) = OnSmallDisk::start() else { return };
+    let inside = disk.inside.clone();
     let session = FakeSession::start(&inside, &"s".parse().unwrap()).unwrap();
     let mut control = Control::connect(&inside.join("daemon.sock"));
     let relay = |control: &mut Control, command: Value| {
@@ -288,9 +277,7 @@ async fn while_the_disk_is_full_nothing_changes_a_session_and_afterwards_it_goes
     eventually("its name is written", || inside.join("names/s").exists());
     assert_eq!(control.ask(json!({"type": "audit_sync"}))["success"], true);
 
-    let full = std::fs::File::create(inside.join("fill")).unwrap();
-    while (&full).write_all(&[1; 4096]).is_ok() {}
-    while (&full).write_all(&[1]).is_ok() {}
+    let full = disk.fill();
     // What is in the last page of the log has room still.
     let mut n = 0;
     eventually("the log is full", || {
@@ -307,10 +294,9 @@ async fn while_the_disk_is_full_nothing_changes_a_session_and_afterwards_it_goes
     assert!(reads(&mut control), "reading goes on");
     let text = std::fs::read_to_string(inside.join("audit.log")).unwrap();
     assert!(text.ends_with("}\n"), "nothing half-written stays");
-    assert_eq!(daemon.log().matches("the audit log cannot be written").count(), 1, "{}", daemon.log());
+    assert_eq!(disk.daemon.log().matches("the audit log cannot be written").count(), 1, "{}", disk.daemon.log());
 
     drop(full);
-    std::fs::remove_file(inside.join("fill")).unwrap();
     eventually("it is written again", || {
         control.ask(json!({"type": "status"}))["data"].get("auditFailure").is_none_or(Value::is_null)
     });
@@ -321,8 +307,8 @@ async fn while_the_disk_is_full_nothing_changes_a_session_and_afterwards_it_goes
     assert!(lines.iter().any(|line| line["code"] == "audit_failed"), "the refusal itself is on record");
     assert_eq!(is_whole(&inside)["unsealed"], 0);
     session.stop().await;
-    daemon.signal(15);
-    daemon.until_ended();
+    disk.daemon.signal(15);
+    disk.daemon.until_ended();
 }
 
 /// A line that fits behind the last one of a log, as anybody can compute it.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use pi_remote::session::fake::FakeSession;
 use serde_json::{Value, json};
 
+use crate::support::disk::OnSmallDisk;
 use crate::support::process::{Process, behind, daemon_command, is_root, refusal, state_dir};
 use crate::support::{Control, TestDaemon, eventually, pair, pi_remote, set_mode};
 
@@ -257,20 +258,8 @@ fn a_path_too_long_for_a_socket_is_named_with_its_length_and_the_limit() {
 
 #[test]
 fn a_full_disk_leaves_the_old_pins_and_is_said() {
-    if !is_root("a full disk") {
-        return;
-    }
-    let (keep, dir) = state_dir();
-    let script = format!("mount -t tmpfs -o size=256k,mode=700 tmpfs '{}' && exec \"$@\"", dir.display());
-    let mut command = behind(&["unshare", "-m", "sh", "-c", &script, "x"], &daemon_command(&dir));
-    if !Command::new("unshare").args(["-m", "true"]).status().is_ok_and(|status| status.success()) {
-        eprintln!("SKIPPED, needs mount namespaces: a full disk");
-        return;
-    }
-    command.current_dir(keep.path());
-    // Its mounts are its own, so its files are reached through /proc.
-    let mut daemon = Process::start(command, &dir);
-    let inside = Path::new("/proc").join(daemon.pid().to_string()).join("root").join(dir.strip_prefix("/").unwrap());
+    let Some(mut disk) = OnSmallDisk::start() else { return };
+    let inside = disk.inside.clone();
     let control = || Control::connect(&inside.join("daemon.sock"));
     let (first, second) = (TestDaemon::start("first"), TestDaemon::start("second"));
     let offer = |daemon: &TestDaemon| {
@@ -292,9 +281,11 @@ fn a_full_disk_leaves_the_old_pins_and_is_said() {
     let before = vec![(json!("first"), json!(first.fingerprint))];
     assert_eq!(pins(), before);
 
-    let full = std::fs::File::create(inside.join("fill")).unwrap();
-    while (&full).write_all(&[1; 4096]).is_ok() {}
-    while (&full).write_all(&[1]).is_ok() {}
+    // Where the first one's link came from is noted by itself: a change of the pins is what is tried here.
+    eventually("what its link told is written", || {
+        std::fs::read_to_string(inside.join("peers.json")).unwrap().contains("\"seenFrom\"")
+    });
+    let full = disk.fill();
 
     // It joins: the other side has stored its pin, and it says that this side has not.
     let (mut offering, ticket) = offer(&second);
@@ -328,12 +319,11 @@ fn a_full_disk_leaves_the_old_pins_and_is_said() {
     assert!(!leftovers().iter().any(|name| name.to_string_lossy().ends_with(".tmp")), "{:?}", leftovers());
 
     drop(full);
-    std::fs::remove_file(inside.join("fill")).unwrap();
     let (_offering, ticket) = offer(&third);
     assert_eq!(join(&mut control(), ticket)["success"], true, "with room again it goes on");
     assert_eq!(control().ask(json!({"type": "peers"}))["data"]["peers"].as_array().unwrap().len(), 2);
-    daemon.signal(15);
-    daemon.until_ended();
+    disk.daemon.signal(15);
+    disk.daemon.until_ended();
 }
 
 #[test]

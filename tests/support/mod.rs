@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod code;
+pub mod disk;
 pub mod instant;
 pub mod netns;
 pub mod original;
