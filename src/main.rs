@@ -24,9 +24,10 @@ fn main() -> ExitCode {
 }
 
 fn run(invocation: Invocation) -> Result<(), Error> {
-    // Only a daemon has work for several cores.
-    let mut builder = if invocation.is_daemon() { Builder::new_multi_thread() } else { Builder::new_current_thread() };
-    let runtime = builder.enable_all().build().map_err(Error::no_runtime)?;
+    // One thread for a daemon too: a relay is a few microseconds of work between two sockets, and to
+    // wake another thread for it costs more than it does. What waits for a disk goes to the blocking
+    // pool. Each thread would also have a heap of its own, which keeps what a flood made it grow to.
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(Error::no_runtime)?;
     let ended = runtime.block_on(invocation.run());
     // A thread that still waits for stdin must not hold up the end.
     runtime.shutdown_background();

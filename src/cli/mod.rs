@@ -218,11 +218,6 @@ pub fn parse(arguments: &[OsString], output: Output) -> Result<Option<Invocation
 }
 
 impl Invocation {
-    /// Whether this runs the daemon in this process.
-    pub fn is_daemon(&self) -> bool {
-        matches!(self.cli.command, Command::Daemon(_))
-    }
-
     /// Carries the command out.
     ///
     /// # Errors
