@@ -244,7 +244,8 @@ impl Control {
 
 /// A `pi-remote` command for a state directory, free of this environment's settings.
 pub fn pi_remote(dir: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pi-remote"));
+    let built_with_the_tests = || env!("CARGO_BIN_EXE_pi-remote").into();
+    let mut command = Command::new(std::env::var_os("TESTED_BINARY").unwrap_or_else(built_with_the_tests));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("PI_REMOTE") {
             command.env_remove(name);
