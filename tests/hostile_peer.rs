@@ -150,7 +150,9 @@ fn messages_that_are_never_finished_are_bounded() {
         link.send_raw(&out);
     }
     assert_eq!(link.bye(), "protocol_error");
-    assert!(resident(&daemon) < before + (24 << 20), "{} bytes, {before} before", resident(&daemon));
+    // The message as it grew: what it outgrew is given back a second later.
+    assert!(resident(&daemon) < before + (32 << 20), "{} bytes, {before} before", resident(&daemon));
+    eventually("the memory is back", || resident(&daemon) < before + (4 << 20));
 }
 
 #[test]
