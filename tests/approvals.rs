@@ -363,12 +363,27 @@ async fn a_lock_refuses_what_waits() {
     let (sending, _) = asking.send(&["x", "--json"]);
     let desktop = asking.pair.desktop.dir.clone();
     run(&desktop, &["lock"]).ends(0);
-    assert_eq!(asking.event("approval_resolved")["decision"], "denied");
+    assert_eq!(asking.event("approval_resolved")["decision"], "void");
     let failure = sending.end().ends(4).json_failure();
     assert_eq!((&failure["code"], &failure["delivered"]), (&json!("session_not_found"), &json!(false)), "{failure}");
     assert_eq!(run(&desktop, &["approvals", "--json"]).ends(0).json()["approvals"], json!([]));
     run(&desktop, &["unlock"]).ends(0);
     assert_eq!(run(&desktop, &["approvals", "--json"]).ends(0).json()["approvals"], json!([]), "nor afterwards");
+    assert_eq!(asking.sent(), Vec::<Value>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_narrower_grant_refuses_what_waits_as_it_would_a_new_call() {
+    let mut asking = Asking::start(json!({}));
+    let (sending, _) = asking.send(&["x", "--json"]);
+    let (laptop, desktop) = (asking.pair.laptop.dir.clone(), asking.pair.desktop.dir.clone());
+    run(&desktop, &["grant", "laptop", "read"]).ends(0);
+    let held = sending.end().ends(5).json_failure();
+    assert_eq!(asking.event("approval_resolved")["decision"], "void");
+    let new = run(&laptop, &["send", "desktop/s-1", "x", "--json"]).ends(5).json_failure();
+    assert!(held["hint"].is_string() && held == new, "{held} {new}");
+    let audit = run(&desktop, &["audit"]).ends(0).out;
+    assert!(audit.contains("held send to s-1 by laptop no more"), "{audit}");
     assert_eq!(asking.sent(), Vec::<Value>::new());
 }
 

@@ -12,6 +12,7 @@ use super::output::Output;
 use super::target::{self, Prefix};
 use super::{Context, Error, members, peers};
 use crate::control::client::{Client, Event, OWN_DEADLINE};
+use crate::wire::audit::{DENIED_HERE, NOBODY_APPROVED};
 use crate::wire::commands::quoted;
 use crate::wire::control::{PeerList, SessionList};
 use crate::wire::link::WaitUntil;
@@ -123,10 +124,17 @@ pub(crate) async fn call(cx: &Context, call: Call<'_>) -> Result<Answer, Error> 
         }
         _ => failure,
     });
-    // Once somebody there was asked, a refusal is theirs: no grant is in the way.
-    let peer = target.peer.as_deref().filter(|_| !was_asked);
-    let raw = raw.map_err(|failure| with_way_on(in_words(failure, &target.shown, deadline - GRACE), peer))?;
+    let raw = raw.map_err(|failure| {
+        // A no of somebody there is theirs: no grant is in the way. While they were asked one may have come.
+        let peer = target.peer.as_deref().filter(|_| !(was_asked && is_no_of_somebody(&failure)));
+        with_way_on(in_words(failure, &target.shown, deadline - GRACE), peer)
+    })?;
     answer(target.shown, raw)
+}
+
+/// Whether a failure tells that somebody on the other machine was asked and has not said yes.
+fn is_no_of_somebody(failure: &Failure) -> bool {
+    [DENIED_HERE, NOBODY_APPROVED].iter().any(|words| failure.message.contains(words))
 }
 
 /// Says that somebody on the other machine is asked, if that is what the event tells, and gives how long

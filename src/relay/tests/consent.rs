@@ -135,17 +135,81 @@ fn what_was_worked_out_of_a_call_before_is_what_is_shown_of_it() {
     let (mut relay, link) = asked(2);
     let full = join(&mut relay, 3);
     relay.set_peer(device(3), standing(3, Preset::Full), Duration::ZERO);
-    assert!(relay.may_ask_about(link) && !relay.may_ask_about(full), "for the other it is not worked out");
+    let rpc = Rpc { id: 1, target: "s".into(), command: SEND.into(), wait_until: None, timeout_ms: None };
+    let may_ask = |relay: &Relay, link| relay.may_ask_about(link, &rpc, Duration::ZERO);
+    assert!(may_ask(&relay, link) && !may_ask(&relay, full), "for the other it is not worked out");
     let some = Grant { sessions: vec!["id:s".parse().unwrap()], ..Grant::of_preset(GrantId(2), Preset::Ask) };
     let mut both = standing(3, Preset::Full);
     both.grants.push(some);
     relay.set_peer(device(3), both, Duration::ZERO);
-    assert!(relay.may_ask_about(full), "about one session it is asked");
+    assert!(may_ask(&relay, full), "about one session it is asked");
     let shown = Shown { preview: "as it was".into(), cut: true, hash: "its own".into() };
-    let rpc = Rpc { id: 1, target: "s".into(), command: SEND.into(), wait_until: None, timeout_ms: None };
     relay.link_message_shown(link, LinkMessage::Rpc(rpc), Some(shown), Duration::ZERO);
     let view = relay.approvals(None, SECOND).unwrap().approvals.remove(0);
     assert_eq!((view.preview.as_str(), view.cut, view.hash.as_str()), ("as it was", true, "its own"));
+}
+
+#[test]
+fn nothing_is_worked_out_of_a_call_that_is_refused_whatever_it_says() {
+    let (mut relay, link) = asked(2);
+    relay.session_added(session("hidden"), Duration::ZERO);
+    let mut some = standing(2, Preset::Ask);
+    some.grants[0].sessions = vec!["id:s".parse().unwrap()];
+    some.calls_per_minute = Some(20);
+    relay.set_peer(device(2), some, Duration::ZERO);
+    let call = |target: &str, bytes| {
+        let command = Bytes::from(format!("{SEND}{}", " ".repeat(bytes)));
+        Rpc { id: 100, target: target.into(), command, wait_until: None, timeout_ms: None }
+    };
+    let may_ask = |relay: &Relay, target, bytes| relay.may_ask_about(link, &call(target, bytes), Duration::ZERO);
+    assert!(may_ask(&relay, "s", 0));
+    for absent in ["hidden", "gone", "no/id"] {
+        assert!(!may_ask(&relay, absent, 0), "{absent}");
+    }
+    let longest = relay.limits.message - SEND.len();
+    assert!(may_ask(&relay, "s", longest) && !may_ask(&relay, "s", longest + 1), "too long");
+    (0..8).for_each(|id| rpc(&mut relay, link, id, SEND, Duration::ZERO));
+    assert!(!may_ask(&relay, "s", 0), "as many are held as may be");
+    relay.deny("a1-322", None, Duration::ZERO).unwrap();
+    assert!(may_ask(&relay, "s", 0));
+    (8..19).for_each(|id| rpc(&mut relay, link, id, "{}", Duration::ZERO));
+    assert!(may_ask(&relay, "s", 0), "the last of its minute, and looking at it has cost nothing");
+    rpc(&mut relay, link, 19, "{}", Duration::ZERO);
+    assert!(!may_ask(&relay, "s", 0), "beyond its minute");
+    let later = 10 * SECOND;
+    assert!(relay.may_ask_about(link, &call("s", 0), later));
+    relay.set_locked(true, later);
+    assert!(!relay.may_ask_about(link, &call("s", 0), later), "locked");
+    relay.set_locked(false, later);
+    relay.link_closed(link, LinkEnd::Silent, later);
+    assert!(!relay.may_ask_about(link, &call("s", 0), later), "its link is gone");
+}
+
+#[test]
+fn whoever_names_what_has_ended_is_told_how() {
+    let (mut relay, link) = asked(2);
+    (1..5).for_each(|id| rpc(&mut relay, link, id, SEND, Duration::ZERO));
+    let ahead = Approve { for_seconds: Some(9), ..yes(&relay, "a1-322") };
+    assert_eq!(relay.approve(&ahead, None, SECOND).unwrap().session(), "name-s");
+    relay.deny("a2-322", None, SECOND).unwrap();
+    relay.deny("s1-322", None, SECOND).unwrap();
+    relay.link_message(link, LinkMessage::Cancel(3), SECOND);
+    relay.link_heard(link, HOLD);
+    relay.tick(HOLD);
+    for (id, words) in [
+        ("a1-322", "a1-322 was approved already"),
+        ("a2-322", "a2-322 was denied already"),
+        ("a3-322", "a3-322 is void: "),
+        ("a4-322", "a4-322 has expired: "),
+        ("s1-322", "s1-322 has ended already: "),
+        ("a9-322", "No call that waits for approval is named a9-322"),
+    ] {
+        let failures =
+            [relay.deny(id, None, HOLD).unwrap_err(), relay.approve(&yes(&relay, id), None, HOLD).unwrap_err()];
+        for failure in failures {
+            assert!(failure.code == Code::NotFound && failure.message.starts_with(words), "{id}: {failure}");
+        }
+    }
 }
 
 #[test]
@@ -204,6 +268,8 @@ fn what_ends_a_right_ends_what_waits_for_it_with_the_answer_of_a_new_call() {
     ];
     for (how, change, words) in changes {
         let (mut relay, link) = asked(2);
+        let client = relay.open_client();
+        relay.subscribe(client);
         rpc(&mut relay, link, 1, SEND, Duration::ZERO);
         change(&mut relay);
         let held = refusal(&mut relay, link);
@@ -211,6 +277,36 @@ fn what_ends_a_right_ends_what_waits_for_it_with_the_answer_of_a_new_call() {
         assert_eq!(held, refusal(&mut relay, link), "{how}");
         assert!(held.message.starts_with(words), "{how}: {held}");
         assert!(ids(&relay).is_empty() && relay.pending.is_empty() && work(&mut relay).is_empty(), "{how}");
+        assert_eq!(resolved(&mut relay, client), [("a1-322".into(), "void".into())], "{how}: nobody has denied it");
+        let entry = trail(&mut relay).pop().unwrap();
+        let recorded = (entry.action, entry.data.unwrap()["decision"].clone(), entry.failed);
+        assert_eq!(recorded, (Action::Deny, "void".into(), Some((held.code, held.message))), "{how}");
+    }
+}
+
+#[test]
+fn what_waits_for_a_turn_to_end_ends_with_its_right_and_the_words_of_a_new_call() {
+    type Change = fn(&mut Relay);
+    let changes: [(&str, Change); 3] = [
+        ("locked", |relay| relay.set_locked(true, SECOND)),
+        ("read", |relay| relay.set_peer(device(2), standing(2, Preset::Read), SECOND)),
+        ("none", |relay| relay.set_peer(device(2), standing(2, Preset::None), SECOND)),
+    ];
+    for (how, change) in changes {
+        let (mut relay, link) = asked(2);
+        let wait = |relay: &mut Relay, id| {
+            let (command, wait_until) = (SEND.into(), Some(WaitUntil::TurnEnd));
+            let rpc = Rpc { id, target: "s".into(), command, wait_until, timeout_ms: None };
+            relay.link_message(link, LinkMessage::Rpc(rpc), SECOND);
+        };
+        wait(&mut relay, 1);
+        approve(&mut relay, "a1-322", SECOND).unwrap();
+        change(&mut relay);
+        let ended = refusal(&mut relay, link);
+        wait(&mut relay, 2);
+        let new = refusal(&mut relay, link);
+        assert_eq!((ended.delivered, new.delivered), (Some(true), Some(false)), "{how}: it has begun");
+        assert_eq!((ended.code, ended.message, ended.hint), (new.code, new.message, new.hint), "{how}");
     }
 }
 
