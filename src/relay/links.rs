@@ -310,6 +310,11 @@ impl Relay {
         })
     }
 
+    /// How many peers are pinned.
+    pub fn pinned_count(&self) -> usize {
+        self.peers.len()
+    }
+
     /// How many peers have a live link.
     pub fn linked_peer_count(&self) -> usize {
         self.peers.values().filter(|peer| peer.current.is_some()).count()
