@@ -438,7 +438,7 @@ async fn a_narrower_grant_refuses_what_waits_as_it_would_a_new_call() {
     let new = run(&laptop, &["send", "desktop/s-1", "x", "--json"]).ends(5).json_failure();
     assert!(held["hint"].is_string() && held == new, "{held} {new}");
     let audit = run(&desktop, &["audit"]).ends(0).out;
-    assert!(audit.contains("held send to s-1 by laptop no more"), "{audit}");
+    assert!(audit.contains("  held send to ") && audit.contains(" by laptop no more (a1-"), "{audit}");
     assert_eq!(asking.sent(), Vec::<Value>::new());
 }
 
