@@ -421,6 +421,8 @@ async fn a_lock_refuses_what_waits() {
     assert_eq!(asking.event("approval_resolved")["decision"], "void");
     let failure = sending.end().ends(4).json_failure();
     assert_eq!((&failure["code"], &failure["delivered"]), (&json!("session_not_found"), &json!(false)), "{failure}");
+    let new = run(&asking.pair.laptop.dir, &["send", "desktop/s-1", "x", "--json"]).ends(4).json_failure();
+    assert_eq!((&failure["code"], &failure["hint"]), (&new["code"], &new["hint"]), "as a new one");
     assert_eq!(run(&desktop, &["approvals", "--json"]).ends(0).json()["approvals"], json!([]));
     run(&desktop, &["unlock"]).ends(0);
     assert_eq!(run(&desktop, &["approvals", "--json"]).ends(0).json()["approvals"], json!([]), "nor afterwards");

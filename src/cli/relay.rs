@@ -164,12 +164,14 @@ fn in_words(failure: Failure, target: &str, waited: Duration) -> Failure {
 
 /// A peer that refuses has no words for this side's user, and only its own user can change that.
 fn with_way_on(failure: Failure, peer: Option<&str>) -> Failure {
-    match peer.filter(|_| failure.code == Code::Forbidden && failure.hint.is_none()) {
-        Some(peer) => {
+    match peer.filter(|_| failure.hint.is_none()) {
+        // It was there when the call began.
+        Some(_) if failure.code == Code::SessionNotFound => failure.hint("pi-remote sessions"),
+        Some(peer) if failure.code == Code::Forbidden => {
             let show = format!("what this device may do there is shown by: pi-remote peers show {}", quoted(peer));
             failure.hint(format!("{show}\n`pi-remote grant` there changes it"))
         }
-        None => failure,
+        Some(_) | None => failure,
     }
 }
 
