@@ -5,7 +5,7 @@ use nix::sys::signal::Signal;
 use pi_remote::session::fake::FakeSession;
 use serde_json::{Value, json};
 
-use crate::support::cli::{Running, has_program, run};
+use crate::support::cli::{MadeUpDaemon, Running, answered, event, has_program, run};
 use crate::support::peer::{HandPeer, Link};
 use crate::support::{Control, TestDaemon, TestPair, eventually, pair};
 
@@ -191,7 +191,10 @@ async fn an_approval_for_a_while_lets_the_next_through_until_it_is_ended() {
     let name = held["sessionName"].as_str().unwrap();
     let ahead = format!("{standing}  laptop  send   {name}");
     assert!(list.contains("Approved for a while:") && list.contains(&ahead), "{list}");
-    assert!(run(&desktop, &["deny", &standing]).ends(0).out.starts_with(&format!("{standing} ended")));
+    let ended = run(&desktop, &["deny", &standing]).ends(0).out;
+    assert_eq!(ended, format!("{standing} ended: send by laptop on {name} is asked about again\n"));
+    let again = run(&desktop, &["deny", &standing]).ends(4).err;
+    assert!(again.contains(&format!("{standing} has ended already")), "{again}");
     let (sending, held) = asking.send(&["third"]);
     assert_eq!(held["id"], format!("a2-{mark}"), "asked about again");
     sending.signal(Signal::SIGKILL);
@@ -303,7 +306,7 @@ async fn on_a_terminal_what_was_cut_is_shown_and_asked_about() {
         return;
     }
     let (desktop, session, _link, ids) = holding(&[long_send()]);
-    for (answer, code, calls) in [("n\n", 130, 0), ("\n", 130, 0), ("y\n", 0, 1)] {
+    for (answer, code, calls) in [("n\n", 5, 0), ("\n", 5, 0), ("\u{4}", 130, 0), ("y\n", 0, 1)] {
         let mut screen = Running::on_terminal(&desktop.dir, &format!("approve {}", ids[0]));
         let shown = screen.until("[y/N]");
         assert!(shown.contains("xxEND"), "all of it: {shown}");
@@ -312,6 +315,33 @@ async fn on_a_terminal_what_was_cut_is_shown_and_asked_about() {
         screen.end().ends(code);
         eventually("it has reached the session or has not", || sent(&session).len() == calls);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_no_is_one_calls_and_an_answer_that_never_comes_ends_it_all() {
+    if !has_program("script") {
+        return;
+    }
+    let send = |n: u8| json!({"type": "send", "message": format!("message {n}")});
+    let (desktop, session, _link, ids) = holding(&[long_send(), send(2), long_send(), send(4)]);
+    let asked = |words: String, answer: &str, code| {
+        let mut screen = Running::on_terminal(&desktop.dir, &words);
+        let shown = screen.until("[y/N]");
+        screen.write(answer);
+        screen.wait_until_over();
+        shown + &screen.end().ends(code).out
+    };
+    let shown = asked(format!("approve {} {} --for 1h", ids[0], ids[1]), "n\n", 5);
+    assert!(shown.contains(" for 1h without being shown? [y/N]"), "{shown}");
+    assert!(shown.contains(&format!("you said no: {} waits on", ids[0])), "{shown}");
+    let name = desktop.ask(json!({"type": "list_sessions"}))["data"]["sessions"][0]["name"].clone();
+    let done = format!("{} approved: send by by-hand on {}; ", ids[1], name.as_str().unwrap());
+    assert!(shown.contains(&done), "the next is decided about all the same: {shown}");
+    eventually("it is delivered", || sent(&session).len() == 1);
+    let shown = asked(format!("approve {} {}", ids[2], ids[3]), "\u{4}", 130);
+    assert!(shown.contains(&format!("nothing done about: {}, {}", ids[2], ids[3])), "{shown}");
+    let left = desktop.ask(json!({"type": "approvals"}))["data"]["approvals"].as_array().unwrap().len();
+    assert_eq!((left, sent(&session).len()), (3, 1), "the others wait on");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -341,20 +371,45 @@ async fn what_waits_is_followed_as_it_comes_and_ends() {
     let (desktop, _session, mut link, ids) = holding(&[json!({"type": "send", "message": "before"})]);
     let streams = [&["approvals", "--follow"][..], &["approvals", "--follow", "--json"]];
     let [mut text, mut lines] = streams.map(|words| Running::start(&desktop.dir, words));
-    assert!(text.line().ends_with(" s for you: send: before"));
+    let line = text.line();
+    assert!(line.starts_with(&format!("{}  by-hand on ", ids[0])) && line.ends_with(" s left: send: before"), "{line}");
     let first = lines.json();
     assert_eq!((&first["event"], &first["data"]["id"]), (&json!("approval_requested"), &json!(ids[0])));
     let command = json!({"type": "send", "message": "then"});
     link.send(&json!({"type": "rpc", "id": 9, "targetSessionId": "s-1", "command": command}));
     let line = text.line();
-    assert!(line.starts_with("approval_requested  a2-") && line.ends_with("send: then"), "{line}");
+    assert!(line.starts_with("a2-") && line.ends_with("send: then"), "{line}");
     assert_eq!(lines.json()["data"]["preview"], "send: then");
     run(&desktop.dir, &["deny", &ids[0]]).ends(0);
     let line = text.line();
-    assert!(line.starts_with(&format!("approval_resolved   {}  denied: send by by-hand", ids[0])), "{line}");
+    assert!(line.starts_with(&format!("{}  denied: send by by-hand", ids[0])), "{line}");
     assert_eq!(lines.json()["data"]["decision"], "denied");
     text.signal(Signal::SIGINT);
-    text.end().ends(130);
+    let said = text.end().ends(130).err;
+    assert_eq!(said.matches("approve ID, or pi-remote").count(), 1, "how it is decided, once: {said}");
+}
+
+#[test]
+fn who_follows_what_waits_and_has_missed_some_of_it_is_shown_that_all_the_same() {
+    let held = |id: &str| {
+        json!({"id": id, "peer": "desk", "fingerprint": "sha256:0", "verb": "send", "session": "s-1", "sessionId": "s-1",
+            "sessionName": "work", "preview": "send: x", "cut": false, "hash": "0", "expires": "", "leftSeconds": 9})
+    };
+    let mut lists = [vec!["a1"], vec!["a1", "a2"]].into_iter();
+    let daemon = MadeUpDaemon::saying(move |request| {
+        if request["type"] != "approvals" {
+            return vec![answered(json!({}))];
+        }
+        let ids = lists.next().unwrap();
+        let list = answered(json!({"approvals": ids.iter().map(|id| held(id)).collect::<Vec<_>>()}));
+        let (known, new) = (event("approval_requested", held("a1")), event("approval_requested", held("a3")));
+        let lagged = event("lagged", json!({"missed": 5, "approvals": 2}));
+        if ids.len() == 1 { vec![list, known, lagged] } else { vec![list, new] }
+    });
+    let mut text = Running::start(daemon.dir.path(), &["approvals", "--follow"]);
+    let lines: Vec<String> = (0..4).map(|_| text.line()).collect();
+    let shown: Vec<&str> = lines.iter().map(|line| line.split_whitespace().next().unwrap()).collect();
+    assert_eq!(shown, ["a1", "lagged", "a2", "a3"], "each once: {lines:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -363,12 +418,29 @@ async fn a_lock_refuses_what_waits() {
     let (sending, _) = asking.send(&["x", "--json"]);
     let desktop = asking.pair.desktop.dir.clone();
     run(&desktop, &["lock"]).ends(0);
-    assert_eq!(asking.event("approval_resolved")["decision"], "denied");
+    assert_eq!(asking.event("approval_resolved")["decision"], "void");
     let failure = sending.end().ends(4).json_failure();
     assert_eq!((&failure["code"], &failure["delivered"]), (&json!("session_not_found"), &json!(false)), "{failure}");
+    let new = run(&asking.pair.laptop.dir, &["send", "desktop/s-1", "x", "--json"]).ends(4).json_failure();
+    assert_eq!((&failure["code"], &failure["hint"]), (&new["code"], &new["hint"]), "as a new one");
     assert_eq!(run(&desktop, &["approvals", "--json"]).ends(0).json()["approvals"], json!([]));
     run(&desktop, &["unlock"]).ends(0);
     assert_eq!(run(&desktop, &["approvals", "--json"]).ends(0).json()["approvals"], json!([]), "nor afterwards");
+    assert_eq!(asking.sent(), Vec::<Value>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_narrower_grant_refuses_what_waits_as_it_would_a_new_call() {
+    let mut asking = Asking::start(json!({}));
+    let (sending, _) = asking.send(&["x", "--json"]);
+    let (laptop, desktop) = (asking.pair.laptop.dir.clone(), asking.pair.desktop.dir.clone());
+    run(&desktop, &["grant", "laptop", "read"]).ends(0);
+    let held = sending.end().ends(5).json_failure();
+    assert_eq!(asking.event("approval_resolved")["decision"], "void");
+    let new = run(&laptop, &["send", "desktop/s-1", "x", "--json"]).ends(5).json_failure();
+    assert!(held["hint"].is_string() && held == new, "{held} {new}");
+    let audit = run(&desktop, &["audit"]).ends(0).out;
+    assert!(audit.contains("  held send to ") && audit.contains(" by laptop no more (a1-"), "{audit}");
     assert_eq!(asking.sent(), Vec::<Value>::new());
 }
 

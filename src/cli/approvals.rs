@@ -1,14 +1,18 @@
 //! `approvals`: calls of peers that wait for somebody to approve them, and what was approved for a while.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::output::{Output, Style, Table};
 use super::{Context, Error, events, members};
-use crate::control::client::OWN_DEADLINE;
+use crate::control::client::{Client, OWN_DEADLINE};
 use crate::wire::preview;
 use crate::wire::rights::{ApprovalList, ApprovalView, StandingApproval};
+
+/// How a call is decided about.
+const WAYS: &str = "pi-remote approve ID, or pi-remote deny ID";
 
 pub(crate) const EXAMPLE: &str = "Example: pi-remote approvals a3-k7m";
 pub(crate) const EXAMPLES: &str = "\
@@ -57,25 +61,45 @@ pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
 /// Prints what waits, then what comes to wait and how it ended.
 async fn follow(cx: &Context) -> Result<(), Error> {
     let mut client = events::subscribed(cx).await?;
-    let list: ApprovalList = client.ask("approvals", members(json!({})), OWN_DEADLINE).await?;
-    for held in &list.approvals {
-        let event = json!({ "type": "event", "event": "approval_requested", "data": held });
-        if cx.out.json {
-            cx.out.json(&event)?
-        } else {
-            cx.out.line(&events::words("approval_requested", &json!(held)))?
-        }
+    if !cx.out.json {
+        cx.out.note(&cx.typed(&format!("what waits for you: {WAYS}")));
     }
-    events::each(client, |event| {
-        let id = || event.data::<Value>().ok()?.get("id")?.as_str().map(str::to_owned);
+    let mut known = HashSet::new();
+    list_new(cx, &mut client, &mut known).await?;
+    events::each(client, async |client, event| {
+        let data: Value = event.data()?;
+        let id = data.get("id").and_then(Value::as_str).unwrap_or_default();
         match event.name.as_str() {
-            // It came between the two requests, and has been printed.
-            "approval_requested" if id().is_some_and(|id| list.approvals.iter().any(|held| held.id == id)) => Ok(()),
-            "approval_requested" | "approval_resolved" | "lagged" => events::show(cx.out, event),
-            _ => Ok(()),
+            // Else it came between two requests, and has been printed.
+            "approval_requested" if !known.insert(id.to_owned()) => return Ok(()),
+            "approval_requested" => {}
+            "approval_resolved" => drop(known.remove(id)),
+            "lagged" => {
+                events::show(cx.out, event)?;
+                return list_new(cx, client, &mut known).await;
+            }
+            _ => return Ok(()),
+        }
+        match events::consent(&event.name, &data).filter(|_| !cx.out.json) {
+            Some(sentence) => cx.out.line(&sentence),
+            None => events::show(cx.out, event),
         }
     })
     .await
+}
+
+/// Prints what waits and is not known yet.
+async fn list_new(cx: &Context, client: &mut Client, known: &mut HashSet<String>) -> Result<(), Error> {
+    let list: ApprovalList = client.ask("approvals", members(json!({})), OWN_DEADLINE).await?;
+    for held in list.approvals.iter().filter(|held| !known.contains(&held.id)) {
+        let data = json!(held);
+        match events::consent("approval_requested", &data).filter(|_| !cx.out.json) {
+            Some(sentence) => cx.out.line(&sentence)?,
+            None => cx.out.json(&json!({ "type": "event", "event": "approval_requested", "data": data }))?,
+        }
+    }
+    *known = list.approvals.into_iter().map(|held| held.id).collect();
+    Ok(())
 }
 
 /// A held call with its whole command, each character of it as it can be shown.
@@ -113,7 +137,7 @@ fn all(cx: &Context, list: &ApprovalList) -> Result<(), Error> {
             1 => "1 call waits for you".to_owned(),
             many => format!("{many} calls wait for you"),
         };
-        out.note(&cx.typed(&format!("\n{how_many}: pi-remote approve ID, or pi-remote deny ID")));
+        out.note(&cx.typed(&format!("\n{how_many}: {WAYS}")));
     }
     if !list.standing.is_empty() {
         if !list.approvals.is_empty() {

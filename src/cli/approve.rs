@@ -48,14 +48,15 @@ pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
     each(&cx, &args.ids, async |client, id| {
         let (hash, preview) = match &args.hash {
             Some(hash) => (hash.clone(), None),
-            None => seen(&cx, client, id).await.map(|held| (held.hash, Some(held.preview)))?,
+            None => seen(&cx, client, id, args.length).await.map(|held| (held.hash, Some(held.preview)))?,
         };
         let for_seconds = args.length.map(|length| length.as_secs());
         let request = Approve { id: id.to_owned(), hash: hash.clone(), for_seconds };
         let decided: Decided = client.ask("approve", request, OWN_DEADLINE).await?;
-        let Decided { id, peer, verb, session_id, until, .. } = &decided;
+        let Decided { id, peer, verb, until, .. } = &decided;
         let ahead = until.as_ref().map(|until| format!("; {verb} on this session needs no approval until {until}"));
-        let words = format!("{id} approved: {verb} by {peer} on session {session_id}{}", ahead.unwrap_or_default());
+        let session = decided.session();
+        let words = format!("{id} approved: {verb} by {peer} on {session}{}", ahead.unwrap_or_default());
         let mut json = json!(decided);
         if let Some(members) = json.as_object_mut() {
             members.insert("hash".into(), hash.into());
@@ -68,7 +69,7 @@ pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
 
 /// Shows a call. One that is too long for its preview somebody must have seen in full: a person is shown
 /// all of it and asked, and a script has to say by `--hash` which it means.
-async fn seen(cx: &Context, client: &mut Client, id: &str) -> Result<ApprovalView, Error> {
+async fn seen(cx: &Context, client: &mut Client, id: &str, length: Option<Duration>) -> Result<ApprovalView, Error> {
     let list: ApprovalList = client.ask("approvals", members(json!({ "approval": id })), OWN_DEADLINE).await?;
     let Some(held) = list.approvals.into_iter().next() else {
         let message = format!("{id} is no call that waits: it was approved for a while");
@@ -87,16 +88,27 @@ async fn seen(cx: &Context, client: &mut Client, id: &str) -> Result<ApprovalVie
         approvals::whole(cx.out, &ApprovalView { command, ..held.clone() })?;
     }
     if asks {
-        let answer = input::question(cx, &format!("Let {id} go on, all of it as shown? [y/N]")).await?;
+        let answer = input::question(cx, &question(&held, length)).await?;
         if !matches!(answer.to_ascii_lowercase().as_str(), "y" | "yes") {
-            cx.out.note(&format!("{id} waits on"));
-            return Err(Error::interrupted());
+            let message = format!("you said no: {id} waits on");
+            return Err(Failure::new(Code::NeedsApproval, message).hint(format!("pi-remote deny {id}")).into());
         }
     }
     Ok(held)
 }
 
-/// Decides about each, also where one before it failed, and ends as the worst of them did. One alone
+/// What a person is asked who has been shown all of a call.
+fn question(held: &ApprovalView, length: Option<Duration>) -> String {
+    let ApprovalView { id, peer, verb, session_name, .. } = held;
+    let ahead = length.map(|length| {
+        let length = humantime::format_duration(length);
+        format!(", and every other {verb} by {peer} on {session_name} for {length} without being shown")
+    });
+    format!("Let {id} go on, all of it as shown{}? [y/N]", ahead.unwrap_or_default())
+}
+
+/// Decides about each, also where one before it failed, and ends as the worst of them did; where nobody can
+/// be shown or asked anything any more, at once. One alone
 /// is answered by its own JSON.
 pub(crate) async fn each(
     cx: &Context,
@@ -109,10 +121,15 @@ pub(crate) async fn each(
         return if cx.out.json { cx.out.json(&done.json) } else { cx.out.line(&done.words) };
     }
     let (mut all, mut worst) = (Vec::new(), None);
-    for id in ids {
+    for (number, id) in ids.iter().enumerate() {
         match decide(&mut client, id).await {
             Ok(done) if cx.out.json => all.push(done.json),
             Ok(done) => cx.out.line(&done.words)?,
+            Err(over @ Error::Failed { failure: Failure { code: Code::Interrupted | Code::Io, .. }, .. }) => {
+                let left = ids.get(number..).unwrap_or_default().join(", ");
+                cx.out.note(&format!("no answer, and nothing done about: {left}"));
+                return Err(over);
+            }
             Err(Error::Failed { failure, source }) => {
                 let failure = cx.typed_failure(failure);
                 if cx.out.json {
@@ -159,6 +176,21 @@ mod tests {
         for bad in ["0s", "10ms", "25h", "x", "", "5"] {
             assert!(length(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_question_says_for_how_long_the_like_goes_on_too() {
+        let held: ApprovalView = serde_json::from_value(json!({
+            "id": "a1-k7m", "peer": "desk", "fingerprint": "sha256:0", "verb": "send", "session": "s-1",
+            "sessionId": "s-1", "sessionName": "work", "preview": "x", "cut": true, "hash": "0", "expires": "",
+        }))
+        .unwrap();
+        assert_eq!(question(&held, None), "Let a1-k7m go on, all of it as shown? [y/N]");
+        let ahead = ", and every other send by desk on work for 1h without being shown? [y/N]";
+        assert_eq!(
+            question(&held, Some(Duration::from_secs(3600))),
+            format!("Let a1-k7m go on, all of it as shown{ahead}")
+        );
     }
 
     #[test]

@@ -21,11 +21,12 @@ pub(crate) struct Args {
 pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
     each(&cx, &args.ids, async |client, id| {
         let decided: Decided = client.ask("deny", members(json!({ "approval": id })), OWN_DEADLINE).await?;
-        let Decided { id, peer, verb, session_id, .. } = &decided;
+        let Decided { id, peer, verb, .. } = &decided;
+        let session = decided.session();
         let words = match decided.decision {
-            Decision::Ended => format!("{id} ended: {verb} by {peer} on session {session_id} is asked about again"),
+            Decision::Ended => format!("{id} ended: {verb} by {peer} on {session} is asked about again"),
             Decision::Approved | Decision::Denied | Decision::Expired | Decision::Void => {
-                format!("{id} denied: {verb} by {peer} on session {session_id}")
+                format!("{id} denied: {verb} by {peer} on {session}")
             }
         };
         Ok(Done { json: json!(decided), words })

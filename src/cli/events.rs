@@ -25,11 +25,12 @@ A line begins with the event's name:
   message_status      a call from here. needs_approval: it waits for somebody on
                       the other machine. failed: it came to nothing, and its
                       sender did not wait
-  lagged              this reader was too slow, and missed so many events";
+  lagged              this reader was too slow, and missed so many events; now
+                      so many calls wait: `pi-remote approvals` lists them";
 
 pub(crate) async fn run(cx: Context) -> Result<(), Error> {
     let client = subscribed(&cx).await?;
-    each(client, |event| show(cx.out, event)).await
+    each(client, async |_, event| show(cx.out, event)).await
 }
 
 /// A connection that hears of events from now on.
@@ -40,7 +41,10 @@ pub(crate) async fn subscribed(cx: &Context) -> Result<Client, Error> {
 }
 
 /// Shows each event as it comes, for as long as the daemon runs and somebody reads.
-pub(crate) async fn each(mut client: Client, show: impl Fn(&Event) -> Result<(), Error>) -> Result<(), Error> {
+pub(crate) async fn each(
+    mut client: Client,
+    mut show: impl AsyncFnMut(&mut Client, &Event) -> Result<(), Error>,
+) -> Result<(), Error> {
     let reader_gone = output::closed();
     tokio::pin!(reader_gone);
     loop {
@@ -49,7 +53,7 @@ pub(crate) async fn each(mut client: Client, show: impl Fn(&Event) -> Result<(),
             () = &mut reader_gone => return Err(Error::OutputClosed),
         };
         match event {
-            Some(event) => show(&event)?,
+            Some(event) => show(&mut client, &event).await?,
             None => {
                 let failure = Failure::new(Code::DaemonNotRunning, "the daemon has stopped");
                 return Err(failure.hint("pi-remote daemon --background").into());
@@ -72,18 +76,18 @@ pub(crate) fn words(name: &str, data: &Value) -> String {
 }
 
 /// What is said of held calls, here and elsewhere: a sentence.
-fn consent(name: &str, data: &Value) -> Option<String> {
+pub(crate) fn consent(name: &str, data: &Value) -> Option<String> {
     let text = |member: &str| data.get(member).and_then(Value::as_str);
     match name {
         "approval_requested" => {
             let held: ApprovalView = serde_json::from_value(data.clone()).ok()?;
-            let ApprovalView { id, peer, verb, session_name, left_seconds, .. } = &held;
-            let what = approvals::what(&held);
-            Some(format!("{id}  {verb} by {peer} on {session_name} waits up to {left_seconds} s for you: {what}"))
+            let ApprovalView { id, peer, session_name, left_seconds, .. } = &held;
+            Some(format!("{id}  {peer} on {session_name}, {left_seconds} s left: {}", approvals::what(&held)))
         }
         "approval_resolved" => {
-            let Decided { id, peer, verb, session_id, .. } = serde_json::from_value(data.clone()).ok()?;
-            Some(format!("{id}  {}: {verb} by {peer} on {session_id}", text("decision")?))
+            let decided: Decided = serde_json::from_value(data.clone()).ok()?;
+            let Decided { id, peer, verb, .. } = &decided;
+            Some(format!("{id}  {}: {verb} by {peer} on {}", text("decision")?, decided.session()))
         }
         "message_status" if text("status") == Some("needs_approval") => {
             let (host, id) = (text("host")?, text("sessionId")?);
@@ -141,10 +145,13 @@ mod tests {
         });
         assert_eq!(
             words("approval_requested", &held),
-            "approval_requested  a1-k7m  send by desk on work waits up to 60 s for you: send: run it [...]"
+            "approval_requested  a1-k7m  desk on work, 60 s left: send: run it [...]"
         );
-        let decided = json!({"id": "a1-k7m", "decision": "void", "peer": "desk", "verb": "send", "sessionId": "s-1"});
+        let mut decided =
+            json!({"id": "a1-k7m", "decision": "void", "peer": "desk", "verb": "send", "sessionId": "s-1"});
         assert_eq!(words("approval_resolved", &decided), "approval_resolved   a1-k7m  void: send by desk on s-1");
+        decided["sessionName"] = "work".into();
+        assert_eq!(words("approval_resolved", &decided), "approval_resolved   a1-k7m  void: send by desk on work");
         let mut status = json!({"requestId": "r", "sessionId": "s-1", "host": "desk", "status": "needs_approval", "expiresInSeconds": 9});
         assert_eq!(
             words("message_status", &status),

@@ -12,6 +12,7 @@ use super::output::Output;
 use super::target::{self, Prefix};
 use super::{Context, Error, members, peers};
 use crate::control::client::{Client, Event, OWN_DEADLINE};
+use crate::wire::audit::{DENIED_HERE, NOBODY_APPROVED};
 use crate::wire::commands::quoted;
 use crate::wire::control::{PeerList, SessionList};
 use crate::wire::link::WaitUntil;
@@ -123,10 +124,17 @@ pub(crate) async fn call(cx: &Context, call: Call<'_>) -> Result<Answer, Error> 
         }
         _ => failure,
     });
-    // Once somebody there was asked, a refusal is theirs: no grant is in the way.
-    let peer = target.peer.as_deref().filter(|_| !was_asked);
-    let raw = raw.map_err(|failure| with_way_on(in_words(failure, &target.shown, deadline - GRACE), peer))?;
+    let raw = raw.map_err(|failure| {
+        // A no of somebody there is theirs: no grant is in the way. While they were asked one may have come.
+        let peer = target.peer.as_deref().filter(|_| !(was_asked && is_no_of_somebody(&failure)));
+        with_way_on(in_words(failure, &target.shown, deadline - GRACE), peer)
+    })?;
     answer(target.shown, raw)
+}
+
+/// Whether a failure tells that somebody on the other machine was asked and has not said yes.
+fn is_no_of_somebody(failure: &Failure) -> bool {
+    [DENIED_HERE, NOBODY_APPROVED].iter().any(|words| failure.message.contains(words))
 }
 
 /// Says that somebody on the other machine is asked, if that is what the event tells, and gives how long
@@ -156,12 +164,14 @@ fn in_words(failure: Failure, target: &str, waited: Duration) -> Failure {
 
 /// A peer that refuses has no words for this side's user, and only its own user can change that.
 fn with_way_on(failure: Failure, peer: Option<&str>) -> Failure {
-    match peer.filter(|_| failure.code == Code::Forbidden && failure.hint.is_none()) {
-        Some(peer) => {
+    match peer.filter(|_| failure.hint.is_none()) {
+        // It was there when the call began.
+        Some(_) if failure.code == Code::SessionNotFound => failure.hint("pi-remote sessions"),
+        Some(peer) if failure.code == Code::Forbidden => {
             let show = format!("what this device may do there is shown by: pi-remote peers show {}", quoted(peer));
             failure.hint(format!("{show}\n`pi-remote grant` there changes it"))
         }
-        None => failure,
+        Some(_) | None => failure,
     }
 }
 

@@ -63,6 +63,8 @@ use office::Office;
 use ports::Ports;
 pub use taken::{elsewhere, holder_of, who};
 
+/// Descriptors of a process where the system does not tell.
+const USUAL_DESCRIPTORS: u64 = 256;
 /// How long links and clients may take to end when the daemon does.
 const STOPPING: Duration = Duration::from_millis(1500);
 /// Longest pause between two looks at the clock, so that the end of a suspend is noticed soon.
@@ -128,7 +130,7 @@ pub async fn lock(dir: &StateDir) -> Result<InstanceLock, Failure> {
 /// When it cannot start: another runs, the state directory is not closed, a port is taken.
 pub async fn run(options: Options) -> Result<(), Failure> {
     let Options { dir, settings, clock, rotation, shutdown, on_ready, on_stopping } = options;
-    raise_descriptor_limit();
+    let descriptors = raise_descriptor_limit();
     let _lock = lock(&dir).await?;
     let key = DeviceKey::load_or_create(&dir)?;
     let mut store = Store::load(dir.clone())?;
@@ -225,7 +227,9 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         woken.ports.look_again();
         woken.dial_all();
     }));
-    wings.spawn(sessions::work(relay.clone(), clock.clone(), dir.clone(), watched.clone()));
+    // Half of them are for clients, links, listeners and files.
+    let connections = descriptors / 2;
+    wings.spawn(sessions::work(relay.clone(), clock.clone(), dir.clone(), watched.clone(), connections));
     wings.spawn(session_watch.run(sessions::report(relay.clone(), clock.clone())));
     wings.spawn(places.run(is_wanted, door, tasks.clone()));
     wings.spawn(Arc::clone(&book).keep_notes());
@@ -274,14 +278,17 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Takes as many descriptors as this user may have: every client, link and call needs one.
-fn raise_descriptor_limit() {
+/// Takes as many descriptors as this user may have: every client, link and call needs one. How many there
+/// are then.
+fn raise_descriptor_limit() -> usize {
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
         && soft < hard
     {
         // With fewer, the bounds of what is taken are met by a refusal instead.
         let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(USUAL_DESCRIPTORS, |(soft, _)| soft);
+    usize::try_from(limit).unwrap_or(usize::MAX)
 }
 
 /// Says bye on every link, and lets clients read what waits for them.

@@ -43,8 +43,9 @@ pub(super) fn report(relay: Shared, clock: Clock) -> impl FnMut(SessionChange) +
 }
 
 /// Asks sessions what the relay wants to know, for as long as it is polled.
-pub(super) async fn work(relay: Shared, clock: Clock, dir: StateDir, watched: WatchHandle) {
-    let mut shares = Shares::default();
+/// At most about `connections` to them are open at once.
+pub(super) async fn work(relay: Shared, clock: Clock, dir: StateDir, watched: WatchHandle, connections: usize) {
+    let mut shares = Shares::new(connections);
     let mut calls = JoinSet::new();
     let mut handles: HashMap<CallId, AbortHandle> = HashMap::new();
     let mut under_way: HashMap<task::Id, (CallId, Asker, SessionId)> = HashMap::new();
@@ -58,7 +59,8 @@ pub(super) async fn work(relay: Shared, clock: Clock, dir: StateDir, watched: Wa
                         (false, false) => Kind::Answer,
                     };
                     let asker = sender.as_ref().map(|sender| sender.fingerprint);
-                    let place = shares.enter(asker, &session, kind, is_send);
+                    let peers = relay.lock().pinned_count();
+                    let place = shares.enter(asker, peers, &session, kind, is_send);
                     let asking = Asking {
                         relay: relay.clone(),
                         clock: clock.clone(),
@@ -147,8 +149,13 @@ impl Asking {
     }
 
     fn too_many_waits(&self) -> Failure {
-        let message = format!("{PEER} calls of this peer wait for a turn of session {} to end already", self.session);
-        Failure::new(Code::Overloaded, message).delivered(false)
+        let message = format!(
+            "as many calls of this peer as may wait for turns to end already, {PEER} of session {} or its share of all",
+            self.session
+        );
+        Failure::new(Code::Overloaded, message)
+            .delivered(false)
+            .hint("send without waiting, or once one of them is over")
     }
 }
 

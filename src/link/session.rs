@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tokio_rustls::TlsStream;
 
@@ -26,6 +27,9 @@ const WRITE_SIZE: usize = 64 * 1024;
 const ENVELOPE: usize = 64 * 1024;
 /// How long a connection that ends may take to say so.
 const CLOSING: Duration = Duration::from_secs(1);
+
+/// What is shown of a command up to so many bytes is worked out faster than another thread is woken.
+const SHOWN_AT_ONCE: usize = 64 * 1024;
 
 type Read = ReadHalf<TlsStream<TcpStream>>;
 type Write = WriteHalf<TlsStream<TcpStream>>;
@@ -129,8 +133,11 @@ async fn read_messages(read: &mut Read, link: &Closing<'_>, dialled: bool, facts
                 }
             };
             whole = true;
-            let shown = shown(context, id, &message);
-            let hello = context.relay.lock().link_message_shown(id, message, shown, context.clock.now());
+            let now = context.clock.now();
+            let shown = shown(context, id, &message, now).await;
+            // What nobody is asked about is looked at again at the same moment, which gives the same answer.
+            let now = if shown.is_some() { context.clock.now() } else { now };
+            let hello = context.relay.lock().link_message_shown(id, message, shown, now);
             if let Some(hello) = hello {
                 greeted.store(true, Ordering::Relaxed);
                 frames.set_limits(Limits::for_messages_of(limit));
@@ -144,11 +151,17 @@ async fn read_messages(read: &mut Read, link: &Closing<'_>, dialled: bool, facts
 }
 
 /// What a person is shown of a call that may need approval. It takes time for a long one, so that it is
-/// worked out before the relay is locked, where all other links would wait for it.
-fn shown(context: &Context, id: LinkId, message: &LinkMessage) -> Option<Shown> {
+/// worked out while the relay is not locked, and on another thread: all other links would wait for it.
+async fn shown(context: &Context, id: LinkId, message: &LinkMessage, now: Duration) -> Option<Shown> {
     let LinkMessage::Rpc(rpc) = message else { return None };
-    let may_ask = context.relay.lock().may_ask_about(id);
-    may_ask.then(|| Shown::of(&rpc.command))
+    if !context.relay.lock().may_ask_about(id, rpc, now) {
+        return None;
+    }
+    let command = rpc.command.clone();
+    if command.len() <= SHOWN_AT_ONCE {
+        return Some(Shown::of(&command));
+    }
+    spawn_blocking(move || Shown::of(&command)).await.ok()
 }
 
 fn read_failed(error: &io::Error) -> LinkEnd {

@@ -1,7 +1,7 @@
 //! Calls of peers that are held until a person decides, and what was approved for a while: the books
 //! alone. What they mean for a call is in `consent`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::calls::Question;
@@ -9,6 +9,7 @@ use super::pending::CallId;
 use crate::identity::Fingerprint;
 use crate::wire::ids::SessionId;
 use crate::wire::preview::Shown;
+use crate::wire::rights::Decision;
 use crate::wire::session::Verb;
 
 /// Most held calls of one peer.
@@ -17,6 +18,8 @@ const MAX_OF_PEER: usize = 8;
 const MAX_HELD: usize = 64;
 /// Most approvals for a while in all.
 const MAX_STANDING: usize = 256;
+/// How many of those that have ended are remembered, for whoever still names one.
+const MAX_ENDED: usize = 256;
 
 /// What a decision is about: a peer, a right and a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +61,8 @@ pub(super) struct Approvals {
     standing: BTreeMap<u64, Stands>,
     last_held: u64,
     last_standing: u64,
+    /// How the last ones ended, by their ids.
+    ended: VecDeque<(String, Decision)>,
 }
 
 impl Approvals {
@@ -66,7 +71,14 @@ impl Approvals {
         let letters = LETTERS.len() as u64;
         let digit = |place| instance / letters.pow(place) % letters;
         let mark = (0..MARK).filter_map(|place| LETTERS.get(digit(place) as usize)).map(|b| char::from(*b)).collect();
-        Self { mark, held: BTreeMap::new(), standing: BTreeMap::new(), last_held: 0, last_standing: 0 }
+        Self {
+            mark,
+            held: BTreeMap::new(),
+            standing: BTreeMap::new(),
+            last_held: 0,
+            last_standing: 0,
+            ended: VecDeque::new(),
+        }
     }
 
     /// Names a held call.
@@ -159,6 +171,19 @@ impl Approvals {
         self.standing.iter().map(|(number, standing)| (*number, standing))
     }
 
+    /// Remembers how one ended.
+    pub(super) fn note_end(&mut self, id: &str, decision: Decision) {
+        if self.ended.len() >= MAX_ENDED {
+            self.ended.pop_front();
+        }
+        self.ended.push_back((id.to_owned(), decision));
+    }
+
+    /// How one ended, if that is remembered.
+    pub(super) fn how_ended(&self, id: &str) -> Option<Decision> {
+        self.ended.iter().find(|(ended, _)| ended == id).map(|(_, decision)| *decision)
+    }
+
     /// When the first approval for a while ends.
     pub(super) fn next_end(&self) -> Option<Duration> {
         self.standing.values().map(|standing| standing.until).min()
@@ -187,6 +212,17 @@ mod tests {
         for (n, id) in marks.iter().enumerate() {
             assert!(id.len() == 6 && !marks[..n].contains(id), "{marks:?}");
         }
+    }
+
+    #[test]
+    fn how_the_last_ones_ended_is_remembered_and_no_more_than_those() {
+        let mut approvals = Approvals::new(1);
+        approvals.note_end("a1-322", Decision::Denied);
+        (2..=MAX_ENDED).for_each(|n| approvals.note_end(&format!("a{n}-322"), Decision::Void));
+        assert_eq!((approvals.how_ended("a1-322"), approvals.how_ended("a0-322")), (Some(Decision::Denied), None));
+        approvals.note_end("s1-322", Decision::Ended);
+        assert_eq!((approvals.how_ended("a1-322"), approvals.how_ended("s1-322")), (None, Some(Decision::Ended)));
+        assert_eq!((approvals.how_ended("a2-322"), approvals.ended.len()), (Some(Decision::Void), MAX_ENDED));
     }
 
     #[test]

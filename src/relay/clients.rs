@@ -60,10 +60,12 @@ impl Relay {
 
     /// The next lines for a client, of together about `most` bytes; `None` when it is to be closed.
     pub fn poll_client(&mut self, id: ClientId, most: usize, cx: &mut Context<'_>) -> Poll<Option<Vec<Bytes>>> {
+        let held = self.held_count();
         let Some(client) = self.clients.get_mut(&id) else { return Poll::Ready(None) };
         if client.outbox.is_empty() && client.missed > 0 {
             let missed = std::mem::take(&mut client.missed);
-            let line = event_line("lagged", format!(r#"{{"missed":{missed}}}"#).as_bytes());
+            // With how many calls wait for approval: whoever has missed some has to list them.
+            let line = event_line("lagged", format!(r#"{{"missed":{missed},"approvals":{held}}}"#).as_bytes());
             if client.outbox.push(line).is_err() {
                 client.missed = missed;
             }

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::approvals::{Held, Matter, Stands};
 use super::calls::Question;
-use super::links::Link;
+use super::links::{Link, State};
 use super::pending::{CallId, Destination, Origin};
 use super::queue::Lane;
 use super::refusals::not_audited;
@@ -19,7 +19,7 @@ use crate::wire::audit::{Action, Caller, DENIED_HERE, Direction, Entry, NOBODY_A
 use crate::wire::dates::rfc3339;
 use crate::wire::error::{Code, Failure};
 use crate::wire::ids::SessionId;
-use crate::wire::link::{LinkMessage, SessionInfo};
+use crate::wire::link::{LinkMessage, Rpc, SessionInfo};
 use crate::wire::preview::Shown;
 use crate::wire::rights::{ApprovalList, ApprovalView, Approve, Decided, Decision, StandingApproval};
 use crate::wire::session::Verb;
@@ -45,6 +45,21 @@ impl Relay {
             if verdict == Verdict::Ask && right.is_some_and(is_free) { Verdict::Allow } else { verdict }
         };
         rights.iter().map(verdict).max().unwrap_or(Verdict::Deny)
+    }
+
+    /// Whether a call that comes over a link may have to wait for a person, as far as that can be told
+    /// without looking into it: what a person is shown of it is worked out for no call that is refused
+    /// for its number or its session.
+    pub fn may_ask_about(&self, id: LinkId, rpc: &Rpc, now: Duration) -> bool {
+        let Some(link) = self.links.get(&id).filter(|link| matches!(link.state, State::Live { .. })) else {
+            return false;
+        };
+        if !self.has_call_left(link.peer, now) || rpc.command.len() > self.limits.message {
+            return false;
+        }
+        let asks = |info| Verb::ALL.into_iter().any(|verb| self.verdict(link, Some(verb), info, now) == Verdict::Ask);
+        let is_asked = self.listed(link, &rpc.target, now).is_some_and(|entry| asks(&entry.info));
+        is_asked && !self.approvals.is_full_for(link.peer)
     }
 
     /// Holds a peer's call until somebody decides; its caller and all subscribers are told.
@@ -85,11 +100,11 @@ impl Relay {
     /// `overloaded`, `audit_failed`, and it is held on; `forbidden` when its peer may not make it any
     /// more, and it is refused.
     pub fn approve(&mut self, request: &Approve, by: Option<Caller>, now: Duration) -> Result<Decided, Failure> {
-        let (number, held) = self.approvals.find(&request.id).ok_or_else(|| unknown(&request.id))?;
+        let (number, held) = self.approvals.find(&request.id).ok_or_else(|| self.unknown(&request.id))?;
         if held.until <= now {
             // The timer may be late, after a suspend say, and who asked has given up.
             self.nobody_approved(held.call, now);
-            return Err(unknown(&request.id));
+            return Err(self.unknown(&request.id));
         }
         if request.hash != held.shown.hash {
             let message = format!("{} is not the call whose sha256 was given", request.id);
@@ -109,7 +124,7 @@ impl Relay {
             let Matter { peer, verb, session } = &held.matter;
             let message =
                 format!("{} may not {verb} on session {session} any more; it was refused", self.petname(*peer));
-            self.refuse(number, Decision::Denied, failure, by, now);
+            self.refuse(number, Decision::Void, failure, by, now);
             return Err(Failure::new(Code::Forbidden, message));
         }
         let until = length.map(|length| rfc3339(self.date(now) + length));
@@ -117,7 +132,8 @@ impl Relay {
             data.insert("until".into(), until.as_str().into());
         }
         self.record(Entry { caller: by, ..entry });
-        let (held, decided) = self.release(number, Decision::Approved, until).ok_or_else(|| unknown(&request.id))?;
+        let (held, decided) =
+            self.release(number, Decision::Approved, until).ok_or_else(|| self.unknown(&request.id))?;
         let session = held.matter.session.clone();
         if let Some(length) = length {
             self.approvals.stand(held.matter, now + length);
@@ -136,13 +152,13 @@ impl Relay {
     pub fn deny(&mut self, id: &str, by: Option<Caller>, now: Duration) -> Result<Decided, Failure> {
         if let Some(number) = self.approvals.find_standing(id) {
             let ended = self.end_standing(|standing, _| standing == number);
-            let (decided, matter) = ended.into_iter().next().ok_or_else(|| unknown(id))?;
+            let (decided, matter) = ended.into_iter().next().ok_or_else(|| self.unknown(id))?;
             self.record(Entry { caller: by, ..self.entry_of(Action::Deny, &matter, json!({ "approval": id })) });
             return Ok(decided);
         }
-        let (number, _) = self.approvals.find(id).ok_or_else(|| unknown(id))?;
+        let (number, _) = self.approvals.find(id).ok_or_else(|| self.unknown(id))?;
         let failure = Failure::new(Code::Forbidden, DENIED_HERE).delivered(false);
-        self.refuse(number, Decision::Denied, failure, by, now).ok_or_else(|| unknown(id))
+        self.refuse(number, Decision::Denied, failure, by, now).ok_or_else(|| self.unknown(id))
     }
 
     /// What waits and what was approved for a while: all, or one with its whole command.
@@ -159,7 +175,7 @@ impl Relay {
             let approvals = vec![self.view(number, held, now)];
             return Ok(ApprovalList { approvals, standing: Vec::new() });
         }
-        let wanted = self.approvals.find_standing(id).ok_or_else(|| unknown(id))?;
+        let wanted = self.approvals.find_standing(id).ok_or_else(|| self.unknown(id))?;
         let standing = self.approvals.standing().filter(|(number, _)| *number == wanted).map(standing).collect();
         Ok(ApprovalList { approvals: Vec::new(), standing })
     }
@@ -181,12 +197,12 @@ impl Relay {
         self.review_held(now);
     }
 
-    /// Refuses what is held and could not be approved any more. What would need no approval any more
+    /// Refuses what is held and could not be approved any more, as a new call would be. What would need no approval any more
     /// waits on: it was held, so a person decides.
     pub(super) fn review_held(&mut self, now: Duration) {
         let held = self.approvals.held().filter_map(|(number, held)| Some((number, self.refused_now(held, now)?)));
         for (number, failure) in held.collect::<Vec<_>>() {
-            self.refuse(number, Decision::Denied, failure, None, now);
+            self.refuse(number, Decision::Void, failure, None, now);
         }
     }
 
@@ -228,7 +244,7 @@ impl Relay {
         let Some(number) = self.approvals.number_of(call) else { return };
         if let Some((held, _)) = self.release(number, Decision::Void, None) {
             let failed = Some((Code::Interrupted, "whoever asked does not wait for it any more".to_owned()));
-            self.record(Entry { failed, ..self.held_entry(Action::Deny, number, &held) });
+            self.record(Entry { failed, ..self.end_entry(Decision::Void, number, &held) });
         }
     }
 
@@ -264,7 +280,7 @@ impl Relay {
         now: Duration,
     ) -> Option<Decided> {
         let (held, decided) = self.release(number, decision, None)?;
-        let entry = self.held_entry(Action::Deny, number, &held);
+        let entry = self.end_entry(decision, number, &held);
         self.record(Entry { caller: by, failed: Some((failure.code, failure.message.clone())), ..entry });
         self.complete(held.call, Err(failure), now);
         Some(decided)
@@ -275,6 +291,7 @@ impl Relay {
         let held = self.approvals.take(number)?;
         let decided = Decided { until, ..self.decided(self.approvals.held_id(number), decision, &held.matter) };
         self.emit("approval_resolved", &decided);
+        self.approvals.note_end(&decided.id, decision);
         Some((held, decided))
     }
 
@@ -291,13 +308,17 @@ impl Relay {
             (self.decided(self.approvals.standing_id(number), Decision::Ended, &matter), matter)
         });
         let ended: Vec<_> = ended.collect();
-        ended.iter().for_each(|(decided, _)| self.emit("approval_resolved", decided));
+        for (decided, _) in &ended {
+            self.emit("approval_resolved", decided);
+            self.approvals.note_end(&decided.id, decided.decision);
+        }
         ended
     }
 
     fn decided(&self, id: String, decision: Decision, matter: &Matter) -> Decided {
         let (peer, session_id) = (self.petname(matter.peer), matter.session.to_string());
-        Decided { id, decision, peer, verb: matter.verb, session_id, until: None }
+        let session_name = self.session_name(&matter.session);
+        Decided { id, decision, peer, verb: matter.verb, session_id, session_name, until: None }
     }
 
     fn view(&self, number: u64, held: &Held, now: Duration) -> ApprovalView {
@@ -350,6 +371,11 @@ impl Relay {
         (rfc3339(self.date(now) + left), seconds)
     }
 
+    fn unknown(&self, id: &str) -> Failure {
+        let message = end_words(id, self.approvals.how_ended(id));
+        Failure::new(Code::NotFound, message).hint("`pi-remote approvals` lists what waits")
+    }
+
     fn petname(&self, peer: Fingerprint) -> String {
         self.peers.get(&peer).map_or_else(|| peer.to_string(), |peer| peer.name.to_string())
     }
@@ -360,6 +386,13 @@ impl Relay {
             &held.matter,
             json!({ "approval": self.approvals.held_id(number), "hash": held.shown.hash }),
         )
+    }
+
+    /// The record of a held call that came to nothing, and how that came.
+    fn end_entry(&self, decision: Decision, number: u64, held: &Held) -> Entry {
+        let approval = self.approvals.held_id(number);
+        let data = json!({ "approval": approval, "hash": held.shown.hash, "decision": decision });
+        self.entry_of(Action::Deny, &held.matter, data)
     }
 
     fn entry_of(&self, action: Action, matter: &Matter, data: serde_json::Value) -> Entry {
@@ -373,15 +406,24 @@ impl Relay {
     }
 }
 
+/// What has become of a held call, or of what was approved for a while.
+fn end_words(id: &str, decision: Option<Decision>) -> String {
+    match decision {
+        Some(Decision::Approved) => format!("{id} was approved already"),
+        Some(Decision::Denied) => format!("{id} was denied already"),
+        Some(Decision::Expired) => format!("{id} has expired: nobody answered it in time"),
+        Some(Decision::Void) => {
+            format!("{id} is void: whoever asked does not wait for it any more, or may not ask it any more")
+        }
+        Some(Decision::Ended) => format!("{id} has ended already: what it let through is asked about again"),
+        None => format!("No call that waits for approval is named {id}: it was decided, or nobody waits any more"),
+    }
+}
+
 fn length(seconds: u64) -> Result<Duration, Failure> {
     let length = Duration::from_secs(seconds);
     if length.is_zero() || length > MAX_STANDING {
         return Err(Failure::new(Code::InvalidRequest, "forSeconds is 1 to 86400, a day"));
     }
     Ok(length)
-}
-
-fn unknown(id: &str) -> Failure {
-    let message = format!("No call that waits for approval is named {id}: it was decided, or nobody waits any more");
-    Failure::new(Code::NotFound, message).hint("`pi-remote approvals` lists what waits")
 }

@@ -208,12 +208,6 @@ impl Relay {
         self.link_message_shown(id, message, None, now)
     }
 
-    /// Whether a call over a link may have to wait for a person, who is shown what it is.
-    pub fn may_ask_about(&self, id: LinkId) -> bool {
-        let peer = self.links.get(&id).and_then(|link| self.peers.get(&link.peer));
-        peer.is_some_and(|peer| peer.grants.iter().any(|grant| !grant.ask.is_empty()))
-    }
-
     /// As [`Relay::link_message`], of a call with what a person would be shown of it.
     pub fn link_message_shown(
         &mut self,
@@ -314,6 +308,11 @@ impl Relay {
             round_trip: link.round_trip,
             sessions: link.sessions.len(),
         })
+    }
+
+    /// How many peers are pinned.
+    pub fn pinned_count(&self) -> usize {
+        self.peers.len()
     }
 
     /// How many peers have a live link.

@@ -38,6 +38,14 @@ pub(super) fn first_end(grants: &[Grant], date: SystemTime) -> Option<SystemTime
     grants.iter().filter(|grant| !grant.is_over(date)).filter_map(|grant| grant.expires).min()
 }
 
+impl Peer {
+    /// How many calls it may make in a minute, where that is bounded.
+    fn calls_a_minute(&self) -> Option<u32> {
+        let usual = || (!policy::is_full(&self.grants)).then_some(CALLS_PER_MINUTE);
+        self.calls_per_minute.or_else(usual)
+    }
+}
+
 impl Relay {
     /// Takes nothing from any peer any more, or serves peers again.
     pub fn set_locked(&mut self, locked: bool, now: Duration) {
@@ -83,8 +91,7 @@ impl Relay {
     pub(super) fn charge(&mut self, link: LinkId, now: Duration) -> Result<(), Failure> {
         let Some(fingerprint) = self.links.get(&link).map(|link| link.peer) else { return Ok(()) };
         let Some(peer) = self.peers.get_mut(&fingerprint) else { return Ok(()) };
-        let usual = || (!policy::is_full(&peer.grants)).then_some(CALLS_PER_MINUTE);
-        let Some(number) = peer.calls_per_minute.or_else(usual) else { return Ok(()) };
+        let Some(number) = peer.calls_a_minute() else { return Ok(()) };
         let Err(wait) = peer.calls.take(Rate::per_minute(number), now) else {
             self.record_too_many(fingerprint);
             return Ok(());
@@ -93,6 +100,13 @@ impl Relay {
         let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
         let message = format!("This device may make {number} calls a minute here: try again in {seconds} s");
         Err(Failure::new(Code::RateLimited, message).delivered(false))
+    }
+
+    /// Whether a peer may make one more call now; nothing is counted.
+    pub(super) fn has_call_left(&self, peer: Fingerprint, now: Duration) -> bool {
+        let Some(peer) = self.peers.get(&peer) else { return false };
+        let mut calls = peer.calls;
+        peer.calls_a_minute().is_none_or(|number| calls.take(Rate::per_minute(number), now).is_ok())
     }
 
     /// What the peer of a link may do here, as it is told.

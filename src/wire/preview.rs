@@ -247,6 +247,23 @@ mod tests {
     }
 
     #[test]
+    fn letters_that_run_from_the_right_stay_and_whatever_else_sets_a_direction_is_escaped() {
+        let text = "\u{5e9}\u{5dc}\u{5d5}\u{5dd} 12 \u{645}\u{631}\u{62d}\u{628}\u{627}";
+        let command = serde_json::json!({"type": "send", "message": text}).to_string();
+        assert_eq!(preview(&command), (format!("send: {text}"), false), "who writes them can read what is asked");
+        assert!(whole(&command).contains(text));
+        let controls =
+            "\u{61c}\u{200e}\u{200f}\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}\u{2066}\u{2067}\u{2068}\u{2069}";
+        let of_text = serde_json::json!({"type": "send", "message": format!("a{controls}{text}")}).to_string();
+        let of_json = serde_json::json!({"type": "x", controls: text}).to_string();
+        for shown in [preview(&of_text).0, preview(&of_json).0, whole(&of_text), whole(&of_json)] {
+            assert!(shown.contains(text) && !shown.contains(|c| controls.contains(c)), "{shown}");
+            assert_eq!(shown.matches("\\u").count(), 12, "{shown}");
+            assert!(shown.starts_with(|c: char| c.is_ascii()), "its line begins from the left: {shown}");
+        }
+    }
+
+    #[test]
     fn an_id_too_long_for_one_is_shown() {
         let abort = |length| preview(&format!(r#"{{"type":"abort","id":"{}"}}"#, "z".repeat(length))).0;
         assert_eq!(abort(64), "abort");

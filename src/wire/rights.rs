@@ -156,11 +156,11 @@ pub struct Approve {
 pub enum Decision {
     /// Somebody approved it.
     Approved,
-    /// Somebody denied it, or took the right away.
+    /// Somebody denied it.
     Denied,
     /// Nobody answered in time.
     Expired,
-    /// Whoever asked has gone.
+    /// Whoever asked has gone, or may not ask it any more.
     Void,
     /// What was approved for a while was ended.
     Ended,
@@ -180,9 +180,19 @@ pub struct Decided {
     pub verb: Verb,
     /// The session's id.
     pub session_id: String,
+    /// What a person calls the session, as long as it is there: an alias, or its generated name.
+    #[serde(default)]
+    pub session_name: String,
     /// With `approve --for`, until when no more is asked, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<String>,
+}
+
+impl Decided {
+    /// The session as a person calls it, or its id where there is nothing better.
+    pub fn session(&self) -> &str {
+        if self.session_name.is_empty() { &self.session_id } else { &self.session_name }
+    }
 }
 
 /// Data of `lock` and `unlock`, and of the events of the same names.

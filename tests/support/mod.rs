@@ -46,7 +46,21 @@ impl TestDaemon {
     }
 
     /// A daemon with more options and a `config.json`.
-    pub fn start_with(name: &str, options: &[&str], mut config: Value) -> Self {
+    pub fn start_with(name: &str, options: &[&str], config: Value) -> Self {
+        let mut daemon = Self::prepared(name, config);
+        daemon.run(options);
+        daemon
+    }
+
+    /// A daemon that may have no more than so many descriptors.
+    pub fn start_with_descriptors(name: &str, number: u32) -> Self {
+        let mut daemon = Self::prepared(name, json!({}));
+        let limited = format!("ulimit -n {number} && exec \"$0\" \"$@\"");
+        daemon.spawn(process::behind(&["sh", "-c", &limited], &daemon.command(&[])));
+        daemon
+    }
+
+    fn prepared(name: &str, mut config: Value) -> Self {
         let keep = tempfile::tempdir().unwrap();
         let dir = keep.path().join("s");
         std::fs::DirBuilder::new().create(&dir).unwrap();
@@ -54,16 +68,22 @@ impl TestDaemon {
         config["name"] = name.into();
         std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
         let (fingerprint, listen, log) = (String::new(), vec![], Arc::default());
-        let mut daemon = Self { dir, fingerprint, listen, name: name.into(), child: None, log, _keep: Some(keep) };
-        daemon.run(options);
-        daemon
+        Self { dir, fingerprint, listen, name: name.into(), child: None, log, _keep: Some(keep) }
     }
 
     /// Starts the process in the same directory, on the port that it had if it had one.
     pub fn run(&mut self, options: &[&str]) {
+        self.spawn(self.command(options));
+    }
+
+    fn command(&self, options: &[&str]) -> Command {
         let port = self.port().map_or("0".to_owned(), |port| port.to_string());
         let mut command = pi_remote(&self.dir);
         command.args(["--json", "daemon", "--listen", "loopback", "--port", &port]).args(options);
+        command
+    }
+
+    fn spawn(&mut self, mut command: Command) {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();

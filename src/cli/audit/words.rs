@@ -68,7 +68,7 @@ impl Line {
             "relay" if matches!(self.direction.as_deref(), Some("local" | "out")) => "you".into(),
             "relay" if self.direction.is_none() && self.fingerprint.is_none() && self.peer == "local" => "you".into(),
             "grant" | "revoke" | "approve" | "pair" | "unpair" | "peer" | "lock" | "unlock" => "you".into(),
-            "deny" if self.was_decided() => "you".into(),
+            "deny" if self.was_decided() && !self.is_void() => "you".into(),
             "start" | "stop" | "adopt" | "missed" | "expire" | "deny" | "own_key_elsewhere" => "daemon".into(),
             _ => self.peer.clone(),
         }
@@ -94,10 +94,8 @@ impl Line {
                 format!("approved {call} by {peer}{}{ahead}{}", self.approval(), self.end())
             }
             "deny" if self.is_standing() => format!("ended the approval ahead of {call} by {peer}{}", self.approval()),
+            "deny" if self.is_void() => format!("held {call} by {peer} no more{}{}", self.approval(), self.end()),
             "deny" if self.was_decided() => format!("denied {call} by {peer}{}", self.approval()),
-            "deny" if self.code.as_deref() == Some("interrupted") => {
-                format!("held {call} by {peer} no more{}{}", self.approval(), self.end())
-            }
             "deny" => format!("did not let {peer} {call}{}{}", self.approval(), self.end()),
             "grant" => format!("granted {}{}", self.grant(" to "), self.end()),
             "revoke" => format!("took away from {peer}: {}{}", self.grant(""), self.end()),
@@ -173,6 +171,13 @@ impl Line {
 
     fn was_decided(&self) -> bool {
         self.pid.is_some() || self.error.as_deref() == Some(DENIED_HERE)
+    }
+
+    /// Whether a held call came to nothing without anybody's word on it.
+    fn is_void(&self) -> bool {
+        self.says("decision").is_some_and(|decision| decision == "void")
+            // As it was written before decisions were.
+            || self.code.as_deref() == Some("interrupted")
     }
 
     fn is_standing(&self) -> bool {
@@ -404,6 +409,12 @@ mod tests {
             "daemon",
             "did not let laptop send to build (a1-322): nobody approved it",
         );
+        let gone = |code: &str, data: Value| json!({ "result": "fail", "code": code, "error": "why", "data": data });
+        let void = "held send to build by laptop no more (a1-322): why";
+        says(with(of("deny", "a1-322"), gone("interrupted", json!({ "approval": "a1-322" }))), "daemon", void);
+        let data = json!({ "approval": "a1-322", "decision": "void" });
+        let tried = with(own.clone(), gone("forbidden", data));
+        says(with(of("deny", "a1-322"), tried), "daemon", void);
         says(with(of("deny", "s1-322"), own), "you", "ended the approval ahead of send to build by laptop (s1-322)");
         let what = "the approval ahead of send to build by laptop has ended (s1-322)";
         says(of("expire", "s1-322"), "daemon", what);

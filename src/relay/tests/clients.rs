@@ -156,4 +156,5 @@ fn who_has_missed_an_event_is_sent_no_later_one_before_it_is_told_so() {
     relay.session_added(session("later"), SECOND);
     let seen = lines(&mut relay, client);
     assert_eq!((seen.len(), &seen[63]["event"], &seen[63]["data"]["missed"]), (64, &"lagged".into(), &2.into()));
+    assert_eq!(seen[63]["data"]["approvals"], 0);
 }

@@ -1,5 +1,6 @@
 //! Held calls: each has one outcome, none is begun that nobody approved, and nothing is left behind.
 
+mod ends;
 mod record;
 
 use std::collections::{HashMap, HashSet};
@@ -135,14 +136,15 @@ fn what_was_worked_out_of_a_call_before_is_what_is_shown_of_it() {
     let (mut relay, link) = asked(2);
     let full = join(&mut relay, 3);
     relay.set_peer(device(3), standing(3, Preset::Full), Duration::ZERO);
-    assert!(relay.may_ask_about(link) && !relay.may_ask_about(full), "for the other it is not worked out");
+    let rpc = Rpc { id: 1, target: "s".into(), command: SEND.into(), wait_until: None, timeout_ms: None };
+    let may_ask = |relay: &Relay, link| relay.may_ask_about(link, &rpc, Duration::ZERO);
+    assert!(may_ask(&relay, link) && !may_ask(&relay, full), "for the other it is not worked out");
     let some = Grant { sessions: vec!["id:s".parse().unwrap()], ..Grant::of_preset(GrantId(2), Preset::Ask) };
     let mut both = standing(3, Preset::Full);
     both.grants.push(some);
     relay.set_peer(device(3), both, Duration::ZERO);
-    assert!(relay.may_ask_about(full), "about one session it is asked");
+    assert!(may_ask(&relay, full), "about one session it is asked");
     let shown = Shown { preview: "as it was".into(), cut: true, hash: "its own".into() };
-    let rpc = Rpc { id: 1, target: "s".into(), command: SEND.into(), wait_until: None, timeout_ms: None };
     relay.link_message_shown(link, LinkMessage::Rpc(rpc), Some(shown), Duration::ZERO);
     let view = relay.approvals(None, SECOND).unwrap().approvals.remove(0);
     assert_eq!((view.preview.as_str(), view.cut, view.hash.as_str()), ("as it was", true, "its own"));
@@ -168,50 +170,6 @@ fn a_call_that_is_denied_or_that_nobody_answers_is_forbidden_and_was_not_deliver
     assert!(work(&mut relay).is_empty() && ids(&relay).is_empty() && relay.pending.is_empty());
     let failed: Vec<_> = trail(&mut relay).into_iter().filter_map(|entry| entry.failed).map(|(_, why)| why).collect();
     assert_eq!(failed, [denied.message, expired.message]);
-}
-
-#[test]
-fn a_held_call_is_void_once_whoever_asked_has_gone() {
-    type End = fn(&mut Relay, LinkId);
-    let ends: [(&str, End); 4] = [
-        ("cancelled", |relay, link| drop(relay.link_message(link, LinkMessage::Cancel(1), SECOND))),
-        ("its link ended", |relay, link| relay.link_closed(link, LinkEnd::Lost("x".into()), SECOND)),
-        ("unpaired", |relay, _| {
-            relay.unpin(device(2), SECOND);
-        }),
-        ("the daemon goes down", |relay, _| relay.end_all_links(SECOND)),
-    ];
-    for (how, end) in ends {
-        let (mut relay, link) = asked(2);
-        let client = relay.open_client();
-        relay.subscribe(client);
-        rpc(&mut relay, link, 1, SEND, Duration::ZERO);
-        end(&mut relay, link);
-        assert_eq!(resolved(&mut relay, client), [("a1-322".into(), "void".into())], "{how}");
-        assert_eq!(approve(&mut relay, "a1-322", SECOND), Err(Code::NotFound), "{how}");
-        assert!(work(&mut relay).is_empty() && relay.pending.is_empty(), "{how}: nothing is left");
-    }
-}
-
-#[test]
-fn what_ends_a_right_ends_what_waits_for_it_with_the_answer_of_a_new_call() {
-    type Change = fn(&mut Relay);
-    let changes: [(&str, Change, &str); 4] = [
-        ("locked", |relay| relay.set_locked(true, SECOND), "Session s not found"),
-        ("read", |relay| relay.set_peer(device(2), standing(2, Preset::Read), SECOND), "send is not open"),
-        ("none", |relay| relay.set_peer(device(2), standing(2, Preset::None), SECOND), "Session s not found"),
-        ("gone", |relay| relay.session_removed(&"s".parse().unwrap(), SECOND), "Session s not found"),
-    ];
-    for (how, change, words) in changes {
-        let (mut relay, link) = asked(2);
-        rpc(&mut relay, link, 1, SEND, Duration::ZERO);
-        change(&mut relay);
-        let held = refusal(&mut relay, link);
-        rpc(&mut relay, link, 2, SEND, SECOND);
-        assert_eq!(held, refusal(&mut relay, link), "{how}");
-        assert!(held.message.starts_with(words), "{how}: {held}");
-        assert!(ids(&relay).is_empty() && relay.pending.is_empty() && work(&mut relay).is_empty(), "{how}");
-    }
 }
 
 #[test]
