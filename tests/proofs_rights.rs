@@ -55,15 +55,15 @@ fn variants(tokens: &[String]) -> Vec<String> {
     let head = ["enum", "Request", "{"];
     let start = tokens.windows(head.len()).position(|part| part == head).expect("enum Request") + head.len();
     let (mut level, mut found) = (1, Vec::new());
-    for at in start.. {
-        match tokens[at].as_str() {
+    for token in &tokens[start..] {
+        match token.as_str() {
             "{" | "(" => level += 1,
             "}" | ")" => level -= 1,
             name if level == 1 && name != "," => found.push(name.to_owned()),
             _ => {}
         }
         if level == 0 {
-            return found;
+            break;
         }
     }
     found
