@@ -39,6 +39,7 @@ mod listen;
 mod local;
 mod pairing;
 mod pairing_code;
+mod proofs_rights;
 mod relaying;
 mod service;
 mod sessions;

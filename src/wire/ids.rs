@@ -193,6 +193,17 @@ mod tests {
     }
 
     #[test]
+    fn no_petname_means_this_machine_or_its_user() {
+        for name in ["you", "You", "local", "LOCAL", "localhost", "daemon", "Daemon"] {
+            assert!(name.parse::<PeerName>().is_err(), "{name}");
+            assert_eq!(PeerName::suggested(name).as_str(), "peer", "{name}");
+        }
+        for name in ["yours", "local-1", "daemons"] {
+            assert_eq!(name.parse::<PeerName>().unwrap().as_str(), name);
+        }
+    }
+
+    #[test]
     fn of_a_name_that_a_stranger_chose_letters_and_digits_stay() {
         for (text, name) in [
             ("desk top", "desk-top"),
@@ -204,8 +215,6 @@ mod tests {
             ("..", "peer"),
             ("lap\u{3164}top\u{115f}", "lap-top"),
             (";;", "peer"),
-            ("You", "peer"),
-            ("local", "peer"),
         ] {
             assert_eq!(PeerName::suggested(text).as_str(), name, "{text}");
         }

@@ -166,6 +166,34 @@ impl Drop for TestDaemon {
     }
 }
 
+/// A daemon that a peer written by hand can pair with and dial.
+pub trait Reachable {
+    /// Its port for peers.
+    fn peer_port(&self) -> u16;
+    /// A client of it.
+    fn client(&self) -> Control;
+}
+
+impl Reachable for TestDaemon {
+    fn peer_port(&self) -> u16 {
+        self.port().unwrap()
+    }
+
+    fn client(&self) -> Control {
+        self.control()
+    }
+}
+
+impl Reachable for instant::Machine {
+    fn peer_port(&self) -> u16 {
+        self.port
+    }
+
+    fn client(&self) -> Control {
+        self.control()
+    }
+}
+
 /// Two daemons, `laptop` and `desktop`, paired by ticket and linked.
 pub struct TestPair {
     pub laptop: TestDaemon,

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use pi_remote::identity::{DeviceKey, Fingerprint, SeededRng};
 use pi_remote::pairing::PairingCode;
 use pi_remote::pairing::exchange::{AwaitingElement, Joiner, Parties};
@@ -29,7 +29,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 
-use super::{DEADLINE, TestDaemon};
+use super::{DEADLINE, Reachable, TestDaemon};
 
 /// The protocol of a link, as documented.
 pub const ALPN_LINK: &[u8] = b"pi-remote/1";
@@ -54,7 +54,7 @@ impl HandPeer {
     }
 
     /// A peer that `daemon` has pinned under `name`.
-    pub fn paired(daemon: &TestDaemon, name: &str) -> Self {
+    pub fn paired(daemon: &impl Reachable, name: &str) -> Self {
         let peer = Self::new();
         peer.pair(daemon, name);
         peer
@@ -65,8 +65,8 @@ impl HandPeer {
     }
 
     /// Pairs by ticket, the daemon offering; it calls itself `name`.
-    pub fn pair(&self, daemon: &TestDaemon, name: &str) {
-        let mut offering = daemon.control();
+    pub fn pair(&self, daemon: &impl Reachable, name: &str) {
+        let mut offering = daemon.client();
         let offer = offering.ask(json!({"type": "pair_offer", "kind": "ticket", "grant": "full"}));
         let ticket: Ticket = offer["data"]["ticket"].as_str().unwrap_or_else(|| panic!("{offer}")).parse().unwrap();
         let mut exchange = self.join(daemon, &ticket, name);
@@ -77,7 +77,7 @@ impl HandPeer {
     }
 
     /// A pairing exchange whose pair3 has been sent.
-    pub fn join(&self, daemon: &TestDaemon, ticket: &Ticket, name: &str) -> Exchange {
+    pub fn join(&self, daemon: &impl Reachable, ticket: &Ticket, name: &str) -> Exchange {
         let tls = self.connect(daemon, &[ALPN_PAIR]).unwrap();
         let (binding, offerer) = (tls.channel_binding(), tls.peer_spki());
         let parties = Parties { channel_binding: &binding, offerer_spki: &offerer, joiner_spki: self.key.spki() };
@@ -101,8 +101,8 @@ impl HandPeer {
     }
 
     /// A TLS connection to a daemon. In TLS 1.3 this side is through before the daemon has judged it.
-    pub fn connect(&self, daemon: &TestDaemon, alpns: &[&[u8]]) -> io::Result<Tls> {
-        self.connect_over(connect_from(self.from, daemon.port().unwrap())?, alpns)
+    pub fn connect(&self, daemon: &impl Reachable, alpns: &[&[u8]]) -> io::Result<Tls> {
+        self.connect_over(connect_from(self.from, daemon.peer_port())?, alpns)
     }
 
     /// As [`HandPeer::connect`], over a connection that is there.
@@ -135,12 +135,12 @@ impl HandPeer {
     }
 
     /// An authenticated connection on which nothing was said.
-    pub fn dial(&self, daemon: &TestDaemon) -> Link {
+    pub fn dial(&self, daemon: &impl Reachable) -> Link {
         Link::new(self.connect(daemon, &[ALPN_LINK]).unwrap())
     }
 
     /// A live link: both have said hello.
-    pub fn link(&self, daemon: &TestDaemon, sessions: &[&str]) -> Link {
+    pub fn link(&self, daemon: &impl Reachable, sessions: &[&str]) -> Link {
         let mut link = self.dial(daemon);
         link.send(&self.hello(sessions));
         link.until("hello");
@@ -439,9 +439,14 @@ impl Link {
 
     /// The next message, `None` at the end; fails when none comes in time.
     pub fn next(&mut self) -> Option<Value> {
+        self.next_bytes().map(|message| serde_json::from_slice(&message).unwrap())
+    }
+
+    /// As [`Link::next`], as it came.
+    pub fn next_bytes(&mut self) -> Option<Bytes> {
         loop {
             if let Some(message) = self.frames.next_message().unwrap() {
-                return Some(serde_json::from_slice(&message).unwrap());
+                return Some(message);
             }
             let mut buffer = [0; 16 * 1024];
             match self.tls.read(&mut buffer) {
