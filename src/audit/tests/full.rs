@@ -16,8 +16,8 @@ fn a_rotation_on_a_full_disk_fails_whole_and_loses_nothing() {
     }
     let can_mount = || Command::new("unshare").args(["-m", "true"]).status().is_ok_and(|status| status.success());
     if !nix::unistd::geteuid().is_root() || !can_mount() {
-        eprintln!("SKIPPED, needs root and mount namespaces: a rotation on a full disk");
-        return;
+        let skipped = "SKIPPED, needs root and mount namespaces: a rotation on a full disk";
+        return writeln!(std::io::stderr(), "{skipped}").unwrap();
     }
     let keep = tempfile::tempdir().unwrap();
     let name = concat!(module_path!(), "::a_rotation_on_a_full_disk_fails_whole_and_loses_nothing");
