@@ -79,6 +79,16 @@ impl Place {
             .unwrap();
     }
 
+    fn make_dir(&self, name: &str) {
+        std::fs::create_dir(self.path(name)).unwrap();
+    }
+
+    /// Takes all room that the disk has left, with a file of this name.
+    fn fill_disk(&self, name: &str) {
+        let mut file = std::fs::File::create(self.path(name)).unwrap();
+        while file.write_all(&[1; 1024]).is_ok() || file.write_all(&[1]).is_ok() {}
+    }
+
     /// The files, the oldest first.
     fn files(&self) -> Vec<String> {
         let names = (0..=SMALL.keep).rev().map(|number| self.log().file(number));
@@ -123,6 +133,11 @@ impl Place {
         assert_eq!(report.broken, None, "{:#?}", self.lines());
         report
     }
+}
+
+/// Says that a test needs what this machine has not.
+fn skipped(what: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED, needs root and mount namespaces: {what}");
 }
 
 const ORIGINAL: &str = r#"{"timestamp":"2025-01-01T00:00:00.000Z","peer":"beta","action":"relay","result":"ok"}"#;

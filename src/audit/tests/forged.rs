@@ -354,7 +354,7 @@ fn a_head_that_cannot_be_written_leaves_the_log_as_it_was() {
     let files = || (place.text("audit.log"), place.text("audit.head"));
     let before = files();
     // In the place of the file that is to become the head.
-    std::fs::create_dir(place.path(".audit.head.tmp")).unwrap();
+    place.make_dir(".audit.head.tmp");
     chain.append(&[record(3)], NOW).unwrap_err();
     assert_eq!(files(), before);
     assert!(place.is_whole().doubts.is_empty());

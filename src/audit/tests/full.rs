@@ -1,6 +1,5 @@
 //! A disk that is full just when a log is to be rotated.
 
-use std::fs::File;
 use std::process::Command;
 
 use super::*;
@@ -16,8 +15,7 @@ fn a_rotation_on_a_full_disk_fails_whole_and_loses_nothing() {
     }
     let can_mount = || Command::new("unshare").args(["-m", "true"]).status().is_ok_and(|status| status.success());
     if !nix::unistd::geteuid().is_root() || !can_mount() {
-        let skipped = "SKIPPED, needs root and mount namespaces: a rotation on a full disk";
-        return writeln!(std::io::stderr(), "{skipped}").unwrap();
+        return skipped("a rotation on a full disk");
     }
     let keep = tempfile::tempdir().unwrap();
     let name = concat!(module_path!(), "::a_rotation_on_a_full_disk_fails_whole_and_loses_nothing");
@@ -47,16 +45,14 @@ fn rotate_on_a_full_disk() {
         let size = place.path("audit.log").metadata().map_or(0, |file| file.len());
         let is_due = size + 300 > FILES_OF.size;
         if is_due {
-            let fill = place.path("fill");
-            let mut file = File::create(&fill).unwrap();
-            while file.write_all(&[1; 1024]).is_ok() || file.write_all(&[1]).is_ok() {}
+            place.fill_disk("fill");
             let before = (place.files(), place.text("audit.log"), place.text("audit.head"));
             let failure = journal.write(NOW, now).unwrap_err();
             assert!(failure.message.contains("No space left"), "{failure}");
             assert_eq!((place.files(), place.text("audit.log"), place.text("audit.head")), before);
             let report = verify(&place.dir).unwrap();
             assert!(report.ok && report.doubts.is_empty(), "{report:?}");
-            std::fs::remove_file(&fill).unwrap();
+            std::fs::remove_file(place.path("fill")).unwrap();
             failed += 1;
         }
         journal.write(NOW, now).unwrap();
