@@ -355,3 +355,65 @@ fn what_is_no_file_where_a_log_should_be_fails_the_check_with_words() {
     let said = run(&dir, &["audit", "--verify"]).ends(7);
     assert!(said.text_failure().contains("audit.log:1: it is a pipe"), "{}", said.err);
 }
+
+#[test]
+fn a_line_in_no_chain_put_there_while_no_daemon_ran_is_told_at_the_start_and_for_good() {
+    for file in ["audit.log", "trust.log"] {
+        let mut daemon = TestDaemon::start("desktop");
+        is_whole(&daemon.dir);
+        daemon.kill();
+        let line = r#"{"timestamp":"2026-01-01T00:00:00.000Z","peer":"kim","action":"grant","result":"ok"}"#;
+        let mut log = std::fs::OpenOptions::new().append(true).open(daemon.dir.join(file)).unwrap();
+        log.write_all(format!("{line}\n").as_bytes()).unwrap();
+        let broken = |daemon: &TestDaemon| {
+            let report = run(&daemon.dir, &["audit", "--verify", "--json"]).ends(7).json();
+            assert_eq!(report["broken"]["file"], file, "{report}");
+            report["broken"]["line"].clone()
+        };
+        let place = broken(&daemon);
+        daemon.run(&[]);
+        assert_eq!(broken(&daemon), place, "it is named where it stands");
+        let status = daemon.control().ask(json!({"type": "status"}));
+        assert!(status["data"]["auditBroken"].as_str().is_some_and(|said| said.starts_with(file)), "{status}");
+    }
+}
+
+#[test]
+fn no_lines_are_shown_where_none_are_asked_for_and_what_is_no_number_is_refused() {
+    let daemon = TestDaemon::start("desktop");
+    let none = run(&daemon.dir, &["audit", "-n", "0"]).ends(0);
+    assert_eq!((none.out.as_str(), none.err.as_str()), ("", ""), "as `tail` does");
+    for number in ["x", "-1", "1.5", ""] {
+        let said = run(&daemon.dir, &["audit", &format!("-n={number}")]).ends(2);
+        assert!(said.out.is_empty() && said.err.contains("-n"), "{number}: {}", said.err);
+    }
+}
+
+#[test]
+fn an_answer_that_comes_after_the_time_out_is_on_record_as_none() {
+    let daemon = TestDaemon::start("desktop");
+    let friend = HandPeer::paired(&daemon, "friend");
+    let mut link = friend.link(&daemon, &["theirs"]);
+    let mut control = daemon.control();
+    let read = |timeout: u64| {
+        json!({
+            "type": "relay", "targetSessionId": "theirs", "rpcCommand": {"type": "get_message"}, "timeoutMs": timeout
+        })
+    };
+    control.send(&read(50));
+    let call = link.until("rpc");
+    assert_eq!(control.next()["code"], "timeout");
+    assert_eq!(link.until("cancel")["id"], call["id"]);
+    link.answer(&call, json!({"success": true}));
+    link.ping();
+    // What comes behind it is answered, so that was taken in.
+    control.send(&read(60_000));
+    let call = link.until("rpc");
+    link.answer(&call, json!({"success": true}));
+    assert_eq!(control.next()["success"], true);
+    let lines = log(&daemon.dir);
+    let calls = lines.iter().filter(|line| line["action"] == "relay");
+    let said: Vec<Value> = calls.map(|line| json!([line["peer"], line["result"], line["code"]])).collect();
+    assert_eq!(said, [json!(["friend", "fail", "timeout"]), json!(["friend", "ok", null])], "{lines:?}");
+    is_whole(&daemon.dir);
+}

@@ -2,14 +2,14 @@
 //! daemon has written, and takes a batch of records whole or not at all.
 
 use std::fs::File;
-use std::io::{BufReader, Seek, SeekFrom, Write};
+use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::time::SystemTime;
 
 use super::Log;
 use super::head::{Extent, Head, boot};
-use super::line::{Adopted, AdoptedKind, End, Kind, MAX_LINE, Record, read, write};
-use super::lines::{self, Raw};
+use super::line::{Adopted, AdoptedKind, End, Hash, Kind, MAX_LINE, MAX_ONWARD, Record, read, write};
+use super::lines;
 use super::verify::other_head;
 use super::walk::{At, Broken, Section, Walk};
 use crate::state_dir::{StateDir, Turn};
@@ -20,6 +20,12 @@ use crate::wire::error::{Code, Failure};
 const MAX_HEAD: usize = 4096;
 /// How much of a log's end is looked at first for the line that the head names.
 const TAIL: u64 = 16 * MAX_LINE as u64;
+/// How much of it is looked at then. What a write leaves that was cut short is far less.
+const FAR: u64 = 16 * 1024 * 1024;
+/// Most lines that a write can leave behind the one that the head names, with room to spare.
+const MOST_BEHIND: u64 = 4096;
+/// Bytes in which the lines behind that are still counted.
+const MOST_COUNTED: u64 = 64 * 1024 * 1024;
 /// Bytes that are read at once.
 const PART: usize = 64 * 1024;
 
@@ -94,7 +100,7 @@ impl Chain {
         if found.end.n < least && !found.is_broken() {
             let what = format!("it goes to line {}, and {} knows of {least}", found.end.n, log.other_head);
             found.adopt.push(adopted(AdoptedKind::Broken, None, Some(what)));
-            found.end.n = least;
+            found.end.n = least.min(MAX_ONWARD);
         }
         let Found { end, first, synced, adopt, open, .. } = found;
         let dir = dir.clone();
@@ -167,13 +173,14 @@ impl Chain {
         Ok(&self.adopt)
     }
 
-    /// Writes records behind the end, all of them or none. What was found there goes before them.
+    /// Writes records behind the end, all of them or none. What was found there goes before them, and is
+    /// what this returns.
     ///
     /// # Errors
     /// They could not be written; the log is as it was.
-    pub fn append(&mut self, records: &[Record], now: SystemTime) -> Result<(), Failure> {
+    pub fn append(&mut self, records: &[Record], now: SystemTime) -> Result<Vec<Adopted>, Failure> {
         if self.look()?.is_empty() && records.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let dir = self.dir.clone();
         dir.in_turn(|turn| {
@@ -225,7 +232,7 @@ impl Chain {
         self.is_uncertain = true;
     }
 
-    fn put(&mut self, batch: &[u8], end: End, turn: &Turn<'_>) -> Result<(), Failure> {
+    fn put(&mut self, batch: &[u8], end: End, turn: &Turn<'_>) -> Result<Vec<Adopted>, Failure> {
         let written =
             self.file.write_all(batch).and_then(|()| if self.log.durable { self.file.sync_data() } else { Ok(()) });
         let written = written.map_err(|e| failed(&self.dir, self.log.name, "write", &e));
@@ -238,8 +245,7 @@ impl Chain {
         }
         self.size += batch.len() as u64;
         (self.end, self.synced, self.open) = (end, synced, false);
-        self.adopt.clear();
-        Ok(())
+        Ok(std::mem::take(&mut self.adopt))
     }
 
     fn head(&self, end: &End) -> Head {
@@ -294,93 +300,112 @@ impl Chain {
     }
 }
 
-/// The last line of a chain in a file, as it says itself, and whether the file ends within a line.
-type Last = (End, bool);
-
 /// Finds where a log ends. The last part alone is looked at where the head's line is in it: what is
-/// wrong further up is for the check of the whole.
+/// wrong further up is for the check of the whole. However long the file is, no more of it is read than a
+/// daemon can have left there.
 fn find(dir: &StateDir, log: &Log, head: &Head) -> Result<Found, Failure> {
-    let Some(mut file) = dir.open_to_read(log.name)? else { return Ok(broken(head, None, 0, "the log is gone")) };
+    let Some(mut file) = dir.open_to_read(log.name)? else {
+        return Ok(broken(head, None, false, 0, "the log is gone"));
+    };
     let reading = |e| failed(dir, log.name, "read", &e);
     let size = file.metadata().map_err(reading)?.len();
-    let near = size.saturating_sub(TAIL);
-    let mut behind = position_behind(&mut file, near, head).map_err(reading)?;
-    if behind.is_none() && near > 0 {
-        behind = position_behind(&mut file, 0, head).map_err(reading)?;
+    let open = is_open(&mut file, size).map_err(reading)?;
+    let mut behind = position_behind(&mut file, size.saturating_sub(TAIL), head).map_err(reading)?;
+    if behind.is_none() && size > TAIL {
+        behind = position_behind(&mut file, size.saturating_sub(FAR), head).map_err(reading)?;
     }
     // The head's line is the last of the file before where a crash came right behind a rotation.
     if behind.is_none() && (head.count == 0 || ends_before(dir, log, head)?) {
         behind = Some(0);
     }
     let Some(behind) = behind else {
-        let (last, walk) = to_the_end(&mut file).map_err(reading)?;
-        let may_lack = head.is_of_another_boot();
-        return Ok(match last {
-            Some((end, open)) if may_lack && walk.is_some() && (head.synced..head.count).contains(&end.n) => {
+        if size > FAR {
+            return Ok(broken(head, None, open, 0, "its last line is not where it was"));
+        }
+        let walk = to_the_end(&mut file, log).map_err(reading)?;
+        let end = walk.as_ref().and_then(Walk::end).cloned();
+        return Ok(match end {
+            Some(end) if head.is_of_another_boot() && (head.synced..head.count).contains(&end.n) => {
                 let section = walk.as_ref().and_then(Walk::section);
                 let adopt = vec![adopted(AdoptedKind::Lost, section, Some(lost(&end, head)))];
                 Found { end, first: head.first, synced: head.synced, adopt, open, behind: 0 }
             }
-            Some((ref end, _)) if end.n < head.count => {
+            Some(ref end) if end.n < head.count => {
                 let what = format!("cut off: it ended with line {}, and had {} lines", end.n, head.count);
-                broken(head, last, 0, &what)
+                broken(head, Some(end), open, 0, &what)
             }
-            Some(_) => broken(head, last, 0, "its last line is not as it was written"),
-            None => broken(head, None, 0, "its lines are gone"),
+            None if size == 0 => broken(head, None, open, 0, "its lines are gone"),
+            end => broken(head, end.as_ref(), open, 0, "its last line is not as it was written"),
         });
     };
     file.seek(SeekFrom::Start(behind)).map_err(reading)?;
     let mut from = BufReader::with_capacity(PART, file);
-    let mut walk = Walk::behind(head.end());
+    let mut walk = Walk::behind(head.end()).behind_original(log.was_originals);
     let mut at = At { file: 0, line: 0 };
-    let (mut fault, mut last) = (None::<Broken>, Some((head.end(), false)));
-    while let Some(raw) = lines::next(&mut from).map_err(reading)? {
+    let mut fault = None::<Broken>;
+    // Of the original's lines there may be any number.
+    while fault.is_none() && (head.count == 0 || at.line < MOST_BEHIND) {
+        let Some(raw) = lines::next(&mut from).map_err(reading)? else { break };
         at.line += 1;
-        note_last(&raw, &mut last);
-        if fault.is_none() {
-            fault = walk.step(&raw, at).err();
-        }
+        fault = walk.step(&raw, at).err();
     }
-    if let Some(fault) = fault.or_else(|| walk.finish(at).err()) {
-        return Ok(broken(head, last, at.line, &format!("behind its last line: {}", fault.what)));
+    let rest = lines::count(&mut from, MOST_COUNTED).map_err(reading)?;
+    let fault = match fault {
+        None if rest != Some(0) => Some("more lines than a daemon leaves there".to_owned()),
+        fault => fault.or_else(|| walk.finish(at).err()).map(|fault| fault.what),
+    };
+    let behind = rest.map_or(0, |rest| at.line + rest);
+    if let Some(what) = fault {
+        return Ok(broken(head, walk.end(), open, behind, &format!("behind its last line: {what}")));
     }
     if let Some(section) = walk.section().filter(|section| section.is_nonsense) {
         let what = format!("{} lines behind its last that nobody has written", section.lines);
-        return Ok(broken(head, last, at.line, &what));
+        return Ok(broken(head, walk.end(), open, behind, &what));
     }
     let mut adopt: Vec<Adopted> = walk.section().map(of_section).into_iter().collect();
-    let open = last.is_some_and(|(_, open)| open);
     let end = walk.end().cloned().unwrap_or_else(|| head.end());
     if end.n > head.count {
         let (lines, from) = (end.n - head.count, Some(head.count + 1));
         adopt.insert(0, Adopted { lines, from, ..adopted(AdoptedKind::Unsealed, None, None) });
     }
-    Ok(Found { end, first: head.first, synced: head.synced, adopt, open, behind: at.line })
+    Ok(Found { end, first: head.first, synced: head.synced, adopt, open, behind })
 }
 
 /// A log that has no head: new, the original's, or one whose head was taken away.
 fn without_head(dir: &StateDir, log: &Log) -> Result<Found, Failure> {
     let new = Found { end: End::of_nothing(), first: 1, synced: 0, adopt: Vec::new(), open: false, behind: 0 };
-    let Some(file) = dir.open_to_read(log.name)? else { return Ok(new) };
+    let Some(mut file) = dir.open_to_read(log.name)? else { return Ok(new) };
+    let reading = |e| failed(dir, log.name, "read", &e);
+    let size = file.metadata().map_err(reading)?.len();
+    let open = is_open(&mut file, size).map_err(reading)?;
+    file.rewind().map_err(reading)?;
     let mut from = BufReader::with_capacity(PART, file);
-    let mut walk = Walk::behind(End::of_nothing());
+    let mut walk = Walk::behind(End::of_nothing()).behind_original(log.was_originals);
     let (mut last, mut at) = (None, At { file: 0, line: 0 });
-    while let Some(raw) = lines::next(&mut from).map_err(|e| failed(dir, log.name, "read", &e))? {
+    let mut fault = None::<Broken>;
+    while let Some(raw) = lines::next(&mut from).map_err(reading)? {
         at.line += 1;
-        note_last(&raw, &mut last);
-        // Whatever it says of the chain, without a head nothing can be said to fit.
-        let _ = walk.step(&raw, at);
+        fault = walk.step(&raw, at).err();
+        // As long as all of it is outside of a chain it is read once.
+        let is_outside = fault.is_none() && walk.end().is_none_or(|end| end.n == 0);
+        if let (false, Kind::Chained { n, .. }) = (is_outside, read(&raw.bytes)) {
+            last = Some(End { n, hash: raw.hash });
+        }
+        if fault.is_some() {
+            break;
+        }
     }
     let rotated = log.rotation.is_some() && dir.join(&log.file(1)).symlink_metadata().is_ok();
-    if rotated || matches!(&last, Some((end, _)) if end.n > 0) {
-        let head = Head { count: 0, hash: End::of_nothing().hash, first: 1, synced: 0, boot: None, other: None };
-        return Ok(broken(&head, last, 0, "its head is gone, or is none"));
+    let of_nothing = Head { count: 0, hash: Hash::none(), first: 1, synced: 0, boot: None, other: None };
+    if rotated || last.as_ref().is_some_and(|end| end.n > 0) {
+        return Ok(broken(&of_nothing, last.as_ref(), open, 0, "its head is gone, or is none"));
+    }
+    if let Some(fault) = fault.or_else(|| walk.finish(at).err()) {
+        let rest = lines::count(&mut from, MOST_COUNTED).map_err(reading)?;
+        return Ok(broken(&of_nothing, None, open, rest.map_or(0, |rest| at.line + rest), &fault.what));
     }
     Ok(match walk.section() {
-        Some(section) => {
-            let open = last.is_some_and(|(_, open)| open);
-            Found { adopt: vec![of_section(section)], open, ..new }
-        }
+        Some(section) => Found { adopt: vec![of_section(section)], open, ..new },
         None => new,
     })
 }
@@ -400,10 +425,11 @@ fn lost(end: &End, head: &Head) -> String {
 }
 
 /// A log that is not as it was written goes on behind what stands there, and says so: nothing is mended.
-/// So many lines stand behind the one that the head names.
-fn broken(head: &Head, last: Option<Last>, behind: u64, what: &str) -> Found {
-    let (last, open) = last.unwrap_or_else(|| (head.end(), false));
-    let end = End { n: last.n.max(head.count), ..last };
+/// So many lines stand behind the one that the head names. It is numbered on from what the head says; what
+/// lines say that somebody else may have written counts only where no head says more.
+fn broken(head: &Head, last: Option<&End>, open: bool, behind: u64, what: &str) -> Found {
+    let said = last.filter(|_| head.count == 0).map_or(head.count, |last| last.n.min(MAX_ONWARD));
+    let end = End { n: said, hash: last.map_or_else(|| head.hash.clone(), |last| last.hash.clone()) };
     let adopt = vec![broken_by(behind, head, what.to_owned())];
     Found { end, first: head.first, synced: head.synced, adopt, open, behind }
 }
@@ -416,15 +442,22 @@ fn broken_by(lines: u64, head: &Head, what: String) -> Adopted {
 /// The place behind the head's line, looked for from the first line that begins behind `from`.
 fn position_behind(file: &mut File, from: u64, head: &Head) -> std::io::Result<Option<u64>> {
     file.seek(SeekFrom::Start(from))?;
-    let mut lines_from = BufReader::with_capacity(PART, &mut *file);
-    let mut position = from;
+    let mut part = Vec::new();
+    file.take(FAR).read_to_end(&mut part)?;
+    let number = format!("\"n\":{},", head.count);
+    let mut rest = part.as_slice();
     if from > 0 {
-        position += lines::next(&mut lines_from)?.map_or(0, |part| part.length);
+        rest = memchr::memchr(b'\n', rest).and_then(|end| rest.get(end + 1..)).unwrap_or_default();
     }
-    while let Some(raw) = lines::next(&mut lines_from)? {
-        position += raw.length;
-        if raw.ended && raw.hash == head.hash {
-            return Ok(Some(position));
+    // Only lines with its number are looked at, since there may be millions of others.
+    while let Some(found) = memchr::memmem::find(rest, number.as_bytes()) {
+        let (before, after) = rest.split_at(found);
+        let begin = memchr::memrchr(b'\n', before).map_or(0, |end| end + 1);
+        let Some(length) = memchr::memchr(b'\n', after) else { break };
+        let line = rest.get(begin..found + length).unwrap_or_default();
+        rest = rest.get(found + length + 1..).unwrap_or_default();
+        if Hash::of(line) == head.hash {
+            return Ok(Some(from + (part.len() - rest.len()) as u64));
         }
     }
     Ok(None)
@@ -440,28 +473,30 @@ fn ends_before(dir: &StateDir, log: &Log, head: &Head) -> Result<bool, Failure> 
     Ok(position_behind(&mut file, size.saturating_sub(TAIL), head).map_err(reading)? == Some(size))
 }
 
-/// The end of a chain as its lines say, whether they fit or not, and whether the file ends within a
-/// line; beside it the walk to there, where all fits.
-fn to_the_end(file: &mut File) -> std::io::Result<(Option<Last>, Option<Walk>)> {
-    file.seek(SeekFrom::Start(0))?;
+/// The walk to the end of a file, where all of it fits.
+fn to_the_end(file: &mut File, log: &Log) -> std::io::Result<Option<Walk>> {
+    file.rewind()?;
     let mut from = BufReader::with_capacity(PART, file);
-    let (mut last, mut walk, mut at) = (None, Some(Walk::whole(None, false)), At { file: 0, line: 0 });
+    let mut walk = Walk::whole(None, false).behind_original(log.was_originals);
+    let mut at = At { file: 0, line: 0 };
     while let Some(raw) = lines::next(&mut from)? {
         at.line += 1;
-        note_last(&raw, &mut last);
-        walk = walk.and_then(|mut walk| walk.step(&raw, at).is_ok().then_some(walk));
-    }
-    Ok((last, walk.and_then(|mut walk| walk.finish(at).is_ok().then_some(walk))))
-}
-
-fn note_last(raw: &Raw, last: &mut Option<Last>) {
-    match read(&raw.bytes) {
-        Kind::Chained { n, .. } => *last = Some((End { n, hash: raw.hash.clone() }, !raw.ended)),
-        Kind::Foreign | Kind::Overlarge | Kind::Unreadable => {
-            let (_, open) = last.get_or_insert_with(|| (End::of_nothing(), false));
-            *open = !raw.ended;
+        if walk.step(&raw, at).is_err() {
+            return Ok(None);
         }
     }
+    Ok(walk.finish(at).is_ok().then_some(walk))
+}
+
+/// Whether a file's last line has no newline.
+fn is_open(file: &mut File, size: u64) -> std::io::Result<bool> {
+    if size == 0 {
+        return Ok(false);
+    }
+    let mut last = [0];
+    file.seek(SeekFrom::Start(size - 1))?;
+    file.read_exact(&mut last)?;
+    Ok(last != *b"\n")
 }
 
 /// The number of the first line of a chain in a file.

@@ -210,10 +210,9 @@ impl Waiting {
             return Ok(());
         }
         loop {
-            let found: Vec<Remark> = chain.look()?.iter().map(|found| remark(self.log.name, found)).collect();
             let batch: Vec<Record> = self.records.iter().take(BATCH).cloned().collect();
-            chain.append(&batch, at)?;
-            remarks.extend(found);
+            let found = chain.append(&batch, at)?;
+            remarks.extend(found.iter().map(|found| remark(self.log.name, found)));
             self.records.drain(..batch.len());
             if self.records.is_empty() {
                 break;
@@ -221,7 +220,8 @@ impl Waiting {
         }
         if self.missed > 0 {
             let missed = Record::with_data(at, Action::Missed, json!({ "count": self.missed }));
-            chain.append(&[missed], at)?;
+            let found = chain.append(&[missed], at)?;
+            remarks.extend(found.iter().map(|found| remark(self.log.name, found)));
             self.missed = 0;
         }
         Ok(())

@@ -27,6 +27,8 @@ const CUT: &str = "…";
 /// The highest number that a line or a head may say: what is counted in JSON is exact up to here, and no
 /// log gets there.
 pub const MAX_NUMBER: u64 = 1 << 53;
+/// The highest number behind which a broken log goes on, whatever its lines say: so there is room for more.
+pub const MAX_ONWARD: u64 = 1 << 52;
 
 /// SHA-256 of a line without its newline, in hex.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,7 +47,8 @@ impl Hash {
 
     /// The hash of all that was taken in.
     pub fn ended(taken: Sha256) -> Self {
-        Self(taken.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        let hex = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or_default();
+        Self(taken.finalize().iter().flat_map(|byte| [hex(byte >> 4), hex(byte & 15)]).collect())
     }
 }
 

@@ -45,6 +45,26 @@ pub fn next(from: &mut impl BufRead) -> io::Result<Option<Raw>> {
     Ok((length > 0).then(|| Raw { bytes, hash: Hash::ended(hash), length, ended }))
 }
 
+/// How many lines come, where they can be counted without reading more than about `most` bytes.
+///
+/// # Errors
+/// Those of reading.
+pub fn count(from: &mut impl BufRead, most: u64) -> io::Result<Option<u64>> {
+    let (mut lines, mut length, mut ended) = (0, 0, true);
+    loop {
+        let there = from.fill_buf()?;
+        let Some(last) = there.last() else { return Ok(Some(lines + u64::from(!ended))) };
+        if length >= most {
+            return Ok(None);
+        }
+        lines += memchr::memchr_iter(b'\n', there).count() as u64;
+        ended = *last == b'\n';
+        let used = there.len();
+        length += used as u64;
+        from.consume(used);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,6 +79,21 @@ mod tests {
             let said: Vec<_> = lines.iter().map(|l| (l.bytes.len(), l.length, l.ended)).collect();
             assert_eq!(said, [(1, 2, true), (0, 1, true), (MAX_KEPT, long.len() as u64 + 1, true), (1, 1, false)]);
             assert_eq!(lines[2].hash, Hash::of(long.as_bytes()));
+        }
+    }
+
+    #[test]
+    fn lines_are_counted_up_to_a_bound() {
+        for (text, most, lines) in [
+            ("", 0, Some(0)),
+            ("a\nb\n", 4, Some(2)),
+            ("a\nb", 4, Some(2)),
+            ("\n", 1, Some(1)),
+            ("a\nb\n", 3, None),
+            ("a\nb\n", 0, None),
+        ] {
+            let counted = count(&mut io::BufReader::with_capacity(1, text.as_bytes()), most).unwrap();
+            assert_eq!(counted, lines, "{text:?} {most}");
         }
     }
 }

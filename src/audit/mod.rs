@@ -43,6 +43,8 @@ pub struct Log {
     pub rotation: Option<Rotation>,
     /// Each batch is on the disk before it counts as written.
     pub durable: bool,
+    /// The original wrote one of this name: its lines may stand before the first of this daemon's.
+    pub was_originals: bool,
 }
 
 /// How a log is rotated.
@@ -69,12 +71,20 @@ impl Log {
             other_head: "trust.head",
             rotation: Some(rotation),
             durable: false,
+            was_originals: true,
         }
     }
 
     /// What changed who is trusted.
     pub fn trust() -> Self {
-        Self { name: "trust.log", head: "trust.head", other_head: "audit.head", rotation: None, durable: true }
+        Self {
+            name: "trust.log",
+            head: "trust.head",
+            other_head: "audit.head",
+            rotation: None,
+            durable: true,
+            was_originals: false,
+        }
     }
 
     /// The name of one of its files: 0 is the one that is written to, and the oldest has the highest number.

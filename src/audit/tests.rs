@@ -1,6 +1,7 @@
 //! The logs on a real disk: what is honest verifies, and what is not is found where it is.
 
 mod forged;
+mod full;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -52,7 +53,7 @@ impl Place {
 
     fn add(&self, count: usize) {
         let mut chain = Chain::open(&self.dir, self.log()).unwrap();
-        (0..count).for_each(|n| chain.append(&[record(n)], NOW).unwrap());
+        (0..count).for_each(|n| drop(chain.append(&[record(n)], NOW).unwrap()));
         chain.sync().unwrap();
     }
 
@@ -76,6 +77,16 @@ impl Place {
             .unwrap()
             .write_all(text.as_bytes())
             .unwrap();
+    }
+
+    fn make_dir(&self, name: &str) {
+        std::fs::create_dir(self.path(name)).unwrap();
+    }
+
+    /// Takes all room that the disk has left, with a file of this name.
+    fn fill_disk(&self, name: &str) {
+        let mut file = std::fs::File::create(self.path(name)).unwrap();
+        while file.write_all(&[1; 1024]).is_ok() || file.write_all(&[1]).is_ok() {}
     }
 
     /// The files, the oldest first.
@@ -122,6 +133,11 @@ impl Place {
         assert_eq!(report.broken, None, "{:#?}", self.lines());
         report
     }
+}
+
+/// Says that a test needs what this machine has not.
+fn skipped(what: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED, needs root and mount namespaces: {what}");
 }
 
 const ORIGINAL: &str = r#"{"timestamp":"2025-01-01T00:00:00.000Z","peer":"beta","action":"relay","result":"ok"}"#;
@@ -171,16 +187,12 @@ fn a_file_or_a_head_that_is_gone_is_said() {
 }
 
 #[test]
-fn the_originals_lines_are_adopted_before_ours_between_them_and_behind_them() {
+fn the_originals_lines_are_adopted_before_ours() {
     let place = Place::new();
     place.append("audit.log", &format!("{ORIGINAL}\n{ORIGINAL}\n"));
     assert_eq!(place.is_whole().unsealed, 2, "before this daemon was ever started");
     place.add(2);
     place.is_whole();
-    place.append("audit.log", &format!("{ORIGINAL}\n"));
-    assert_eq!(place.is_whole().unsealed, 1);
-    place.add(1);
-    assert_eq!(place.is_whole().unsealed, 0);
     let adopted: Vec<Value> = place
         .lines()
         .iter()
@@ -188,7 +200,7 @@ fn the_originals_lines_are_adopted_before_ours_between_them_and_behind_them() {
         .filter(|line| line["action"] == "adopt")
         .map(|line| json!([line["data"]["kind"], line["data"]["lines"]]))
         .collect();
-    assert_eq!(adopted, [json!(["original", 2]), json!(["original", 1])]);
+    assert_eq!(adopted, [json!(["original", 2])]);
 
     let text = place.text("audit.log");
     place.write("audit.log", &text.replacen("beta", "bets", 1));
@@ -498,8 +510,10 @@ proptest! {
     }
 
     #[test]
-    fn honest_logs_verify_whatever_happened_between_the_lines(steps in prop::collection::vec(0_u8..6, 1..30)) {
+    fn honest_logs_verify_whatever_happened_between_the_lines(steps in prop::collection::vec(0_u8..5, 1..30), of_original in 0_usize..3) {
         let place = Place::new();
+        // The original's ran before.
+        place.append("audit.log", &format!("{ORIGINAL}\n").repeat(of_original));
         let mut chain = Some(Chain::open(&place.dir, place.log()).unwrap());
         for (n, step) in steps.into_iter().enumerate() {
             let open = chain.get_or_insert_with(|| {
@@ -509,14 +523,12 @@ proptest! {
                 chain
             });
             match step {
-                0 => open.append(&[record(n)], NOW).unwrap(),
-                1 => open.append(&[record(n), record(n + 1), record(n + 2)], NOW).unwrap(),
+                0 => drop(open.append(&[record(n)], NOW).unwrap()),
+                1 => drop(open.append(&[record(n), record(n + 1), record(n + 2)], NOW).unwrap()),
                 2 => open.sync().unwrap(),
                 // Killed, cleanly or within a line.
                 3 => chain = None,
-                4 => { chain = None; place.append("audit.log", "{\"timestamp\":\"20") }
-                // The original's ran meanwhile.
-                _ => { chain = None; place.append("audit.log", &format!("{ORIGINAL}\n")) }
+                _ => { chain = None; place.append("audit.log", "{\"timestamp\":\"20") }
             }
             place.is_whole();
         }

@@ -133,13 +133,18 @@ pub fn verify_log(dir: &StateDir, log: &Log) -> Result<Report, Failure> {
         what: broken.what.clone(),
     };
     let has_head = head.is_some();
-    let mut check = Check::new(head);
+    let mut check = Check::new(head, log.was_originals);
     for (number, part) in files.into_iter().enumerate() {
         let mut from = BufReader::with_capacity(PART, part.file.take(part.length));
         let mut at = At { file: number, line: 0 };
         while let Some(raw) = lines::next(&mut from).map_err(|e| unreadable(dir, &part.name, &e))? {
             at.line += 1;
             check.step(&raw, at);
+            if check.is_faulty {
+                let rest = lines::count(&mut from, u64::MAX).map_err(|e| unreadable(dir, &part.name, &e))?;
+                let rest = rest.unwrap_or_default();
+                (check.lines, at.line) = (check.lines + rest, at.line + rest);
+            }
         }
         check.end_file(at);
     }
@@ -193,10 +198,10 @@ struct Check {
 }
 
 impl Check {
-    fn new(head: Option<Head>) -> Self {
+    fn new(head: Option<Head>, was_originals: bool) -> Self {
         let may_lack = head.as_ref().is_some_and(Head::is_of_another_boot);
         Self {
-            walk: Walk::whole(head.clone(), may_lack),
+            walk: Walk::whole(head.clone(), may_lack).behind_original(was_originals),
             head,
             may_lack,
             lines: 0,
@@ -209,9 +214,6 @@ impl Check {
 
     fn step(&mut self, raw: &Raw, at: At) {
         self.lines += 1;
-        if self.is_faulty {
-            return;
-        }
         if let Err(fault) = self.walk.step(raw, at) {
             let is_before = fault.at.file < at.file;
             self.take(fault);

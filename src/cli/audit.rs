@@ -39,7 +39,7 @@ Examples:
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// How many of the last lines to show
+    /// How many of the last lines to show; 0 shows none, which with --follow leaves what comes
     #[arg(short = 'n', value_name = "N", default_value_t = 50)]
     lines: usize,
     /// Show each new line as it is written
@@ -86,7 +86,7 @@ pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
     .await?;
     show(cx.out, &last, &sessions, args.follow)?;
     if !args.follow {
-        if last.is_empty() && !cx.out.json {
+        if last.is_empty() && count > 0 && !cx.out.json {
             cx.out.note("nothing is in the log");
         }
         return Ok(());

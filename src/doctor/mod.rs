@@ -32,7 +32,7 @@ pub async fn examine(path: &Path) -> Vec<Check> {
     let (running, disk, record, network, peers) = tokio::join!(
         running::checks(&daemon, &files, path),
         disk(&files),
-        audit_chain(&files),
+        audit_log(&files),
         network::checks(&daemon, &files),
         peers::checks(&daemon)
     );
@@ -81,8 +81,8 @@ async fn disk(files: &Files) -> Check {
 }
 
 /// Whether the record of who did what is as it was written.
-async fn audit_chain(files: &Files) -> Check {
-    let name = "audit_chain";
+async fn audit_log(files: &Files) -> Check {
+    let name = "audit log";
     let Some(dir) = files.dir.clone() else {
         return Check::skipped(name, files.unset);
     };

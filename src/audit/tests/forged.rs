@@ -64,7 +64,7 @@ fn a_line_forged_at_the_end_while_the_daemon_runs_is_said_to_be_nobodys_and_stay
 fn a_log_that_was_changed_while_the_daemon_ran_is_said_to_be_even_where_its_end_fits() {
     let place = Place::new();
     let mut chain = Chain::open(&place.dir, place.log()).unwrap();
-    (0..3).for_each(|n| chain.append(&[record(n)], NOW).unwrap());
+    (0..3).for_each(|n| drop(chain.append(&[record(n)], NOW).unwrap()));
     let text = place.text("audit.log");
     place.write("audit.log", text.split_once('\n').unwrap().1);
     chain.append(&[record(4)], NOW).unwrap();
@@ -192,7 +192,10 @@ fn numbers_that_no_line_has_are_found_and_written_behind_without_a_panic() {
         place.broken();
         place.add(2);
         place.broken();
-        assert!(place.lines().iter().any(|(.., line)| line.contains(r#""kind":"broken""#)), "{what}");
+        place.add(2);
+        place.broken();
+        let said = place.lines().iter().filter(|(.., line)| line.contains(r#""kind":"broken""#)).count();
+        assert_eq!(said, 1, "{what}: the next start takes it for what it was");
     }
 }
 
@@ -235,4 +238,145 @@ fn the_first_broken_place_of_each_file_is_named() {
     journal.sync(NOW, Duration::ZERO).unwrap();
     let files: Vec<_> = verify(&place.dir).unwrap().faults.into_iter().map(|place| place.file).collect();
     assert_eq!(files, ["audit.log", "trust.log"]);
+}
+
+/// Lines that have no place in a chain, though they may look as if they had.
+const OUTSIDE: [&str; 6] = [
+    ORIGINAL,
+    r#"{"timestamp":"2026-01-01T00:00:00.000Z","peer":"kim","action":"relay","result":"ok","n":4.0,"prev":"0"}"#,
+    r#"{"peer":"kim","action":"relay","result":"ok","n":"4","prev":"0"}"#,
+    r#"{"peer":"kim","action":"relay","result":"ok","n":-4,"prev":"0"}"#,
+    r#"{"peer":"kim","action":"relay","result":"ok","n":1e99,"prev":"0"}"#,
+    "a part of a line that has a newline",
+];
+
+#[test]
+fn lines_in_no_chain_that_neither_the_original_nor_a_crash_explains_are_found_for_good() {
+    for line in OUTSIDE {
+        for lines in [1, 3] {
+            let place = Place::with(3);
+            place.append("audit.log", &format!("{line}\n").repeat(lines));
+            let (_, at, what) = place.broken();
+            assert!(at == 4 && what.contains("neither this daemon nor a crash"), "{line}: {at}: {what}");
+            place.add(1);
+            let (_, at, what) = place.broken();
+            assert!(at == 4 && what.contains("found by the daemon"), "{line}: {at}: {what}");
+            place.add(1);
+            assert_eq!(place.broken().1, 4, "{line}");
+        }
+    }
+    // An object is no part of a line, and a crash leaves one part at most.
+    for left in [ORIGINAL, "x\ny", "x\n"] {
+        let place = Place::with(3);
+        place.append("audit.log", left);
+        assert_eq!(place.broken().1, 4, "{left}");
+        place.add(1);
+        assert_eq!(place.broken().1, 4, "{left}");
+    }
+}
+
+#[test]
+fn the_log_of_trust_has_never_a_line_of_the_originals() {
+    for before in [false, true] {
+        let place = Place::new();
+        if before {
+            run(&place, true);
+        }
+        place.append("trust.log", &format!("{ORIGINAL}\n"));
+        let line = 1 + u64::from(before);
+        let found = || verify(&place.dir).unwrap().faults;
+        assert_eq!(said(&found())[0].1, line);
+        let mut journal = journal(&place);
+        journal.take(vec![Entry::new(Action::Grant)], 0, NOW, Duration::ZERO);
+        journal.sync(NOW, Duration::ZERO).unwrap();
+        assert!(journal.take_remarks().iter().any(|remark| remark.is_broken && remark.text.starts_with("trust.log")));
+        let found = found();
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].file == "trust.log" && found[0].line == line, "{found:?}");
+    }
+    // What a crash left of the very first line is no forgery.
+    let place = Place::new();
+    run(&place, false);
+    place.append("trust.log", "{\"timestamp\":\"20");
+    run(&place, true);
+    assert!(verify(&place.dir).unwrap().ok);
+}
+
+#[test]
+fn a_line_that_says_of_a_forgery_that_it_is_the_originals_is_not_believed() {
+    let place = Place::with(2);
+    let text = place.text("audit.log");
+    let end = End { n: 2, hash: Hash::of(text.lines().last().unwrap().as_bytes()) };
+    let data = json!({ "kind": "original", "lines": 1, "sha256": Hash::of(format!("{ORIGINAL}\n").as_bytes()) });
+    let mut line = Vec::new();
+    write(&mut line, &Record::with_data(NOW, Action::Adopt, data), &mut end.clone());
+    place.append("audit.log", &format!("{ORIGINAL}\n{}", String::from_utf8(line).unwrap()));
+    assert_eq!(place.broken().1, 3);
+    place.add(1);
+    assert_eq!(place.broken().1, 3);
+}
+
+#[test]
+fn a_number_far_beyond_the_heads_is_not_numbered_on_from() {
+    for number in [MAX_NUMBER, MAX_NUMBER - 1, 1000] {
+        let place = Place::with(4);
+        place.append("audit.log", &format!("{{\"n\":{number},\"prev\":\"{}\"}}\n", Hash::none()));
+        place.add(1);
+        let head = crate::audit::head::Head::read(place.text("audit.head").as_bytes()).unwrap();
+        assert_eq!(head.count, 6, "one line says what was found");
+        assert_eq!(place.broken().1, 5);
+    }
+    // Without a head its lines alone say how far it went.
+    let place = Place::new();
+    place.append("audit.log", &format!("{{\"n\":{MAX_NUMBER},\"prev\":\"{}\"}}\n", Hash::none()));
+    place.add(1);
+    place.add(1);
+    assert!(crate::audit::head::Head::read(place.text("audit.head").as_bytes()).is_some());
+    assert_eq!(place.text("audit.log").matches(r#""kind":"broken""#).count(), 1);
+}
+
+#[test]
+fn what_append_finds_in_a_log_that_changed_is_given_back_to_be_told() {
+    let place = Place::new();
+    let mut chain = Chain::open(&place.dir, place.log()).unwrap();
+    assert!(chain.append(&[record(1)], NOW).unwrap().is_empty());
+    place.append("audit.log", &format!("{ORIGINAL}\n"));
+    let found = chain.append(&[record(2)], NOW).unwrap();
+    assert_eq!(found.len(), 1);
+    assert!(found[0].what.as_ref().is_some_and(|what| what.contains("behind")), "{found:?}");
+    assert!(chain.append(&[record(3)], NOW).unwrap().is_empty(), "once");
+}
+
+#[test]
+fn a_head_that_cannot_be_written_leaves_the_log_as_it_was() {
+    let place = Place::with(2);
+    let mut chain = Chain::open(&place.dir, place.log()).unwrap();
+    let files = || (place.text("audit.log"), place.text("audit.head"));
+    let before = files();
+    // In the place of the file that is to become the head.
+    place.make_dir(".audit.head.tmp");
+    chain.append(&[record(3)], NOW).unwrap_err();
+    assert_eq!(files(), before);
+    assert!(place.is_whole().doubts.is_empty());
+    std::fs::remove_dir(place.path(".audit.head.tmp")).unwrap();
+    chain.append(&[record(3)], NOW).unwrap();
+    assert_eq!((place.is_whole().lines, place.is_whole().unsealed), (3, 0));
+}
+
+#[test]
+fn millions_of_lines_behind_the_end_are_found_and_only_counted() {
+    for head_is_kept in [true, false] {
+        let place = Place::with(3);
+        if !head_is_kept {
+            std::fs::remove_file(place.path("audit.head")).unwrap();
+        }
+        place.append("audit.log", &"{}\n".repeat(3_000_000));
+        let report = place.check();
+        let what = "more than 1000 lines that neither this daemon nor a crash has written";
+        assert_eq!((said(&report.faults), report.lines), (vec![("audit.log", 4, what)], 3_000_003));
+        place.add(1);
+        let report = place.check();
+        assert_eq!((said(&report.faults)[0].1, report.lines), (4, 3_000_005));
+        assert!(place.text("audit.log").contains(r#""kind":"broken""#));
+    }
 }

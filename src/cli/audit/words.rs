@@ -97,7 +97,7 @@ impl Line {
             "deny" if self.is_void() => format!("held {call} by {peer} no more{}{}", self.approval(), self.end()),
             "deny" if self.was_decided() => format!("denied {call} by {peer}{}", self.approval()),
             "deny" => format!("did not let {peer} {call}{}{}", self.approval(), self.end()),
-            "grant" => format!("granted {}{}", self.grant(" to "), self.end()),
+            "grant" => format!("granted {}{}{}", self.grant(" to "), self.beside(), self.end()),
             "revoke" => format!("took away from {peer}: {}{}", self.grant(""), self.end()),
             "expire" if self.is_standing() => {
                 format!("the approval ahead of {call} by {peer} has ended{}", self.approval())
@@ -203,6 +203,13 @@ impl Line {
             }
             None => format!("what --json shows{to}"),
         }
+    }
+
+    /// What the peer had before: the grant was added to that, or stands in its place.
+    fn beside(&self) -> String {
+        let ids = |member| self.data(member).and_then(Value::as_array).map(|ids| texts(ids));
+        let added = ids("addedTo").map(|ids| format!(", added to {ids}"));
+        added.or_else(|| ids("inPlaceOf").map(|ids| format!(", in place of {ids}"))).unwrap_or_default()
     }
 
     /// What a peer was given as it was paired.
@@ -338,6 +345,11 @@ mod tests {
         says(own(json!({ "action": "lock", "peer": "local" })), "you", "locked: nothing is taken from any peer");
         says(own(json!({ "action": "unlock", "peer": "local" })), "you", "unlocked: peers are served again");
         let data = json!({ "via": "code", "replaced": { "name": "old" }, "grants": [grant("full", Value::Null)] });
+        for (member, words) in [("addedTo", "added to"), ("inPlaceOf", "in place of")] {
+            let data = json!({ "grant": grant("read", json!(null)), member: ["g1", "g2"] });
+            let said = format!("granted read to laptop, on name:build, {words} g1, g2");
+            says(own(json!({ "action": "grant", "data": data })), "you", &said);
+        }
         let paired = "paired laptop via code, in place of old, granted full, on name:build";
         says(own(json!({ "action": "pair", "data": data })), "you", paired);
         let data = json!({ "name": { "was": "kim", "is": "laptop" }, "callsPerMinute": 9, "addressesAdded": ["a:1"] });

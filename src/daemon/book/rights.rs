@@ -221,7 +221,17 @@ impl Changed {
         } else {
             relay.emit("grant_changed", &json!({ "peer": peer_ref(peer), "grants": grants }));
         }
-        let data = json!({ "grant": grant, "gained": gained, "lost": lost });
+        let mut data = json!({ "grant": grant, "gained": gained, "lost": lost });
+        if action == Action::Grant {
+            let is_kept = |was: &&Grant| peer.grants.iter().any(|grant| grant.id == was.id);
+            let (kept, gone): (Vec<&Grant>, Vec<&Grant>) = self.before.iter().partition(is_kept);
+            for (name, grants) in [("addedTo", kept), ("inPlaceOf", gone)] {
+                let ids: Vec<String> = grants.iter().map(|grant| grant.id.to_string()).collect();
+                if !ids.is_empty() {
+                    data[name] = json!(ids);
+                }
+            }
+        }
         vec![Entry { data: Some(data), ..entry(action, peer, by) }]
     }
 
@@ -396,9 +406,11 @@ mod tests {
         assert_eq!(left, [1, 0]);
         let entries = trying.recorded();
         assert_eq!(entries.iter().map(|entry| entry.action).collect::<Vec<_>>(), [Action::Grant, Action::Revoke]);
-        for entry in entries {
+        for (entry, in_place_of) in entries.into_iter().zip([json!(["g1"]), json!(null)]) {
             assert_eq!((entry.peer.as_deref(), entry.caller.clone(), entry.failed), (Some("p"), by(), None));
-            assert_eq!(entry.data.unwrap()["grant"]["id"], "g2");
+            let data = entry.data.unwrap();
+            assert_eq!((&data["grant"]["id"], &data["inPlaceOf"]), (&json!("g2"), &in_place_of));
+            assert_eq!(data["addedTo"], json!(null));
         }
         assert_eq!(trying.stored().peers(), trying.book.store().peers());
         assert_eq!(trying.book.revoke(GrantId(2), by()).unwrap_err().code, Code::NotFound);
