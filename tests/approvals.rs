@@ -112,7 +112,7 @@ async fn what_is_denied_or_what_nobody_answers_is_refused_and_reaches_no_session
     // Nobody answers.
     let failure = sending.end().ends(5).json_failure();
     assert_eq!((&failure["code"], &failure["delivered"]), (&json!("forbidden"), &json!(false)));
-    assert_eq!(failure["message"], "desktop: nobody on this machine approved it within 1 s");
+    assert_eq!(failure["message"], "desktop: nobody approved it within 1 s");
     assert_eq!(failure["hint"], Value::Null, "no grant was in the way");
     assert_eq!(asking.event("approval_resolved")["decision"], "expired");
 

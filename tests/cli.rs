@@ -434,6 +434,21 @@ fn events_end_quietly_with_their_reader_and_with_3_when_the_daemon_stops() {
 }
 
 #[test]
+fn prose_is_broken_for_the_terminal_that_it_is_read_on_and_nowhere_else() {
+    if !has_program("script") {
+        return;
+    }
+    let command = format!("stty cols 80 rows 24; {} grant guest", env!("CARGO_BIN_EXE_pi-remote"));
+    let ran = run_command(Command::new("script").args(["-qfec", &command, "/dev/null"]).env("NO_COLOR", "1"));
+    let broken =
+        "error: what is granted? A preset (full, ask, read, none), or verbs with --verbs\r\n       or --ask\r\n";
+    assert!(ran.out.contains(broken), "{}", ran.out);
+    let dir = tempfile::tempdir().unwrap();
+    let piped = run(dir.path(), &["grant", "guest"]).ends(2);
+    assert!(piped.err.contains("with --verbs or --ask\n"), "{}", piped.err);
+}
+
+#[test]
 fn a_closed_pipe_is_quiet() {
     let dir = tempfile::tempdir().unwrap();
     let program = env!("CARGO_BIN_EXE_pi-remote");

@@ -125,7 +125,7 @@ fn the_offer_in_json_is_a_line_for_each_thing_that_happens() {
             "reason": "the code was another one, or somebody stands in between",
         })
     );
-    assert_eq!(lines[2], json!({"event":"paired","peer":peer(true),"confirmed":true,"already":false}));
+    assert_eq!(lines[2], json!({"event":"paired","peer":peer(true),"confirmed":true,"already":false,"locked":false}));
     assert_eq!(lines.len(), 3);
 }
 
@@ -509,7 +509,7 @@ mod between_real_daemons {
             let offered = offering.end().ends(0).json();
             for (line, other, name) in [(joined, &laptop, "laptop"), (offered, &desktop, "desktop")] {
                 let members: Vec<&String> = line.as_object().unwrap().keys().collect();
-                assert_eq!(members, ["already", "confirmed", "event", "peer"]);
+                assert_eq!(members, ["already", "confirmed", "event", "locked", "peer"]);
                 assert_eq!((&line["event"], &line["peer"]["name"]), (&json!("paired"), &json!(name)));
                 assert_eq!((&line["confirmed"], &line["already"]), (&json!(true), &json!(already)));
                 assert_eq!(line["peer"]["fingerprint"].as_str(), Some(other.fingerprint.as_str()));

@@ -73,9 +73,9 @@ fn a_ticket_pairs_in_json_and_works_once() {
     let offered = offering.end().ends(0).json();
     for (line, other, name) in [(joined, &laptop, "laptop"), (offered, &desktop, "desktop")] {
         let members: Vec<&String> = line.as_object().unwrap().keys().collect();
-        assert_eq!(members, ["already", "confirmed", "event", "peer"]);
+        assert_eq!(members, ["already", "confirmed", "event", "locked", "peer"]);
         assert_eq!((&line["event"], &line["peer"]["name"]), (&json!("paired"), &json!(name)));
-        assert_eq!((&line["confirmed"], &line["already"]), (&json!(true), &json!(false)));
+        assert_eq!([&line["confirmed"], &line["already"], &line["locked"]], [true, false, false]);
         assert_eq!(line["peer"]["fingerprint"].as_str(), Some(other.fingerprint.as_str()));
         assert_eq!(
             (&line["peer"]["grants"][0]["preset"], &line["peer"]["pairedVia"]),
@@ -88,6 +88,27 @@ fn a_ticket_pairs_in_json_and_works_once() {
     let line = again.json();
     assert_eq!(line["event"], "failed");
     assert!(line["error"]["code"].is_string() && line["error"]["hint"].is_string(), "{line}");
+}
+
+#[test]
+fn a_machine_that_is_locked_says_so_at_the_end_of_a_pairing() {
+    const LOCKED: &str = "LOCKED: nothing is taken from any peer";
+    let (laptop, desktop) = two();
+    run(&desktop.dir, &["lock"]).ends(0);
+    let mut offering = Running::start(&laptop.dir, &OFFER);
+    let joined = run_in(&desktop.dir, &JOIN, &offering.line()).ends(0);
+    assert!(joined.out.trim_end().lines().last().unwrap().starts_with(LOCKED), "{}", joined.out);
+    let offered = offering.end().ends(0);
+    assert!(!offered.err.contains("LOCKED"), "the other one is not: {}", offered.err);
+
+    let mut offering = Running::start(&desktop.dir, &OFFER);
+    let joined = run_in(&laptop.dir, &[&JOIN[..], &["--json"]].concat(), &offering.line()).ends(0);
+    assert_eq!(joined.json()["locked"], false);
+    let offered = offering.end().ends(0);
+    assert!(offered.err.trim_end().lines().last().unwrap().starts_with(LOCKED), "{}", offered.err);
+    let (offering, ticket) = offer(&desktop, &[]);
+    run_in(&laptop.dir, &JOIN, &ticket).ends(0);
+    assert_eq!(offering.end().ends(0).json()["locked"], true);
 }
 
 #[test]

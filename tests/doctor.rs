@@ -20,6 +20,24 @@ use crate::support::{Control, TestDaemon, eventually, pi_remote, run_with, set_m
 /// Three times the longest that `doctor` may take, whatever is broken: these machines are busy.
 const PROMISED: Duration = Duration::from_secs(30);
 
+#[test]
+fn a_lock_is_no_fault_and_is_named_with_its_end_whether_or_not_the_daemon_runs() {
+    let machine = Machine::start("laptop");
+    let lock = || {
+        let checks = machine.run(&["doctor", "--json"]).json()["checks"].take();
+        checks.as_array().unwrap().iter().find(|check| check["name"] == "lock").cloned()
+    };
+    assert_eq!(lock(), None);
+    machine.run(&["lock"]).ends(0);
+    for running in [true, false] {
+        let check = lock().unwrap();
+        assert_eq!((&check["ok"], &check["state"]), (&json!(true), &json!("note")), "{running}: {check}");
+        assert!(check["detail"].as_str().unwrap().starts_with("LOCKED: "), "{running}: {check}");
+        assert!(check["fix"].as_str().unwrap().ends_with(" unlock"), "{running}: {check}");
+        machine.run(&["stop"]);
+    }
+}
+
 /// A machine whose daemon runs in the background, set by its `config.json` alone, so that it comes
 /// back as it was however it is started.
 struct Machine {

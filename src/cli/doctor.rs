@@ -38,7 +38,7 @@ pub(crate) fn show(cx: Context, checks: &[Check]) -> Result<(), Error> {
             State::Skipped => ("skip", Style::Faint),
             State::Failed => ("FAIL", Style::Bad),
         };
-        cx.out.marked(style, mark, &format!("{:width$}  {}", check.name, check.detail))?;
+        cx.out.marked(style, mark, &format!("{:width$}", check.name), &check.detail)?;
         if let Some(fix) = &check.fix {
             let place = check.on.as_ref().map(|machine| format!(" on {machine}")).unwrap_or_default();
             cx.out.line(&format!("      fix{place}: {fix}"))?;

@@ -38,8 +38,8 @@ Examples:
     pi-remote grant laptop --verbs list,read,send --from cidr:192.168.1.0/24
   Hide one session from a machine that has everything:
     pi-remote grant laptop none --session name:private --add
-  A session that is not called so yet, a new one say, is not hidden: to keep new ones
-  back too, give the sessions that may be seen, with full --session name:work.";
+  A session that is not called so yet, a new one say, is not hidden. To keep new
+  ones back too, give the sessions that may be seen: full --session name:work.";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {

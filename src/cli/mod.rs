@@ -36,8 +36,10 @@ mod ssh;
 mod status;
 mod stop;
 mod summary;
+mod table;
 mod target;
 mod unpair;
+mod wrap;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -438,22 +440,31 @@ mod tests {
 
     #[test]
     fn the_help_fits_a_narrow_terminal() {
-        fn each(command: &mut clap::Command, path: &str) {
+        fn each(command: &mut clap::Command, path: &str, seen: &mut Vec<String>) {
             for (form, text) in [("-h", command.render_help()), ("--help", command.render_long_help())] {
-                let text = text.to_string();
-                // A usage line is never wrapped.
-                for line in text.lines().filter(|line| !line.starts_with("Usage:")) {
+                for line in text.to_string().lines() {
                     assert!(line.chars().count() <= WIDTH, "{path} {form}: {line}");
                 }
             }
+            // Lines with breaks of their own: wrapped once more, they are ragged.
+            for text in [command.get_after_help(), command.get_after_long_help()].into_iter().flatten() {
+                for line in text.to_string().lines() {
+                    assert!(line.chars().count() <= WIDTH, "{path}: {line}");
+                }
+            }
+            seen.push(path.to_owned());
             for sub in command.get_subcommands_mut() {
                 let path = format!("{path} {}", sub.get_name());
-                each(sub, &path);
+                each(sub, &path, seen);
             }
         }
         let mut cli = Cli::command();
         cli.build();
-        each(&mut cli, "pi-remote");
+        let mut seen = Vec::new();
+        each(&mut cli, "pi-remote", &mut seen);
+        for path in ["pi-remote grant", "pi-remote peers rate", "pi-remote service install"] {
+            assert!(seen.iter().any(|seen| seen == path), "{path} in {seen:?}");
+        }
     }
 
     #[test]

@@ -10,10 +10,13 @@ use std::sync::Mutex;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 use serde_json::{Value, json};
+use terminal_size::terminal_size_of;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use super::error::Error;
 use super::log::Unhindered;
+pub(crate) use super::table::Table;
+use super::wrap::wrapped;
 use crate::wire::escape::harmless_json;
 pub(crate) use crate::wire::escape::{escape, escape_text};
 use crate::wire::{Code, Failure};
@@ -25,6 +28,9 @@ pub struct Output {
     pub json: bool,
     colour_out: bool,
     colour_err: bool,
+    /// Columns of the terminals, where they are some: there, lines of prose are broken.
+    width_out: Option<usize>,
+    width_err: Option<usize>,
 }
 
 /// How a word stands out on a terminal.
@@ -46,6 +52,8 @@ impl Output {
             json,
             colour_out: wanted && io::stdout().is_terminal(),
             colour_err: wanted && io::stderr().is_terminal(),
+            width_out: columns(io::stdout()),
+            width_err: columns(io::stderr()),
         }
     }
 
@@ -73,7 +81,7 @@ impl Output {
 
     /// A line of text on stdout; line breaks in it are escaped too.
     pub(crate) fn line(self, text: &str) -> Result<(), Error> {
-        out(&[escape(text).as_bytes(), b"\n"])
+        out(&[folded(&escape(text), self.width_out, 0).as_bytes(), b"\n"])
     }
 
     /// A text that may have several lines, on stdout.
@@ -89,23 +97,30 @@ impl Output {
 
     /// A line of text on stdout in a style.
     pub(crate) fn styled(self, style: Style, text: &str) -> Result<(), Error> {
-        out(&[paint(style, &escape(text), self.colour_out).as_bytes(), b"\n"])
+        out(&[paint(style, &folded(&escape(text), self.width_out, 0), self.colour_out).as_bytes(), b"\n"])
     }
 
-    /// A line of text on stdout behind a mark in a style.
-    pub(crate) fn marked(self, style: Style, mark: &str, text: &str) -> Result<(), Error> {
-        out(&[paint(style, &escape(mark), self.colour_out).as_bytes(), b"  ", escape(text).as_bytes(), b"\n"])
+    /// A line of text on stdout behind a mark in a style and a name.
+    pub(crate) fn marked(self, style: Style, mark: &str, name: &str, text: &str) -> Result<(), Error> {
+        let (mark, name) = (escape(mark), escape(name));
+        let column = mark.chars().count() + name.chars().count() + 4;
+        let text = escape(text);
+        let text = folded(&text, self.width_out, column);
+        let mark = paint(style, &mark, self.colour_out);
+        out(&[mark.as_bytes(), b"  ", name.as_bytes(), b"  ", text.as_bytes(), b"\n"])
     }
 
     /// An aligned table on stdout.
     pub(crate) fn table(self, table: &Table) -> Result<(), Error> {
-        out(&[table.render(self.colour_out).as_bytes()])
+        out(&[table.render(self.colour_out, self.width_out).as_bytes()])
     }
 
     /// A remark on stderr, which is no part of the result.
     pub(crate) fn note(self, text: &str) {
+        let text = escape_text(text);
+        let lines: Vec<_> = text.split('\n').map(|line| folded(line, self.width_err, 0)).collect();
         // Nobody who reads stderr is no reason to stop.
-        let _ = io::stderr().write_all(format!("{}\n", escape_text(text)).as_bytes());
+        let _ = io::stderr().write_all((lines.join("\n") + "\n").as_bytes());
     }
 
     /// A question on stderr, the cursor left behind it.
@@ -130,7 +145,7 @@ impl Output {
             return;
         }
         let causes = std::iter::successors(source.as_deref().map(|e| e as &dyn std::error::Error), |e| e.source());
-        let text = failure_text(failure, causes.map(ToString::to_string), self.colour_err);
+        let text = failure_text(failure, causes.map(ToString::to_string), self.colour_err, self.width_err);
         let _ = io::stderr().write_all(text.as_bytes());
     }
 }
@@ -165,58 +180,30 @@ pub(crate) fn failure_json(failure: &Failure) -> Value {
     value
 }
 
-fn failure_text(failure: &Failure, causes: impl Iterator<Item = String>, colour: bool) -> String {
-    let mut text = format!("{} {}\n", paint(Style::Bad, "error:", colour), escape(&failure.message));
-    for cause in causes {
-        let _ = writeln!(text, "{} {}", paint(Style::Bold, "caused by:", colour), escape(&cause));
-    }
-    for hint in failure.hint.iter().flat_map(|hint| hint.lines()) {
-        let _ = writeln!(text, "{} {}", paint(Style::Good, "hint:", colour), escape(hint));
-    }
+fn failure_text(failure: &Failure, causes: impl Iterator<Item = String>, colour: bool, width: Option<usize>) -> String {
+    let mut text = String::new();
+    let mut say = |style, label: &str, words: &str| {
+        let words = escape(words);
+        let words = folded(&words, width, label.len() + 1);
+        let _ = writeln!(text, "{} {words}", paint(style, label, colour));
+    };
+    say(Style::Bad, "error:", &failure.message);
+    causes.for_each(|cause| say(Style::Bold, "caused by:", &cause));
+    failure.hint.iter().flat_map(|hint| hint.lines()).for_each(|hint| say(Style::Good, "hint:", hint));
     text
 }
 
-/// Rows of cells, aligned in columns when shown.
-pub(crate) struct Table {
-    header: Vec<&'static str>,
-    rows: Vec<Vec<(Style, String)>>,
+/// The columns of a terminal that knows them.
+fn columns(stream: impl AsFd) -> Option<usize> {
+    terminal_size_of(stream).map(|(width, _)| width.0.into())
 }
 
-impl Table {
-    /// An empty table with these columns.
-    pub(crate) fn new(header: &[&'static str]) -> Self {
-        Self { header: header.to_vec(), rows: Vec::new() }
-    }
-
-    /// Adds a row; its cells are escaped here.
-    pub(crate) fn row<const N: usize>(&mut self, cells: [(Style, &str); N]) {
-        self.rows.push(cells.iter().map(|(style, text)| (*style, escape(text).into_owned())).collect());
-    }
-
-    fn render(&self, colour: bool) -> String {
-        let header = self.header.iter().map(|text| (Style::Bold, (*text).to_owned())).collect();
-        let has_header = self.header.iter().any(|text| !text.is_empty());
-        let lines: Vec<&Vec<_>> = has_header.then_some(&header).into_iter().chain(&self.rows).collect();
-        let columns = lines.iter().map(|line| line.len()).max().unwrap_or_default();
-        let width = |column: usize| lines.iter().filter_map(|line| line.get(column)).map(|c| c.1.chars().count()).max();
-        let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or_default()).collect();
-        let mut text = String::new();
-        for line in &lines {
-            let last = line.iter().rposition(|(_, cell)| !cell.is_empty()).map_or(0, |at| at + 1);
-            for (column, (style, cell)) in line.iter().take(last).enumerate() {
-                text.push_str(&paint(*style, cell, colour));
-                if column + 1 < last {
-                    let gap = widths.get(column).copied().unwrap_or_default() - cell.chars().count() + 2;
-                    text.extend(std::iter::repeat_n(' ', gap));
-                }
-            }
-            text.push('\n');
-        }
-        text
-    }
+/// The text as it is shown in so many columns.
+pub(super) fn folded(text: &str, width: Option<usize>, column: usize) -> Cow<'_, str> {
+    width.map_or(Cow::Borrowed(text), |width| Cow::Owned(wrapped(text, width, column)))
 }
 
-fn paint(style: Style, text: &str, colour: bool) -> Cow<'_, str> {
+pub(super) fn paint(style: Style, text: &str, colour: bool) -> Cow<'_, str> {
     let code = match style {
         Style::Plain => return Cow::Borrowed(text),
         Style::Bold => "1",
@@ -242,19 +229,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_table_is_aligned_and_coloured_only_where_asked() {
-        let mut table = Table::new(&["NAME", "STATE"]);
-        table.row([(Style::Plain, "a\u{1b}b"), (Style::Good, "up")]);
-        table.row([(Style::Plain, "long enough name"), (Style::Plain, "")]);
-        assert_eq!(table.render(false), "NAME              STATE\na\\u{1b}b          up\nlong enough name\n");
-        assert!(table.render(true).contains("\u{1b}[32mup\u{1b}[0m"));
-    }
-
-    #[test]
     fn a_failure_is_shown_with_its_causes_and_its_hint() {
         let failure = Failure::new(Code::Io, "it\nfailed").hint("mend\nor move");
-        let text = failure_text(&failure, ["one".to_owned(), "two".to_owned()].into_iter(), false);
+        let text = failure_text(&failure, ["one".to_owned(), "two".to_owned()].into_iter(), false, None);
         assert_eq!(text, "error: it\\u{a}failed\ncaused by: one\ncaused by: two\nhint: mend\nhint: or move\n");
+        let causes = std::iter::empty();
+        let narrow = failure_text(&Failure::new(Code::Io, "a b c d e f g h i j k l m n o p"), causes, false, Some(32));
+        assert_eq!(narrow, "error: a b c d e f g h i j k l m\n       n o p\n");
         let shape = failure_json(&failure);
         assert_eq!(shape, json!({"code":"io","message":"it\nfailed","hint":"mend\nor move"}));
         let late = failure_json(&Failure::new(Code::Timeout, "late").delivered(true));

@@ -8,6 +8,7 @@ use super::{Context, Error, doctor, lock, members, rights};
 use crate::trust::{Grant, GrantId, Preset};
 use crate::wire::check::Checks;
 use crate::wire::control::{PeerList, PeerView};
+use crate::wire::dates::to_the_second;
 use crate::wire::host_port::{NotHostPort, check_dialled};
 use crate::wire::session::Verb;
 use crate::wire::{Code, Failure, HostPort, PeerName};
@@ -37,6 +38,7 @@ enum PeersCommand {
         name: PeerName,
     },
     /// Change where a peer is dialled
+    #[command(override_usage = "pi-remote peers address PEER <--add HOST:PORT|--remove HOST:PORT>...")]
     #[command(group(clap::ArgGroup::new("change").required(true).multiple(true)))]
     Address {
         /// A petname or a full fingerprint
@@ -60,9 +62,10 @@ enum PeersCommand {
 }
 
 const RATE_HELP: &str = "\
-By default a peer with `full` is not limited, and any other may make 120 calls a minute.
-A number holds for both. What is over it is refused with `rate_limited`, and refused calls
-count too. To take nothing at all: pi-remote grant PEER none
+By default a peer with `full` is not limited, and any other may make 120 calls
+a minute. A number holds for both. What is over it is refused with
+`rate_limited`, and refused calls count too.
+To take nothing at all: pi-remote grant PEER none
 
 Examples:
   pi-remote peers rate laptop 30
@@ -101,7 +104,11 @@ pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
             let list: PeerList = cx.ask("peers", Map::new()).await?;
             let peer = find(&list.peers, &peer)?;
             one(&cx, peer)?;
-            if cx.out.json || peer.grants.len() < 2 {
+            if cx.out.json {
+                return Ok(());
+            }
+            note_there(&cx, peer);
+            if peer.grants.len() < 2 {
                 return Ok(());
             }
             cx.out.line("")?;
@@ -122,10 +129,9 @@ pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
 
 /// The peer with this petname or full fingerprint.
 pub(crate) fn find<'a>(peers: &'a [PeerView], text: &str) -> Result<&'a PeerView, Failure> {
-    peers
-        .iter()
-        .find(|peer| peer.name == text || peer.fingerprint == text)
-        .ok_or_else(|| Failure::new(Code::PeerNotFound, format!("no peer is called `{text}`")).hint("pi-remote peers"))
+    peers.iter().find(|peer| peer.name == text || peer.fingerprint == text).ok_or_else(|| {
+        Failure::new(Code::PeerNotFound, format!("no peer is called `{text}`")).hint("`pi-remote peers` lists them")
+    })
 }
 
 /// A peer in lines, as `pair` and `peers show` print it.
@@ -149,7 +155,7 @@ pub(crate) fn details(peer: &PeerView) -> Table {
     row("fingerprint", Style::Plain, &peer.fingerprint);
     row("addresses", Style::Plain, &peer.addresses.join(", "));
     row("version", Style::Plain, peer.version.as_deref().unwrap_or("not seen yet"));
-    row("paired", Style::Plain, &format!("{} via {}", peer.paired_at, peer.paired_via));
+    row("paired", Style::Plain, &format!("{} via {}", to_the_second(&peer.paired_at), peer.paired_via));
     table
 }
 
@@ -198,20 +204,25 @@ pub(crate) fn note_none(cx: &Context) {
 
 /// Says it first where nothing is taken from any of them.
 pub(crate) async fn say_if_locked(cx: &Context) -> Result<(), Error> {
+    if is_locked(cx).await? { lock::say_locked(cx, cx.out) } else { Ok(()) }
+}
+
+/// Whether nothing is taken from any of them.
+pub(crate) async fn is_locked(cx: &Context) -> Result<bool, Error> {
     #[derive(serde::Deserialize)]
     struct Locked {
         #[serde(default)]
         locked: bool,
     }
     let status: Locked = cx.ask("status", Map::new()).await?;
-    if status.locked { lock::say_locked(cx, cx.out) } else { Ok(()) }
+    Ok(status.locked)
 }
 
 fn state(peer: &PeerView) -> String {
     if peer.connected {
         return "connected".into();
     }
-    let seen = peer.last_seen.as_ref().map(|at| format!(", last seen {at}")).unwrap_or_default();
+    let seen = peer.last_seen.as_ref().map(|at| format!(", last seen {}", to_the_second(at))).unwrap_or_default();
     format!("not connected{seen}")
 }
 
@@ -227,6 +238,20 @@ pub(crate) fn may_there(peer: &PeerView) -> String {
         Some(grant) => grant.preset.to_string(),
         None => rights::of_lists(may, asking, &[]),
     }
+}
+
+/// What a peer does not tell of the limits that it has set to this device.
+fn note_there(cx: &Context, peer: &PeerView) {
+    let there = may_there(peer);
+    if there == Preset::Full.as_str() || (peer.may_there.is_empty() && peer.may_there_asking.is_empty()) {
+        return;
+    }
+    let words = there.parse().map_or(there, |preset| rights::about(preset).to_owned());
+    let PeerView { name, .. } = peer;
+    cx.out.note(&cx.typed(&format!(
+        "note: this device may do there: {words}; on the sessions of {name} that `pi-remote sessions` shows. Whether \
+         that ends, and how many calls a minute it may make, {name} does not say: `pi-remote grants` there shows it"
+    )));
 }
 
 /// What it may do here, in few words; very many grants are only counted.

@@ -56,7 +56,7 @@ pub(crate) async fn pair(
     // Dropping the remote half closes its window.
     let paired = pair::by_ticket(&mut client, ticket, terms).await.map_err(|failure| pair::failed(cx, failure))?;
     let said = timeout(RESULT_DEADLINE, remote.result()).await;
-    pair::report(cx, &paired, true)?;
+    pair::report(cx, &paired, true).await?;
     // The other side had stored this device's pin before the join here could end well.
     match said.unwrap_or_else(|_| Err(Failure::new(Code::Timeout, "no word came for 30 s"))) {
         Ok(name) => {

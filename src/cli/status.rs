@@ -7,6 +7,7 @@ use serde_json::Map;
 use super::output::{Style, Table};
 use super::{Context, Error, lock};
 use crate::wire::control::{PeerStatus, Status};
+use crate::wire::dates::to_the_second;
 
 pub(crate) async fn run(cx: Context) -> Result<(), Error> {
     let verbose = cx.verbose;
@@ -63,7 +64,7 @@ fn about(cx: &Context, status: &Status) -> Table {
     let refused = &status.refused;
     if refused.count > 0 {
         let address = refused.last_address.as_deref().unwrap_or("unknown");
-        let at = refused.last_at.as_deref().unwrap_or("unknown");
+        let at = refused.last_at.as_deref().map_or_else(|| "an unknown time".to_owned(), to_the_second);
         row("strangers", &format!("{} refused, the last one from {address} at {at}", refused.count));
     }
     table
@@ -82,10 +83,10 @@ fn links(peers: &[PeerStatus]) -> Table {
                 (Style::Plain, &format!("{} {}", link.tls, link.group)),
                 (Style::Plain, &round_trip),
                 (Style::Plain, &sessions),
-                (Style::Plain, &link.since),
+                (Style::Plain, &to_the_second(&link.since)),
             ]);
         } else {
-            let seen = peer.last_seen.as_ref().map(|at| format!("last seen {at}")).unwrap_or_default();
+            let seen = peer.last_seen.as_ref().map(|at| format!("last seen {}", to_the_second(at))).unwrap_or_default();
             table.row([(Style::Plain, &peer.name), (Style::Bad, "not connected"), (Style::Plain, &seen)]);
         }
     }

@@ -38,6 +38,8 @@ pub(super) struct Files {
     pub(super) dir: Option<StateDir>,
     pub(super) settings: Option<Settings>,
     pub(super) peers: Vec<Peer>,
+    /// Nothing is to be taken from any peer, as it was kept last.
+    pub(super) locked: bool,
     /// The date by which grants end, as it was kept last.
     pub(super) latest: Option<SystemTime>,
     /// Why there are no settings, where there are none.
@@ -60,7 +62,16 @@ impl Files {
         let path_fits = socket.ok;
         let rest = CONTENTS.iter().map(|name| Check::skipped(*name, because));
         let checks = std::iter::once(first).chain(rest).chain([socket]).collect();
-        Self { checks, dir: None, settings: None, peers: Vec::new(), latest: None, unset: because, path_fits }
+        Self {
+            checks,
+            dir: None,
+            settings: None,
+            peers: Vec::new(),
+            locked: false,
+            latest: None,
+            unset: because,
+            path_fits,
+        }
     }
 }
 
@@ -92,9 +103,10 @@ pub(super) fn files(path: &Path) -> Files {
         settings_file(&dir, &settings),
         socket,
     ];
+    let locked = peers.as_ref().is_ok_and(Store::is_locked);
     let latest = peers.as_ref().ok().and_then(Store::latest);
     let peers = peers.map(|peers| peers.peers().to_vec()).unwrap_or_default();
-    Files { checks, settings: settings.ok(), peers, latest, unset: NO_SETTINGS, path_fits, dir: Some(dir) }
+    Files { checks, settings: settings.ok(), peers, locked, latest, unset: NO_SETTINGS, path_fits, dir: Some(dir) }
 }
 
 /// The command that mends a directory that is refused.

@@ -89,13 +89,21 @@ pub(super) async fn look(path: &Path) -> Daemon {
     }
 }
 
-/// The checks `port`, `daemon` and `listen`; takes 6 s at most.
+/// The checks `port`, `daemon` and `listen`, and `audit` and `lock` where there is something to say of
+/// them; takes 6 s at most.
 pub(super) async fn checks(daemon: &Daemon, files: &Files, path: &Path) -> Vec<Check> {
     let port = port(daemon, files).await;
     let is_taken = !port.ok;
     let mut checks = vec![port, answers(daemon, files, path, is_taken), reachable(daemon, files)];
     checks.extend(daemon.running().and_then(|running| audit(&running.status)));
+    checks.extend(locked(daemon.running().map_or(files.locked, |running| running.status.locked)));
     checks
+}
+
+/// That nothing is taken from any peer: no fault, but it looks like one from there.
+fn locked(locked: bool) -> Option<Check> {
+    let what = "LOCKED: nothing is taken from any peer; `pi-remote audit --trust` says since when";
+    locked.then(|| Check::note("lock", what).fix("pi-remote unlock"))
 }
 
 /// What is wrong with the audit log, by the daemon's own word; nothing where it has none.

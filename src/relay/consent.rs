@@ -74,7 +74,7 @@ impl Relay {
     ) -> Result<CallId, Failure> {
         if self.approvals.is_full_for(matter.peer) {
             // In the same words whoever's they are, since a peer is to hear of no other.
-            let message = "too many calls wait for approval on this machine already";
+            let message = "too many calls wait for approval already";
             return Err(Failure::new(Code::Overloaded, message).delivered(false));
         }
         let wait = self.limits.hold;
@@ -224,7 +224,7 @@ impl Relay {
         };
         let held = self.approvals.held().filter(|(_, held)| came_over(held.call));
         for number in held.map(|(number, _)| number).collect::<Vec<_>>() {
-            let message = "the link ended before anybody on this machine approved it";
+            let message = "the link ended before anybody approved it";
             let failure = Failure::new(Code::PeerDisconnected, message).delivered(false);
             self.refuse(number, Decision::Void, failure, None, now);
         }

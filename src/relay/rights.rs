@@ -98,7 +98,7 @@ impl Relay {
         };
         // Full seconds, so that who waits that long has waited long enough.
         let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-        let message = format!("This device may make {number} calls a minute here: try again in {seconds} s");
+        let message = format!("this device may make {number} calls a minute there: try again in {seconds} s");
         Err(Failure::new(Code::RateLimited, message).delivered(false))
     }
 

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use super::grant::{Condition, Grant, Origin, Selector, Tailnet, matches};
 use super::policy::Verdict;
-use crate::wire::dates::rfc3339;
+use crate::wire::dates::rfc3339_seconds;
 use crate::wire::ids::SessionId;
 use crate::wire::link::SessionInfo;
 use crate::wire::session::Verb;
@@ -154,7 +154,7 @@ impl Better {
             some => words += &format!(" from {}", list(some, " and ")),
         }
         match self.until {
-            Some(end) => words += &format!(" until {}", rfc3339(end)),
+            Some(end) => words += &format!(" until {}", rfc3339_seconds(end)),
             None if others.iter().any(|other| other.expires.is_some()) => words += " without an end",
             None => {}
         }

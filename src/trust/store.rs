@@ -245,7 +245,10 @@ impl Store {
     pub fn find(&self, text: &str) -> Result<&Peer, Failure> {
         let wanted = text.parse::<Fingerprint>().ok();
         self.peers().iter().find(|peer| Some(peer.fingerprint) == wanted || peer.name.as_str() == text).ok_or_else(
-            || Failure::new(Code::PeerNotFound, format!("Peer {text} not found")).hint("`pi-remote peers` lists them"),
+            || {
+                Failure::new(Code::PeerNotFound, format!("no peer is called `{text}`"))
+                    .hint("`pi-remote peers` lists them")
+            },
         )
     }
 
@@ -335,7 +338,7 @@ impl Store {
         let is_own = is_new_name && self.own_name.as_ref() == Some(&changed.name);
         let peers = &mut made.contents.peers;
         if is_own || peers.iter().any(|peer| peer.name == changed.name && peer.fingerprint != fingerprint) {
-            return Err(name_taken(&changed.name));
+            return Err(taken(&changed.name).hint(OTHER_NAME));
         }
         peers.sort_by(|a, b| a.name.cmp(&b.name));
         Ok((changed, made))
@@ -434,7 +437,7 @@ impl Change {
 
     fn peer(&mut self, fingerprint: Fingerprint) -> Result<&mut Peer, Failure> {
         let peer = self.contents.peers.iter_mut().find(|peer| peer.fingerprint == fingerprint);
-        peer.ok_or_else(|| Failure::new(Code::PeerNotFound, format!("Peer {fingerprint} not found")))
+        peer.ok_or_else(|| Failure::new(Code::PeerNotFound, format!("no peer has the key {fingerprint}")))
     }
 
     /// A grant with a name that none has had.
@@ -466,12 +469,19 @@ pub fn add_address(addresses: &mut Vec<Address>, new: Address) {
     addresses.push(new);
 }
 
+/// What helps where a peer is to be called something else.
+const OTHER_NAME: &str =
+    "choose another name: `pi-remote peers` shows those of peers, `pi-remote id` this machine's own";
+
+fn taken(name: &PeerName) -> Failure {
+    Failure::new(Code::NameTaken, format!("another peer, or this machine itself, is called {name}"))
+}
+
 fn name_taken(name: &PeerName) -> Failure {
-    Failure::new(Code::NameTaken, format!("Another peer, or this machine itself, is called {name}"))
-        .hint(format!(
-            "choose another with --as; if it is that very machine, leave --as out, or use --replace {} when it has a new key",
-            quoted(name.as_str())
-        ))
+    taken(name).hint(format!(
+        "choose another with --as; if it is that very machine, leave --as out, or use --replace {} when it has a new key",
+        quoted(name.as_str())
+    ))
 }
 
 #[cfg(test)]

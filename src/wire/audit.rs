@@ -5,10 +5,11 @@ use serde_json::Value;
 
 use super::error::Code;
 
-/// Why a call was refused that a person denied here.
-pub const DENIED_HERE: &str = "somebody on this machine denied it";
-/// How it begins why a call was refused that nobody answered here.
-pub const NOBODY_APPROVED: &str = "nobody on this machine approved";
+/// Why a call was refused that a person denied here. It is read at the caller's end too, behind this
+/// machine's name.
+pub const DENIED_HERE: &str = "somebody denied it";
+/// How it begins why a call was refused that nobody answered here; read there too.
+pub const NOBODY_APPROVED: &str = "nobody approved";
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -16,6 +16,11 @@ pub fn rfc3339_seconds(date: SystemTime) -> String {
     humantime::format_rfc3339_seconds(sayable(date)).to_string()
 }
 
+/// A date as JSON carries it, for the eye; what is none stays as it is.
+pub fn to_the_second(text: &str) -> String {
+    read(text).map_or_else(|| text.to_owned(), rfc3339_seconds)
+}
+
 /// The date that a text says, to the millisecond; `None` for what is none, or is before 1970.
 pub fn read(text: &str) -> Option<SystemTime> {
     humantime::parse_rfc3339(text).ok().filter(|date| *date >= SystemTime::UNIX_EPOCH).map(as_said)
@@ -55,11 +60,13 @@ mod tests {
             assert_eq!(rfc3339(date), text);
             assert_eq!(read(text), Some(as_said(date)), "what is kept is what is written");
             assert_eq!(rfc3339_seconds(date), format!("{}Z", &text[..19]));
+            assert_eq!(to_the_second(text), rfc3339_seconds(date));
         }
     }
 
     #[test]
     fn what_is_read_can_be_said() {
+        assert_eq!(to_the_second("at noon"), "at noon");
         assert_eq!(read("1970-01-01T00:00:01.5Z"), Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1500)));
         assert_eq!(read("9999-12-31T23:59:59.999999999Z"), Some(last()));
         assert_eq!(read("1970-01-01T00:00:00.0019Z"), Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1)));

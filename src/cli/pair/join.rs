@@ -28,7 +28,7 @@ pub(super) async fn with_code(cx: &Context, mut client: Client, host: String, te
         let join =
             PairJoin { code: Some(code.into()), address: Some(host.clone()), terms: terms.clone(), ticket: None };
         match ask(&mut client, &join).await {
-            Ok(paired) => return report(cx, &paired, true),
+            Ok(paired) => return report(cx, &paired, true).await,
             Err(failure) if failure.code == Code::PairingFailed && input::is_interactive() && !cx.out.json => {
                 cx.out.failure(&cx.typed_failure(failure).into());
             }
@@ -50,7 +50,7 @@ pub(super) async fn with_ticket(cx: &Context, mut client: Client, terms: PairTer
         ));
     }
     match by_ticket(&mut client, ticket, terms).await {
-        Ok(paired) => report(cx, &paired, true),
+        Ok(paired) => report(cx, &paired, true).await,
         Err(failure) => Err(failure.into()),
     }
 }

@@ -240,7 +240,7 @@ async fn ask_grant(cx: &Context, way: &Way) -> Result<Preset, Error> {
     for (number, preset) in (1..).zip(Preset::NAMED) {
         cx.out.note(&format!("  {number}  {:<4}  {}", preset.as_str(), rights::about(preset)));
         if preset == Preset::Full {
-            cx.out.note("           a message makes an agent run code: this is like handing over the keyboard");
+            cx.out.note("           a message makes an agent run code: like handing over the keyboard");
         }
     }
     cx.out.note(&cx.typed("It can be changed at any time: `pi-remote grant PEER read`"));

@@ -33,7 +33,7 @@ pub(super) async fn run(cx: &Context, mut client: Client, wanted: &PairOffer) ->
         let offer: Offer = client.ask("pair_offer", wanted, PAIRING_DEADLINE).await?;
         show(cx, &mut client, &offer).await?;
         let failure = match wait(cx, &mut client, wanted, &offer).await? {
-            Ok(paired) => return report(cx, &paired, cx.out.is_terminal()),
+            Ok(paired) => return report(cx, &paired, cx.out.is_terminal()).await,
             Err(failure) => failure,
         };
         if failure.code != Code::PairingBurned || cx.out.json || !input::is_interactive() {

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::cli::output::{self, Style, Table, failure_json};
-use crate::cli::{Context, Error, peers, rights};
+use crate::cli::{Context, Error, lock, peers, rights};
 use crate::trust::Preset;
 use crate::wire::Failure;
 use crate::wire::commands::quoted;
@@ -11,10 +11,13 @@ use crate::wire::control::{GrantView, Paired, PeerView};
 use crate::wire::session::Verb;
 
 /// Says that it is done: JSON's last line, or words where `to_stdout` says.
-pub(crate) fn report(cx: &Context, paired: &Paired, to_stdout: bool) -> Result<(), Error> {
+pub(crate) async fn report(cx: &Context, paired: &Paired, to_stdout: bool) -> Result<(), Error> {
     let Paired { peer, confirmed, already } = paired;
+    // They are paired, whether or not the daemon still answers.
+    let locked = peers::is_locked(cx).await.unwrap_or_default();
     if cx.out.json {
-        let line = json!({ "event": "paired", "peer": peer, "confirmed": confirmed, "already": already });
+        let line =
+            json!({ "event": "paired", "peer": peer, "confirmed": confirmed, "already": already, "locked": locked });
         return cx.out.json(&line);
     }
     let headline = format!("paired with {} ({})", peer.name, peer.fingerprint);
@@ -37,6 +40,11 @@ pub(crate) fn report(cx: &Context, paired: &Paired, to_stdout: bool) -> Result<(
     }
     if to_stdout && cx.out.is_terminal() {
         next_steps(cx, peer);
+    }
+    if locked && to_stdout {
+        lock::say_locked(cx, cx.out)?;
+    } else if locked {
+        cx.out.note(&cx.typed(lock::LOCKED));
     }
     Ok(())
 }

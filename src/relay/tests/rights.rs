@@ -320,7 +320,7 @@ fn a_peer_with_less_than_full_makes_so_many_calls_a_minute_over_all_its_links() 
     assert_eq!(refused.len(), 3);
     for message in refused {
         let LinkMessage::RpcResponse { outcome: Outcome::Failed(failure), .. } = message else { panic!("{message:?}") };
-        let words = "This device may make 120 calls a minute here: try again in 1 s";
+        let words = "this device may make 120 calls a minute there: try again in 1 s";
         assert_eq!((failure.code, failure.message.as_str()), (Code::RateLimited, words));
         assert_eq!(failure.delivered, Some(false));
     }

@@ -22,7 +22,7 @@ fn what_is_gained_and_lost_is_said_in_words() {
     let home = |grant| Grant { from: vec!["cidr:10.0.0.0/8".parse().unwrap()], ..grant };
     let denied = |session| Grant { deny: vec![Verb::Control], ..on(Preset::Custom, session) };
     let asked = |session| Grant { ask: vec![Verb::Control], ..on(Preset::Custom, session) };
-    let hour = "1970-01-01T01:00:00.000Z";
+    let hour = "1970-01-01T01:00:00Z";
     let all = "list, read, summary, events, send, control";
     for (before, after, gained, lost) in [
         (vec![of(Preset::Full)], vec![of(Preset::Full)], vec![], vec![]),
@@ -122,14 +122,14 @@ fn each_scope_is_said_once_and_only_where_its_conditions_can_be_met() {
         (
             vec![],
             vec![until(1, two("name:a", "name:b")), until(1, two("name:b", "name:a"))],
-            Some("sessions name:a, name:b until 1970-01-01T00:00:01.000Z"),
+            Some("sessions name:a, name:b until 1970-01-01T00:00:01Z"),
         ),
-        (vec![], vec![until(1, full(&[])), until(2, full(&[]))], Some("all sessions until 1970-01-01T00:00:02.000Z")),
+        (vec![], vec![until(1, full(&[])), until(2, full(&[]))], Some("all sessions until 1970-01-01T00:00:02Z")),
         (vec![until(1, on(Preset::Full, "name:x"))], vec![full(&[])], Some("all sessions without an end")),
         (
             vec![],
             vec![until(1, on(Preset::Full, "name:work")), on(Preset::Full, "name:w*")],
-            Some("sessions name:work until 1970-01-01T00:00:01.000Z|sessions name:w*"),
+            Some("sessions name:work until 1970-01-01T00:00:01Z|sessions name:w*"),
         ),
         (vec![until(1, on(Preset::None, "name:x"))], vec![full(&[])], Some("all sessions")),
         (

@@ -94,7 +94,10 @@ fn no_peer_is_called_what_this_machine_is_called() {
     let given = NewPeer { petname: Some("pi".parse().unwrap()), ..new(2, "x") };
     assert_eq!(store.pin_now(given).unwrap_err().code, Code::NameTaken);
     let renamed = store.update(Fingerprint::from_bytes([1; 32]), |peer| peer.name = "pi".parse().unwrap());
-    assert_eq!(renamed.err().unwrap().code, Code::NameTaken);
+    let refused = renamed.err().unwrap();
+    assert_eq!(refused.code, Code::NameTaken);
+    let hint = refused.hint.unwrap();
+    assert!(!hint.contains("--"), "it has neither --as nor --replace: {hint}");
 }
 
 #[test]
