@@ -360,7 +360,7 @@ fn a_clock_that_is_behind_what_it_has_seen() {
     }]});
     std::fs::write(laptop.dir.join("peers.json"), pinned.to_string()).unwrap();
     set_mode(&laptop.dir.join("peers.json"), 0o600);
-    laptop.doctor().fails(&["daemon", "clock"], 1).says("clock", &tomorrow);
+    laptop.doctor().fails(&["daemon", "clock"], 1).says("clock", &tomorrow[..19]);
 }
 
 #[test]

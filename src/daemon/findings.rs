@@ -2,7 +2,6 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::clock::rfc3339;
 use crate::link::obstacles::open_port_there;
 use crate::link::way::{Found, Tried};
 use crate::relay::LinkView;
@@ -10,6 +9,7 @@ use crate::trust::{Peer, Preset};
 use crate::wire::HostPort;
 use crate::wire::check::{Check, Checks};
 use crate::wire::commands::quoted;
+use crate::wire::dates::rfc3339_seconds;
 use crate::wire::error::{Code, Failure};
 use crate::wire::link::{Checked, FoundThere, TriedThere};
 
@@ -294,7 +294,7 @@ fn words_of_peer(tried: &TriedThere) -> String {
 
 fn lives(link: &LinkView) -> String {
     let by = if link.dialled { "dialled from here" } else { "dialled from there" };
-    format!("a link is up since {}, {by}", rfc3339(link.facts.since))
+    format!("a link is up since {}, {by}", rfc3339_seconds(link.facts.since))
 }
 
 #[cfg(test)]

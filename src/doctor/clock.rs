@@ -7,8 +7,8 @@ use humantime::{format_duration, parse_rfc3339};
 use super::machine::Files;
 use super::peers::PeerChecks;
 use super::running::Daemon;
-use crate::clock::rfc3339;
 use crate::wire::check::Check;
+use crate::wire::dates::rfc3339_seconds;
 use crate::wire::error::{Code, Failure};
 
 /// From here on two clocks do not agree.
@@ -31,12 +31,12 @@ pub(super) fn check(daemon: &Daemon, files: &Files, peers: &[PeerChecks]) -> Che
 fn judge(now: SystemTime, daemon: Option<&str>, files: &Files, peers: &[PeerChecks]) -> Check {
     let name = "clock";
     let wrong = |what: String| {
-        let message = format!("this machine's clock says {}, and {what}", rfc3339(now));
+        let message = format!("this machine's clock says {}, and {what}", rfc3339_seconds(now));
         Check::failed(name, Failure::new(Code::Io, message).hint(SET))
     };
     let told = daemon.and_then(|time| parse_rfc3339(time).ok());
     if let Some(told) = told.filter(|told| apart(now, *told) > APART) {
-        return wrong(format!("its daemon's says {}", rfc3339(told)));
+        return wrong(format!("its daemon's says {}", rfc3339_seconds(told)));
     }
     let clocks: Vec<(&str, i64)> =
         peers.iter().filter_map(|peer| Some((peer.name.as_str(), peer.clock_ahead_ms?))).collect();
@@ -46,14 +46,14 @@ fn judge(now: SystemTime, daemon: Option<&str>, files: &Files, peers: &[PeerChec
     let seen = files.peers.iter().flat_map(|peer| &peer.last_seen);
     let latest = seen.filter_map(|time| parse_rfc3339(time).ok()).max();
     if let Some(latest) = latest.filter(|latest| !agree && *latest > now + APART) {
-        return wrong(format!("a peer was seen at {}, which is still to come", rfc3339(latest)));
+        return wrong(format!("a peer was seen at {}, which is still to come", rfc3339_seconds(latest)));
     }
     if let Some(latest) = files.latest.filter(|latest| *latest > now + FAR_AHEAD) {
         let said = format!(
             "{}; grants end by {}, the latest date seen (`latest` in peers.json), which is still to come: set the \
              clock, or take that member out while the daemon is stopped",
-            rfc3339(now),
-            rfc3339(latest)
+            rfc3339_seconds(now),
+            rfc3339_seconds(latest)
         );
         return Check::note(name, said);
     }
@@ -61,9 +61,9 @@ fn judge(now: SystemTime, daemon: Option<&str>, files: &Files, peers: &[PeerChec
         let words = clocks.iter().filter(|(_, ahead)| duration(*ahead) > NEARLY).map(difference);
         let words = words.collect::<Vec<_>>().join(", ");
         return match (clocks.len(), words.is_empty()) {
-            (0, _) => Check::ok(name, format!("{}; no peer to compare with", rfc3339(now))),
-            (_, true) => Check::ok(name, format!("{}, as the peers' clocks say", rfc3339(now))),
-            (_, false) => Check::note(name, format!("{}; {words}", rfc3339(now))),
+            (0, _) => Check::ok(name, format!("{}; no peer to compare with", rfc3339_seconds(now))),
+            (_, true) => Check::ok(name, format!("{}, as the peers' clocks say", rfc3339_seconds(now))),
+            (_, false) => Check::note(name, format!("{}; {words}", rfc3339_seconds(now))),
         };
     }
     let words = off.iter().map(|clock| difference(clock)).collect::<Vec<_>>().join(", ");
