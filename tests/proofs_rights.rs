@@ -8,7 +8,7 @@ use bytes::Bytes;
 use pi_remote::clock::Clock;
 use pi_remote::session::fake::FakeSession;
 use pi_remote::wire::Code;
-use pi_remote::wire::request::Request;
+use pi_remote::wire::request::{self, Request};
 use serde_json::{Value, json};
 
 use crate::support::cli::run;
@@ -43,6 +43,7 @@ fn control_requests() -> Vec<String> {
         let read = Request::read(&Bytes::from(json!({ "type": kind }).to_string())).1;
         assert!(read.err().is_none_or(|failure| failure.code != Code::UnknownCommand), "{kind} is no request");
     }
+    assert_eq!(kinds, request::TYPES, "what is taken for a request where one comes over a link");
     kinds
 }
 
@@ -213,6 +214,14 @@ async fn a_peer_with_read_that_tries_every_verb_and_every_control_request_by_han
     let came = calls(&daemon.dir, "in", "s-1").iter().map(in_words).collect();
     assert_eq!(sorted(came), sorted(expected), "each is on record, in its own words");
     assert_eq!(trust_log(), trust, "and no change of trust is");
+    // Beyond some in a while, those that were made as messages of the link share a line with their number.
+    let made = run(&daemon.dir, &["audit", "--json", "-n", "100000"]).ends(0).lines();
+    let made = made.iter().filter(|line| line["direction"] == "in" && line["session"].is_null());
+    let number = |line: &Value| {
+        assert_eq!((&line["peer"], &line["code"]), (&json!("mallory"), &json!("forbidden")), "{line}");
+        line["count"].as_u64().unwrap_or(1)
+    };
+    assert_eq!(made.map(number).sum::<u64>(), 2 * requests.len() as u64, "each of them is on record");
     let read = link.call(600, "s-1", json!({"type": "get_message"}));
     assert_eq!(read["response"]["success"], true, "it reads all the while: {read}");
 }

@@ -132,7 +132,7 @@ impl Approvals {
 
     /// Whether this needs no approval now.
     pub(super) fn stands(&self, matter: &Matter, now: Duration) -> bool {
-        self.standing.values().any(|standing| standing.matter == *matter && now < standing.until)
+        self.standing_for(matter, now).is_some()
     }
 
     /// What was approved for a while of this, by its id.
@@ -236,12 +236,16 @@ mod tests {
         approvals.stand(matter(1, Verb::Send, "s"), Duration::from_secs(9));
         let at = Duration::from_secs(8);
         assert!(approvals.stands(&matter(1, Verb::Send, "s"), at));
+        approvals.stand(matter(1, Verb::Send, "u"), Duration::from_secs(9));
+        let (one, other) = (matter(1, Verb::Send, "s"), matter(1, Verb::Send, "u"));
+        assert_ne!(approvals.standing_for(&one, at), approvals.standing_for(&other, at), "each by its own id");
+        approvals.end_standing(|_, standing| standing.matter == other);
         for other in [matter(2, Verb::Send, "s"), matter(1, Verb::Control, "s"), matter(1, Verb::Send, "t")] {
             assert!(!approvals.stands(&other, at));
         }
         assert!(!approvals.stands(&matter(1, Verb::Send, "s"), Duration::from_secs(9)), "at its end it has ended");
         approvals.stand(matter(1, Verb::Send, "s"), Duration::from_secs(20));
-        assert_eq!(approvals.standing().map(|(number, _)| number).collect::<Vec<_>>(), [2], "the same but once");
+        assert_eq!(approvals.standing().map(|(number, _)| number).collect::<Vec<_>>(), [3], "the same but once");
         for n in 0..MAX_STANDING - 1 {
             approvals.stand(matter(1, Verb::Send, &format!("s{n}")), Duration::from_secs(30));
         }

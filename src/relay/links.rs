@@ -229,7 +229,7 @@ impl Relay {
                 self.remove_link(id, LinkEnd::Bye(reason), now);
                 None
             }
-            (State::Greeting, LinkMessage::Unknown) => None,
+            (State::Greeting, LinkMessage::Request(_) | LinkMessage::Unknown) => None,
             (State::Greeting, _) => {
                 self.break_off(id, "a message before hello", now);
                 None
@@ -400,6 +400,7 @@ impl Relay {
             LinkMessage::Checked(checked) => self.peer_checked(id, checked),
             LinkMessage::Allows(allows) => self.far_allows(id, allows),
             LinkMessage::Bye(reason) => self.remove_link(id, LinkEnd::Bye(reason), now),
+            LinkMessage::Request(kind) => self.record_request(id, kind),
             LinkMessage::Hello(_) | LinkMessage::Unknown => {}
         }
     }

@@ -118,6 +118,18 @@ impl Relay {
         self.record(entry);
     }
 
+    /// A peer has made a request of the control socket over its link. It is told nothing.
+    pub(super) fn record_request(&mut self, link: LinkId, kind: &str) {
+        let Some(fingerprint) = self.links.get(&link).map(|link| link.peer) else { return };
+        let entry = Entry {
+            direction: Some(Direction::In),
+            verb: Some(kind.to_owned()),
+            failed: Some((Code::Forbidden, "no peer makes a request of the control socket".to_owned())),
+            ..self.entry(Action::Relay, Some(fingerprint))
+        };
+        self.record(entry);
+    }
+
     /// A peer's row of calls beyond what it may make in a minute has ended.
     pub(super) fn record_too_many(&mut self, fingerprint: Fingerprint) {
         let Some(peer) = self.peers.get_mut(&fingerprint) else { return };

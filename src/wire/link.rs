@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use super::error::{Code, Failure};
 use super::ids::SessionId;
 use super::session::Verb;
-use super::{DEFAULT_MESSAGE_LIMIT, HostPort};
+use super::{DEFAULT_MESSAGE_LIMIT, HostPort, request};
 
 /// Most addresses that are kept of what a peer tells about itself.
 pub const MAX_ADDRESSES: usize = 8;
@@ -307,6 +307,8 @@ pub enum LinkMessage {
     Allows(Allows),
     /// The link ends.
     Bye(ByeReason),
+    /// A request of the control socket, by its type: no peer may make one. Ignored, and on record.
+    Request(&'static str),
     /// A type that this version does not know; ignored.
     Unknown,
 }
@@ -461,8 +463,12 @@ impl LinkMessage {
             "checked" => Self::Checked(Checked::read(text)?),
             "allows" => Self::Allows(serde_json::from_str(text)?),
             "bye" => Self::Bye(wire.reason.unwrap_or(ByeReason::Other)),
-            _ => Self::Unknown,
+            kind => Self::none_of_links(kind),
         })
+    }
+
+    fn none_of_links(kind: &str) -> Self {
+        request::TYPES.iter().find(|request| **request == kind).map_or(Self::Unknown, |request| Self::Request(request))
     }
 
     /// A later version's message may use our members in its own way.
@@ -473,7 +479,7 @@ impl LinkMessage {
             kind: Cow<'a, str>,
         }
         match serde_json::from_str::<Kind<'_>>(text) {
-            Ok(Kind { kind }) if !TYPES.contains(&&*kind) => Ok(Self::Unknown),
+            Ok(Kind { kind }) if !TYPES.contains(&&*kind) => Ok(Self::none_of_links(&kind)),
             _ => Err(error.into()),
         }
     }
@@ -527,6 +533,7 @@ impl LinkMessage {
                 join(&[br#"{"type":"allows","#, body.get(1..).unwrap_or_default()])
             }
             Self::Bye(reason) => join(&[br#"{"type":"bye","reason":"#, &to_json(reason), b"}"]),
+            Self::Request(kind) => format!(r#"{{"type":"{kind}"}}"#).into(),
             Self::Unknown => Bytes::from_static(br#"{"type":"unknown"}"#),
         }
     }

@@ -182,6 +182,43 @@ fn even_null<'de: 'a, 'a, D: Deserializer<'de>>(from: D) -> Result<Option<&'a Ra
     <&RawValue>::deserialize(from).map(Some)
 }
 
+/// The type of each request, so that one which comes over a link is known for what it is.
+pub const TYPES: &[&str] = &[
+    "status",
+    "list_sessions",
+    "relay",
+    "subscribe",
+    "add_peer",
+    "remove_peer",
+    "list_tailscale",
+    "/start-daemon",
+    "/kill-daemon",
+    "kill",
+    "/refresh-daemon",
+    "identity",
+    "peers",
+    "peer_rename",
+    "peer_address",
+    "unpair",
+    "verify_peers",
+    "pair_offer",
+    "pair_join",
+    "pair_cancel",
+    "pair_check",
+    "discover",
+    "peer_check",
+    "peer_rate",
+    "grant",
+    "grants",
+    "revoke",
+    "approvals",
+    "approve",
+    "deny",
+    "lock",
+    "unlock",
+    "audit_sync",
+];
+
 impl Request {
     /// Reads a line. What can be echoed of it comes back even when the rest makes no sense.
     pub fn read(line: &Bytes) -> (ReplyTo, Result<Self, Failure>) {

@@ -30,6 +30,28 @@ fn calls_may_be_approved_for_a_whole_day_and_each_of_those_approvals_is_shown_by
 }
 
 #[test]
+fn what_waits_ends_at_one_and_the_same_date_whenever_it_is_looked_at() {
+    let (mut relay, link) = asked(2);
+    rpc(&mut relay, link, 1, SEND, Duration::ZERO);
+    let at = |relay: &Relay, now: Duration| relay.approvals(None, now).unwrap().approvals.remove(0);
+    let (first, later) = (at(&relay, Duration::ZERO), at(&relay, 10 * SECOND));
+    assert_eq!(first.expires, later.expires);
+    assert_eq!(first.left_seconds - later.left_seconds, 10);
+}
+
+#[test]
+fn the_session_is_told_what_controls_it_from_what_does_not() {
+    let (mut relay, _) = asked(2);
+    let client = relay.open_client();
+    for (command, controls) in [(r#"{"type":"abort"}"#, true), (r#"{"type":"get_message"}"#, false), (SEND, false)] {
+        let asked = control::Relay { command: Bytes::from(command), ..request("s", 1) };
+        ask_with(&mut relay, client, asked, 1, SECOND);
+        let Some(SessionWork::Call { is_control, .. }) = work(&mut relay).pop() else { panic!("{command}") };
+        assert_eq!(is_control, controls, "{command}");
+    }
+}
+
+#[test]
 fn nothing_is_approved_after_its_time_though_the_timer_is_late() {
     let (mut relay, link) = asked(2);
     rpc(&mut relay, link, 1, SEND, Duration::ZERO);

@@ -300,6 +300,7 @@ impl World {
             | LinkMessage::Checked(_)
             | LinkMessage::Allows(_)
             | LinkMessage::Bye(_)
+            | LinkMessage::Request(_)
             | LinkMessage::Unknown => {}
         }
     }

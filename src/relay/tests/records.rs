@@ -52,6 +52,17 @@ fn a_clients_refused_call_is_on_record_with_where_it_would_have_gone() {
 }
 
 #[test]
+fn a_request_that_no_peer_may_make_is_on_record_and_nothing_comes_of_it() {
+    let (mut relay, link) = linked();
+    relay.link_message(link, LinkMessage::Request("grant"), SECOND);
+    let [entry] = taken(&mut relay).try_into().unwrap();
+    assert_eq!((entry.direction, entry.fingerprint), (Some(Direction::In), Some(device(2).to_string())));
+    assert_eq!((entry.verb.as_deref(), entry.session), (Some("grant"), None));
+    assert_eq!(entry.failed.unwrap().0, Code::Forbidden);
+    assert!(messages(&mut relay, link).is_empty() && work(&mut relay).is_empty());
+}
+
+#[test]
 fn a_refused_command_is_on_record_by_its_type_unless_it_is_very_long() {
     for (length, verb) in [(64 << 10, Some("send")), ((64 << 10) + 1, None)] {
         let (mut relay, link) = linked();

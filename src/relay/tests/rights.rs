@@ -69,6 +69,7 @@ fn told(relay: &mut Relay, link: LinkId) -> Vec<String> {
         | LinkMessage::Cancel(_)
         | LinkMessage::Check(_)
         | LinkMessage::Checked(_)
+        | LinkMessage::Request(_)
         | LinkMessage::Unknown => None,
     };
     let mut told: Vec<String> = messages(relay, link).into_iter().filter_map(in_short).collect();

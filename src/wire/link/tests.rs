@@ -54,6 +54,7 @@ fn every_message_comes_back_as_it_was_sent() {
         }),
         LinkMessage::Allows(Allows { verbs: vec![Verb::List], ask: vec![Verb::Send, Verb::Control] }),
         LinkMessage::Bye(ByeReason::Duplicate),
+        LinkMessage::Request("grant"),
         LinkMessage::Unknown,
     ] {
         assert_eq!(LinkMessage::decode(&message.encode()).unwrap(), message);
@@ -68,6 +69,19 @@ fn unknown_types_members_and_reasons_are_ignored() {
     assert_eq!(decode(r#"{"type":"cancel","id":1,"more":[]}"#), LinkMessage::Cancel(1));
     assert_eq!(decode(r#"{"type":"bye","reason":"novelty"}"#), LinkMessage::Bye(ByeReason::Other));
     assert_eq!(decode(r#"{"type":"heartbeat"}"#), LinkMessage::Unknown);
+}
+
+#[test]
+fn a_request_of_the_control_socket_is_known_for_what_it_is_whatever_its_members_are() {
+    for kind in request::TYPES {
+        for members in ["", r#","id":"x""#, r#","session":7,"reason":[],"code":{},"command":null"#] {
+            let text = Bytes::from(format!(r#"{{"type":"{kind}"{members}}}"#));
+            assert_eq!(LinkMessage::decode(&text).unwrap(), LinkMessage::Request(kind), "{members}");
+            let read = request::Request::read(&text).1;
+            assert!(read.err().is_none_or(|failure| failure.code != Code::UnknownCommand), "{kind} is no request");
+        }
+        assert!(!TYPES.contains(kind), "{kind} means something on a link");
+    }
 }
 
 #[test]
