@@ -34,14 +34,23 @@ fn known(kind: &str) -> Option<&'static [&'static str]> {
     })
 }
 
-/// Refuses a request that changes trust and has a member that nobody knows.
+/// Where `null` is a value: the rate that goes for everybody, and a name that is only asked for.
+const NULLABLE: [(&str, &str); 2] = [("peer_rate", "callsPerMinute"), ("identity", "name")];
+
+/// Refuses a request that changes trust and has a member that nobody knows, or one without a value: a
+/// restriction that is `null` is meant to be one.
 ///
 /// # Errors
 /// `invalid_request`, with the member and those that there are. Its value is not repeated: it may be a
 /// secret.
 pub(super) fn check(kind: &str, text: &str) -> Result<(), Failure> {
     let Some(known) = known(kind) else { return Ok(()) };
-    let Ok(members) = serde_json::from_str::<BTreeMap<String, IgnoredAny>>(text) else { return Ok(()) };
+    let Ok(members) = serde_json::from_str::<BTreeMap<String, Option<IgnoredAny>>>(text) else { return Ok(()) };
+    let is_empty = |member: &&&str| matches!(members.get(**member), Some(None));
+    if let Some(empty) = known.iter().find(|member| is_empty(member) && !NULLABLE.contains(&(kind, member))) {
+        let message = format!("{empty} of {kind} is null: nothing was done");
+        return Err(Failure::new(Code::InvalidRequest, message).hint(format!("leave {empty} out, or give it a value")));
+    }
     let is_known = |member: &&String| ALL.iter().chain(known).any(|known| known == *member);
     let Some(unknown) = members.keys().find(|member| !is_known(member)) else { return Ok(()) };
     let shown: String = escape(unknown).chars().take(MAX_SHOWN).collect();
@@ -130,6 +139,25 @@ mod tests {
                 assert!(!failure.to_string().contains("secret"), "{failure}");
                 let hint = failure.hint.unwrap();
                 assert!(known.iter().all(|known| hint.contains(known)), "{kind}: {hint}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_member_of_what_changes_trust_is_null_but_where_that_is_a_value() {
+        for (kind, sample) in samples() {
+            for member in known(kind).unwrap() {
+                let mut request = sample.clone();
+                request["type"] = json!(kind);
+                request[*member] = Value::Null;
+                let failure = read(&request).err();
+                if matches!((kind, *member), ("peer_rate", "callsPerMinute") | ("identity", "name")) {
+                    assert_eq!(failure, None, "{request}");
+                } else {
+                    let failure = failure.unwrap_or_else(|| panic!("{request} is taken"));
+                    assert_eq!(failure.code, Code::InvalidRequest, "{request}");
+                    assert!(failure.message.starts_with(&format!("{member} of {kind} is null")), "{failure}");
+                }
             }
         }
     }
