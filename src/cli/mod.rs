@@ -373,6 +373,11 @@ async fn interruption() {
     }
 }
 
+/// Whether this is how long something is to last, which a code is once in a thousand million times.
+fn is_duration(text: &str) -> bool {
+    humantime::parse_duration(text).is_ok()
+}
+
 /// clap's words in this program's form. A ticket or code that was typed in the wrong place is left out.
 fn usage_failure(error: &clap::Error, arguments: &[OsString]) -> Failure {
     let text = error.render().to_string();
@@ -383,7 +388,7 @@ fn usage_failure(error: &clap::Error, arguments: &[OsString]) -> Failure {
         message = "a command is missing".into();
     }
     for argument in arguments.iter().skip(1).filter_map(|a| a.to_str()) {
-        for part in argument.split('=').filter(|part| pair::looks_like_secret(part)) {
+        for part in argument.split('=').filter(|part| pair::looks_like_secret(part) && !is_duration(part)) {
             message = message.replace(part, "(not shown)");
         }
     }

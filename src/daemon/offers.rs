@@ -310,7 +310,7 @@ impl Offers {
             ..GrantTerms::default()
         };
         let grant = Grant::of_terms(&granted, self.context.clock.date())
-            .map_err(|failure| self.book.blame_date(failure, terms.until.as_deref()))?;
+            .map_err(|failure| self.book.blame_date(failure, &granted))?;
         let petname = terms.petname.as_deref().map(str::parse::<PeerName>).transpose();
         let petname = petname.map_err(|error| Failure::new(Code::InvalidRequest, error.to_string()))?;
         let replaces = match &terms.replace {

@@ -13,6 +13,7 @@ use crate::daemon::views::{grant_view, peer_ref, standing_grants};
 use crate::relay::Relay;
 use crate::trust::compare::{changes, changes_at};
 use crate::trust::store::Address;
+use crate::trust::terms::end;
 use crate::trust::{Grant, GrantId, Peer, Store};
 use crate::wire::audit::{Action, Caller, Entry};
 use crate::wire::error::Failure;
@@ -25,11 +26,15 @@ const LONGEST_LOOK: Duration = Duration::from_secs(1);
 /// From here on the date that is kept cannot be what the machine's clock says.
 const FAR_AHEAD: Duration = Duration::from_secs(24 * 3600);
 
-/// A peer whose grants have changed.
+/// A peer whose grants have changed, and what it may do more and less since.
 struct Changed {
+    action: Action,
+    date: SystemTime,
     peer: Peer,
     before: Vec<Grant>,
     grant: Grant,
+    gained: Vec<String>,
+    lost: Vec<String>,
 }
 
 impl Book {
@@ -45,16 +50,16 @@ impl Book {
         by: Option<Caller>,
     ) -> Result<Granted, Failure> {
         let date = self.clock.date();
-        let grant = Grant::of_terms(terms, date).map_err(|failure| self.blame_date(failure, terms.until.as_deref()))?;
+        let grant = Grant::of_terms(terms, date).map_err(|failure| self.blame_date(failure, terms))?;
         let make = |store: &Store| {
             let known = store.find(peer)?;
             let before = known.grants.clone();
             let (peer, grant, change) = store.grant(known.fingerprint, grant, add)?;
-            Ok((Changed { peer, before, grant }, change))
+            Ok((Changed::new(Action::Grant, date, peer, before, grant), change))
         };
-        let changed = self.change(make, |relay, changed| changed.tell(relay, Action::Grant, date, by))?;
-        changed.say(Action::Grant, date);
-        Ok(changed.answer(date))
+        let changed = self.change(make, |relay, changed| changed.tell(relay, by))?;
+        changed.say();
+        Ok(changed.answer())
     }
 
     /// Takes a grant away. Where that gives the peer nothing, it holds from the moment this is called.
@@ -66,23 +71,21 @@ impl Book {
         let make = |store: &Store| {
             let before = store.find_grant(id).map(|(peer, _)| peer.grants.clone()).unwrap_or_default();
             let (peer, grant, change) = store.revoke(id)?;
-            Ok((Changed { peer, before, grant }, change))
+            Ok((Changed::new(Action::Revoke, date, peer, before, grant), change))
         };
         // One that denies or asks may have held another one down.
         let (revoked, _) = make(&self.store())?;
-        let gives = !changes(&revoked.before, &revoked.peer.grants, date).0.is_empty();
-        let tell = |relay: &mut Relay, changed: &Changed| changed.tell(relay, Action::Revoke, date, by);
-        let say = |changed: &Changed| changed.say(Action::Revoke, date);
-        if gives {
+        let tell = |relay: &mut Relay, changed: &Changed| changed.tell(relay, by);
+        if !revoked.gained.is_empty() {
             let changed = self.change(make, tell)?;
-            say(&changed);
-            return Ok(changed.answer(date));
+            changed.say();
+            return Ok(changed.answer());
         }
         lock(&self.withdrawn).insert(id);
         self.publish();
-        let revoked = self.narrow(make, tell, say);
+        let revoked = self.narrow(make, tell, Changed::say);
         lock(&self.withdrawn).remove(&id);
-        Ok(revoked?.answer(date))
+        Ok(revoked?.answer())
     }
 
     /// Has nothing taken from any peer from now on; [`Book::lock`] is to follow.
@@ -168,14 +171,14 @@ impl Book {
                 let peer = store.get(peer)?.clone();
                 let left = peer.grants.iter().filter(|grant| !grant.is_over(date)).cloned().collect();
                 let before = peer.grants.clone();
-                Some(Changed { peer: Peer { grants: left, ..peer }, before, grant })
+                Some(Changed::new(Action::Expire, date, Peer { grants: left, ..peer }, before, grant))
             });
             Ok((changed.collect::<Vec<_>>(), change))
         };
         let tell = |relay: &mut Relay, changed: &Vec<Changed>| {
-            changed.iter().flat_map(|changed| changed.tell(relay, Action::Expire, date, None)).collect()
+            changed.iter().flat_map(|changed| changed.tell(relay, None)).collect()
         };
-        let say = |changed: &Vec<Changed>| changed.iter().for_each(|changed| changed.say(Action::Expire, date));
+        let say = |changed: &Vec<Changed>| changed.iter().for_each(Changed::say);
         self.narrow(make, tell, say).map(|_| ())
     }
 
@@ -197,10 +200,10 @@ impl Book {
         )
     }
 
-    /// A date that the machine's clock says is to come, and that is refused as over, needs a word more.
-    pub(in crate::daemon) fn blame_date(&self, failure: Failure, until: Option<&str>) -> Failure {
-        let until = until.and_then(|until| humantime::parse_rfc3339(until).ok());
-        match self.date_ahead().filter(|_| until.is_some_and(|until| until > self.clock.wall())) {
+    /// What the machine's clock would take, and the date that is kept does not, needs a word more.
+    pub(in crate::daemon) fn blame_date(&self, failure: Failure, terms: &GrantTerms) -> Failure {
+        let is_taken = |date| end(terms.for_seconds, terms.until.as_deref(), date).is_ok();
+        match self.date_ahead().filter(|_| !is_taken(self.clock.date()) && is_taken(self.clock.wall())) {
             Some(ahead) => Failure { message: format!("{}; {ahead}", failure.message), ..failure }.hint(
                 "if that date was a mistake: `pi-remote stop`, take `latest` out of peers.json, then start the daemon",
             ),
@@ -210,10 +213,20 @@ impl Book {
 }
 
 impl Changed {
+    fn new(action: Action, date: SystemTime, peer: Peer, before: Vec<Grant>, grant: Grant) -> Self {
+        // What has just ended is compared with as it was a moment before.
+        let ended = (action == Action::Expire).then_some(grant.expires).flatten();
+        let (gained, lost) = match ended.and_then(|end| end.checked_sub(Duration::from_nanos(1))) {
+            Some(moment) => changes_at((&before, moment), (&peer.grants, date)),
+            None => changes(&before, &peer.grants, date),
+        };
+        Self { action, date, peer, before, grant, gained, lost }
+    }
+
     /// Tells local clients and the log.
-    fn tell(&self, relay: &mut Relay, action: Action, date: SystemTime, by: Option<Caller>) -> Vec<Entry> {
-        let Self { peer, grant, .. } = self;
-        let (gained, lost) = self.words(action, date);
+    fn tell(&self, relay: &mut Relay, by: Option<Caller>) -> Vec<Entry> {
+        let Self { action, date, peer, grant, gained, lost, .. } = self;
+        let (action, date) = (*action, *date);
         let grants = standing_grants(peer, date);
         let grant = grant_view(peer, grant);
         if action == Action::Expire {
@@ -236,30 +249,18 @@ impl Changed {
     }
 
     /// Logs it.
-    fn say(&self, action: Action, date: SystemTime) {
-        let Self { peer, grant, .. } = self;
-        let (gained, lost) = self.words(action, date);
-        let what = if action == Action::Expire { "a grant has ended" } else { "grants changed" };
+    fn say(&self) {
+        let Self { peer, grant, gained, lost, .. } = self;
+        let what = if self.action == Action::Expire { "a grant has ended" } else { "grants changed" };
         tracing::info!(
             peer = %peer.name, fingerprint = %peer.fingerprint, grant = %grant.id, gained = gained.join("; "),
             lost = lost.join("; "), "{what}"
         );
     }
 
-    fn answer(&self, date: SystemTime) -> Granted {
-        let (gained, lost) = self.words(Action::Grant, date);
-        let grants = standing_grants(&self.peer, date);
-        Granted { grant: grant_view(&self.peer, &self.grant), grants, gained, lost }
-    }
-
-    fn words(&self, action: Action, date: SystemTime) -> (Vec<String>, Vec<String>) {
-        let (before, after) = (self.before.as_slice(), self.peer.grants.as_slice());
-        // What has just ended is compared with as it was a moment before.
-        let ended = (action == Action::Expire).then_some(self.grant.expires).flatten();
-        match ended.and_then(|end| end.checked_sub(Duration::from_nanos(1))) {
-            Some(moment) => changes_at((before, moment), (after, date)),
-            None => changes(before, after, date),
-        }
+    fn answer(self) -> Granted {
+        let grants = standing_grants(&self.peer, self.date);
+        Granted { grant: grant_view(&self.peer, &self.grant), grants, gained: self.gained, lost: self.lost }
     }
 }
 
@@ -383,6 +384,25 @@ mod tests {
             std::fs::remove_dir(&file).unwrap();
             std::fs::rename(file.with_extension("kept"), &file).unwrap();
         }
+    }
+
+    #[tokio::test]
+    async fn what_the_clock_would_take_and_the_kept_date_does_not_is_blamed_on_that_date() {
+        let trying = Trying::new();
+        let now = trying.clock.wall();
+        let refused = |terms: &str| trying.grant(terms).unwrap_err();
+        let later = json!({ "preset": "read", "until": crate::wire::dates::rfc3339(now + 3600 * SECOND) }).to_string();
+        let too_long = r#"{"preset":"read","forSeconds":400000000}"#;
+        assert!(!refused(too_long).message.contains("ahead"));
+        trying.clock.set_wall(SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_000));
+        trying.clock.date();
+        trying.clock.set_wall(now);
+        for terms in [r#"{"preset":"read","forSeconds":7200}"#, &later] {
+            let failure = refused(terms);
+            assert!(failure.message.contains("ahead of this machine's clock"), "{failure}");
+            assert!(failure.hint.is_some_and(|hint| hint.contains("`latest`")), "{terms}");
+        }
+        assert!(!refused(too_long).message.contains("ahead"), "neither would take it");
     }
 
     fn by() -> Option<Caller> {
