@@ -230,7 +230,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     // Half of them are for clients, links, listeners and files.
     let connections = descriptors / 2;
     wings.spawn(sessions::work(relay.clone(), clock.clone(), dir.clone(), watched.clone(), connections));
-    wings.spawn(session_watch.run(sessions::report(relay.clone(), clock.clone())));
+    wings.spawn(sessions::watch(session_watch, relay.clone(), clock.clone()));
     wings.spawn(places.run(is_wanted, door, tasks.clone()));
     wings.spawn(Arc::clone(&book).keep_notes());
     wings.spawn(copies::watch(context.clone()));

@@ -21,7 +21,7 @@ use crate::relay::pending::CallId;
 use crate::relay::{Sender, SessionWork, Shared};
 use crate::session::call::{Answer, CallError, Room, call};
 use crate::session::names::NameFiles;
-use crate::session::watch::{SessionChange, WatchHandle};
+use crate::session::watch::{SessionChange, Watch, WatchHandle};
 use crate::state_dir::StateDir;
 use crate::wire::session::with_sender;
 use crate::wire::{Code, Failure, SessionId};
@@ -30,15 +30,18 @@ use crate::wire::{Code, Failure, SessionId};
 /// but one that the session does not answer must not hold up the rest.
 const SEND_ORDER: Duration = Duration::from_millis(500);
 
-/// Tells the relay of sessions that come and go.
-pub(super) fn report(relay: Shared, clock: Clock) -> impl FnMut(SessionChange) + Send {
-    move |change| {
+/// Tells the relay of sessions that come and go, for as long as it is polled.
+pub(super) async fn watch(sessions: Watch, relay: Shared, clock: Clock) {
+    let report = move |change| {
         let mut relay = relay.lock();
         match change {
             SessionChange::Added(info) => relay.session_added(info, clock.now()),
             SessionChange::Renamed(info) => relay.session_renamed(info, clock.now()),
             SessionChange::Removed(id) => relay.session_removed(&id, clock.now()),
         }
+    };
+    if let Err(error) = sessions.run_apart(report).await {
+        tracing::error!(%error, "sessions are not watched: new ones are not seen");
     }
 }
 

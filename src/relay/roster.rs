@@ -116,6 +116,7 @@ mod tests {
         index.add(&id, peer);
         index.add(&id, peer);
         assert_eq!(index.peers("s"), [peer]);
+        assert!(!index.is_empty());
         index.remove(&id, peer);
         assert!(index.is_empty());
     }

@@ -25,6 +25,7 @@ mod bounds;
 mod checks;
 mod clients;
 mod far;
+mod here;
 mod history;
 mod links;
 mod outboxes;

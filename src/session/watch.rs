@@ -7,6 +7,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::ffi::{OsStr, OsString};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +15,9 @@ use std::time::Duration;
 
 use notify::event::{ModifyKind, RenameMode};
 use notify::{EventKind, RecursiveMode, Watcher};
+use tokio::runtime::Builder;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
 use super::known::Known;
@@ -108,6 +111,26 @@ impl Watch {
             next_scan: Instant::now(),
         };
         (watch, WatchHandle { requests: sender, ready: is_ready })
+    }
+
+    /// Does what [`Watch::run`] does, on a thread of its own, since a disk may take its time for each look:
+    /// nothing else is to wait for it.
+    ///
+    /// # Errors
+    /// When there is no such thread to be had.
+    pub async fn run_apart(self, changes: impl FnMut(SessionChange) + Send + 'static) -> io::Result<()> {
+        let (_wanted, unwanted) = oneshot::channel::<()>();
+        let watching = spawn_blocking(move || {
+            let runtime = Builder::new_current_thread().enable_time().build()?;
+            runtime.block_on(async {
+                tokio::select! {
+                    () = self.run(changes) => {}
+                    _ = unwanted => {}
+                }
+            });
+            Ok(())
+        });
+        watching.await.map_err(io::Error::other)?
     }
 
     /// Watches until dropped, and reports each change in its order.
@@ -550,7 +573,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(40))]
         #[test]
         fn events_alone_lead_to_what_a_fresh_scan_finds(steps in steps()) {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let runtime = Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let dir = tempfile::tempdir().unwrap();
                 let mut listeners = Vec::new();
