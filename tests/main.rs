@@ -40,6 +40,7 @@ mod local;
 mod pairing;
 mod pairing_code;
 mod relaying;
+mod rights;
 mod service;
 mod sessions;
 mod support;

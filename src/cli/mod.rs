@@ -386,7 +386,7 @@ fn usage_failure(error: &clap::Error, arguments: &[OsString]) -> Failure {
         message = "a command is missing".into();
     }
     for argument in arguments.iter().skip(1).filter_map(|a| a.to_str()) {
-        for part in argument.split('=').filter(|part| pair::looks_like_secret(part)) {
+        for part in argument.split('=').filter(|part| pair::looks_like_secret(part) && !is_duration(part)) {
             message = message.replace(part, "(not shown)");
         }
     }
@@ -402,6 +402,11 @@ fn usage_failure(error: &clap::Error, arguments: &[OsString]) -> Failure {
         None => help,
     };
     Failure::new(Code::Usage, message).hint(hint)
+}
+
+/// `400000h` has the length of a code. A code that ends in a unit is typed in capitals, or in groups.
+fn is_duration(text: &str) -> bool {
+    !text.bytes().any(|b| b.is_ascii_uppercase()) && humantime::parse_duration(text).is_ok()
 }
 
 /// The command that shows the help of the command that was typed, as far as it is one.
