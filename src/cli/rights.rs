@@ -80,13 +80,12 @@ pub(crate) fn asked_verb(text: &str) -> Result<Verb, String> {
 /// What the daemon refuses of the words that were typed is an error of usage, as what is refused before
 /// it is asked.
 pub(crate) fn as_usage(error: Error, help: &str) -> Error {
-    match error {
-        Error::Failed { failure, source } if failure.code == Code::InvalidRequest => {
-            let hint = failure.hint.clone().unwrap_or_else(|| help.to_owned());
-            Error::Failed { failure: Failure { code: Code::Usage, ..failure }.hint(hint), source }
-        }
-        other => other,
+    let Error::Failed { mut failure, source } = error else { return error };
+    if failure.code == Code::InvalidRequest {
+        failure.code = Code::Usage;
+        failure.hint.get_or_insert_with(|| help.to_owned());
     }
+    Error::Failed { failure, source }
 }
 
 /// What is typed as a session selector.
@@ -367,9 +366,10 @@ mod tests {
 
     #[test]
     fn only_what_the_daemon_refuses_of_the_words_is_an_error_of_usage() {
-        let code = |code| match as_usage(Failure::new(code, "x").into(), "pi-remote grant --help") {
-            Error::Failed { failure, .. } => (failure.code, failure.message, failure.hint),
-            other => panic!("{other:?}"),
+        let code = |code| {
+            let error = as_usage(Failure::new(code, "x").into(), "pi-remote grant --help");
+            let Error::Failed { failure, .. } = error else { panic!("{error:?}") };
+            (failure.code, failure.message, failure.hint)
         };
         let hint = Some("pi-remote grant --help".to_owned());
         assert_eq!(code(Code::InvalidRequest), (Code::Usage, "x".into(), hint));
