@@ -580,10 +580,10 @@ async fn what_a_grant_changes_is_told_in_words_with_what_goes_too_far() {
     assert!(full.out.contains("  new  ") && full.err.contains("as if it had the keyboard"), "{full:?}");
     for preset in ["ask", "read", "full"] {
         stage.here(&["grant", "laptop", preset]).ends(0);
-        let line = format!("may there    {preset}\n");
+        let line = format!("may there    at most {preset}, on sessions of its choice\n");
         eventually("the other side knows the preset by its name", || stage.there(&["peers"]).out.contains(&line));
     }
-    let useless = stage.here(&["grant", "laptop", "--verbs", "send"]).ends(1);
+    let useless = stage.here(&["grant", "laptop", "--verbs", "send"]).ends(2);
     assert!(useless.text_failure().contains("--verbs list,send"), "{}", useless.err);
     let table = stage.here(&["grants"]).ends(0).out;
     let header: Vec<&str> = table.lines().next().unwrap().split_whitespace().collect();

@@ -41,6 +41,7 @@ mod pairing;
 mod pairing_code;
 mod proofs_rights;
 mod relaying;
+mod rights;
 mod service;
 mod sessions;
 mod support;

@@ -107,7 +107,8 @@ pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
         }
         Ok(())
     })
-    .await?;
+    .await
+    .map_err(|error| rights::as_usage(error, "pi-remote grant --help"))?;
     if !cx.out.json && !args.session.is_empty() {
         let list: SessionList = cx.ask("list_sessions", Map::new()).await?;
         note_unfit(&cx, &args.session, &list.sessions);

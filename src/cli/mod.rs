@@ -373,11 +373,6 @@ async fn interruption() {
     }
 }
 
-/// Whether this is how long something is to last, which a code is once in a thousand million times.
-fn is_duration(text: &str) -> bool {
-    humantime::parse_duration(text).is_ok()
-}
-
 /// clap's words in this program's form. A ticket or code that was typed in the wrong place is left out.
 fn usage_failure(error: &clap::Error, arguments: &[OsString]) -> Failure {
     let text = error.render().to_string();
@@ -404,6 +399,11 @@ fn usage_failure(error: &clap::Error, arguments: &[OsString]) -> Failure {
         None => help,
     };
     Failure::new(Code::Usage, message).hint(hint)
+}
+
+/// `400000h` has the length of a code. A code that ends in a unit is typed in capitals, or in groups.
+fn is_duration(text: &str) -> bool {
+    !text.bytes().any(|b| b.is_ascii_uppercase()) && humantime::parse_duration(text).is_ok()
 }
 
 /// The command that shows the help of the command that was typed, as far as it is one.

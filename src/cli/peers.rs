@@ -122,7 +122,8 @@ pub(crate) async fn run(cx: Context, args: Args) -> Result<(), Error> {
             change(cx, "peer_address", json!({ "peer": peer, "add": shown(&add), "remove": shown(&remove) })).await
         }
         Some(PeersCommand::Rate { peer, calls: Rate(calls) }) => {
-            change(cx, "peer_rate", json!({ "peer": peer, "callsPerMinute": calls })).await
+            let rate = calls.map_or(json!({ "peer": peer }), |calls| json!({ "peer": peer, "callsPerMinute": calls }));
+            change(cx, "peer_rate", rate).await
         }
     }
 }
@@ -148,7 +149,11 @@ pub(crate) fn details(peer: &PeerView) -> Table {
         row("mend", Style::Plain, way);
     }
     row("may here", Style::Plain, &may_here(peer));
-    row("may there", Style::Plain, &may_there(peer));
+    let there = may_there(peer);
+    let is_some = !(peer.may_there.is_empty() && peer.may_there_asking.is_empty());
+    // It says what verbs there are for this device, not on which sessions, nor on which of them which.
+    let there = if is_some { format!("at most {there}, on sessions of its choice") } else { there };
+    row("may there", Style::Plain, &there);
     if let Some(calls) = peer.calls_per_minute {
         row("rate", Style::Plain, &format!("at most {calls} calls a minute here"));
     }

@@ -26,6 +26,7 @@ use crate::relay::{LinkFacts, Relay, Shared, Standing};
 use crate::state_dir::StateDir;
 use crate::trust::store::{Address, AddressSource, Change, NewPeer, add_address};
 use crate::trust::{GrantId, Peer, Store};
+use crate::wire::PeerName;
 use crate::wire::audit::{Action, Caller, Entry};
 use crate::wire::control::PeerRef;
 use crate::wire::error::Failure;
@@ -38,7 +39,8 @@ const MAX_MET: usize = 32;
 
 /// Where pins change, and with them who is let in and who is dialled.
 pub(super) struct Book {
-    store: Mutex<Store>,
+    /// As it is believed; who looks at it holds nobody up.
+    store: Mutex<Arc<Store>>,
     pins: Pins,
     relay: Shared,
     clock: Clock,
@@ -48,6 +50,8 @@ pub(super) struct Book {
     /// Held while the pins change and from before they are written until they are believed. The pins
     /// themselves are not held for that long: links ask for them.
     changing: Mutex<Unsaved>,
+    /// Held while verifier and relay are told, so that what is newest is told last.
+    publishing: Mutex<()>,
     notes: Mutex<HashMap<Fingerprint, Note>>,
     noted: Notify,
     /// Peers that are trusted no more although the disk would not take it: they stay cut off.
@@ -111,7 +115,7 @@ impl Note {
 impl Book {
     pub(super) fn new(store: Store, pins: Pins, relay: Shared, clock: Clock, listen: watch::Sender<bool>) -> Self {
         Self {
-            store: Mutex::new(store),
+            store: Mutex::new(Arc::new(store)),
             pins,
             relay,
             clock,
@@ -119,6 +123,7 @@ impl Book {
             window_is_open: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             changing: Mutex::default(),
+            publishing: Mutex::default(),
             notes: Mutex::default(),
             noted: Notify::new(),
             revoked: Mutex::default(),
@@ -134,17 +139,22 @@ impl Book {
         lock(&self.changing)
     }
 
-    /// The pins, for a look.
-    pub(super) fn store(&self) -> MutexGuard<'_, Store> {
-        lock(&self.store)
+    /// The pins as they are now.
+    pub(super) fn store(&self) -> Arc<Store> {
+        Arc::clone(&lock(&self.store))
     }
 
-    /// A copy of the pins and the file that should hold the same, with no change under way: one is
-    /// written before it is believed.
+    /// This device's own name, which no peer is to be called from now on.
+    pub(super) fn keep_for_itself(&self, own_name: PeerName) {
+        Arc::make_mut(&mut lock(&self.store)).keep_for_itself(own_name);
+    }
+
+    /// The pins and the file that should hold the same, with no change under way: one is written before
+    /// it is believed.
     /// Whether something is known that could not be written is the third.
-    pub(super) fn beside_the_file(&self, dir: &StateDir) -> (Store, Result<Store, Failure>, bool) {
+    pub(super) fn beside_the_file(&self, dir: &StateDir) -> (Arc<Store>, Result<Store, Failure>, bool) {
         let unsaved = lock(&self.changing);
-        let believed = self.store().clone();
+        let believed = self.store();
         (believed, Store::load(dir.clone()), unsaved.0)
     }
 
@@ -155,36 +165,38 @@ impl Book {
 
     /// Makes verifier and relay believe what is stored.
     pub(super) fn publish(&self) {
+        let _turn = lock(&self.publishing);
         let store = self.store();
         let revoked = lock(&self.revoked).clone();
         let trusted = || store.peers().iter().filter(|peer| !revoked.contains(&peer.fingerprint));
         self.pins.replace(trusted().map(|peer| peer.fingerprint));
         let withdrawn = lock(&self.withdrawn).clone();
         let locked = store.is_locked() || self.locking.load(Ordering::Acquire) > 0;
+        let standing: Vec<_> = trusted().map(|peer| (peer.fingerprint, standing(peer, &withdrawn))).collect();
         let mut relay = self.relay.lock();
         let now = self.clock.now();
         relay.set_date(self.clock.date(), now);
         if relay.is_locked() != locked {
             relay.set_locked(locked, now);
         }
-        for peer in trusted() {
-            relay.set_peer(peer.fingerprint, standing(peer, &withdrawn), now);
+        for (peer, standing) in standing {
+            relay.set_peer(peer, standing, now);
         }
         drop(relay);
         self.granted.notify_one();
-        self.set_listening(&store);
+        self.set_listening();
     }
 
     /// Has the ports listen while anyone is pinned, or a pairing window is open.
     pub(super) fn window_is(&self, open: bool) {
         self.window_is_open.store(open, Ordering::Release);
-        self.set_listening(&self.store());
+        self.set_listening();
     }
 
     /// Has the ports listen no more, whatever happens.
     pub(super) fn stop_listening(&self) {
         self.closed.store(true, Ordering::Release);
-        self.set_listening(&self.store());
+        self.set_listening();
     }
 
     pub(super) fn fingerprints(&self) -> Vec<Fingerprint> {
@@ -281,58 +293,66 @@ impl Book {
     }
 
     /// Writes a change, believes it, publishes it and tells of it; nobody tells of another in between.
-    /// `tell` logs nothing: a log that nobody takes would hold up whoever waits for the pins or the relay.
+    ///
+    /// # Errors
+    /// The disk's; nothing has changed then.
     fn change<T>(
         &self,
         make: impl FnOnce(&Store) -> Result<(T, Change), Failure>,
         tell: impl FnOnce(&mut Relay, &T) -> Vec<Entry>,
     ) -> Result<T, Failure> {
-        let mut unsaved = lock(&self.changing);
-        let (made, mut change) = make(&self.store())?;
-        change.date(self.clock.date());
-        change.write()?;
-        unsaved.0 = false;
-        self.believe(change);
-        let mut relay = self.relay.lock();
-        let entries = tell(&mut relay, &made);
-        entries.into_iter().for_each(|entry| relay.record(entry));
-        Ok(made)
+        self.settle(make, |_| false, tell, |_| ())
     }
 
-    /// As [`Book::change`], for what takes from a peer: it holds also when the disk will not take it, and
-    /// is written as soon as the disk does. `say` logs it, with nothing held.
-    fn narrow<T>(
+    /// As [`Book::change`]; what takes from a peer, as `narrows` says of it, holds also when the disk
+    /// will not take it, and is written as soon as the disk does. `tell` logs nothing: a log that nobody
+    /// takes would hold up whoever waits for the pins or the relay. `say` does, with nothing held.
+    fn settle<T>(
         &self,
         make: impl FnOnce(&Store) -> Result<(T, Change), Failure>,
+        narrows: impl FnOnce(&T) -> bool,
         tell: impl FnOnce(&mut Relay, &T) -> Vec<Entry>,
         say: impl FnOnce(&T),
     ) -> Result<T, Failure> {
         let mut unsaved = lock(&self.changing);
         let (made, mut change) = make(&self.store())?;
         change.date(self.clock.date());
-        let written = change.write();
-        unsaved.0 = written.is_err();
+        let refused = match change.write() {
+            Ok(()) => None,
+            Err(failure) if narrows(&made) => Some(failure),
+            Err(failure) => return Err(failure),
+        };
+        unsaved.0 = refused.is_some();
         self.believe(change);
+        let failed = refused.as_ref().map(|failure| (failure.code, failure.message.clone()));
         let mut relay = self.relay.lock();
-        let failed = written.as_ref().err().map(|failure| (failure.code, failure.message.clone()));
         for entry in tell(&mut relay, &made) {
             relay.record(Entry { failed: failed.clone(), ..entry });
         }
         drop(relay);
         drop(unsaved);
         say(&made);
-        written.map(|()| made).map_err(|failure| {
-            let message = format!("it holds now, but a restart would undo it: {}", failure.message);
-            Failure { message, ..failure }.hint("make room on that disk: it is written as soon as that can be")
-        })
+        let Some(failure) = refused else { return Ok(made) };
+        let message = format!("it holds now, but a restart would undo it: {}", failure.message);
+        Err(Failure { message, ..failure }.hint("make room on that disk: it is written as soon as that can be"))
     }
 
     fn believe(&self, change: Change) {
-        self.store().believe(change);
+        self.remember(change);
         self.publish();
     }
 
-    fn set_listening(&self, store: &Store) {
+    fn remember(&self, change: Change) {
+        let mut store = lock(&self.store);
+        let after = Arc::new(store.after(change));
+        let before = std::mem::replace(&mut *store, after);
+        drop(store);
+        drop(before);
+    }
+
+    fn set_listening(&self) {
+        // Held, so that what was wanted before is not what is said last.
+        let store = lock(&self.store);
         let wanted = self.window_is_open.load(Ordering::Acquire) || !store.peers().is_empty();
         let wanted = wanted && !self.closed.load(Ordering::Acquire);
         self.listen.send_if_modified(|listen| std::mem::replace(listen, wanted) != wanted);
@@ -369,7 +389,7 @@ impl Book {
     pub(super) fn take_notes(&self, save_seen: bool) {
         let mut unsaved = lock(&self.changing);
         let mut notes = std::mem::take(&mut *lock(&self.notes));
-        let store = self.store().clone();
+        let store = self.store();
         let mut save = save_seen;
         let mut written = Ok(());
         let mut moved = Vec::new();
@@ -389,7 +409,7 @@ impl Book {
             written = change.write();
             unsaved.0 = written.is_err();
         }
-        self.store().believe(change);
+        self.remember(change);
         drop(unsaved);
         if let Err(error) = written {
             tracing::warn!(%error, "could not note what was seen of a peer");
@@ -488,7 +508,6 @@ mod tests {
     use super::*;
     use crate::daemon::offers::tests::desk;
     use crate::trust::{Grant, Preset};
-    use crate::wire::PeerName;
 
     #[test]
     fn what_a_peer_only_told_is_replaced_by_what_it_tells_next_and_the_rest_stays() {

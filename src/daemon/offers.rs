@@ -173,7 +173,7 @@ impl Offers {
     ) -> Result<Offer, Failure> {
         let client = connected.id;
         self.ports.look_again(); // A tailnet that has just come up may be asked for before the next look.
-        let terms = self.terms(&request.terms, caller(connected))?;
+        let terms = self.terms(&request.terms, caller(connected).await)?;
         self.check_petname(&terms)?;
         let open_for = request.window_seconds.map_or(DEFAULT_OPEN, Duration::from_secs);
         let (offering, code, ticket) = match request.kind {
@@ -267,7 +267,8 @@ impl Offers {
         let why = match open.window.ending(now) {
             Some(Ending::Expired) => expired(open.kind),
             Some(Ending::Burned) => {
-                tracing::warn!("a pairing code was burned: all attempts at it failed");
+                // Said once the slot is let go: a log that nobody takes would hold up all pairing.
+                self.tasks.spawn(async { tracing::warn!("a pairing code was burned: all attempts at it failed") });
                 burned(&open.window)
             }
             // Who closes it in these ways says so.

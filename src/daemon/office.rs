@@ -59,8 +59,8 @@ impl Admin for Office {
         Box::pin(async move {
             match request {
                 Request::Status => Ok(to_json(&self.status())),
-                Request::AddPeer { host, port } => self.add_peer(&host, port, caller(connected)).await,
-                Request::RemovePeer { host } => self.remove_peer(&host, caller(connected)).await,
+                Request::AddPeer { host, port } => self.add_peer(&host, port, caller(connected).await).await,
+                Request::RemovePeer { host } => self.remove_peer(&host, caller(connected).await).await,
                 Request::ListTailscale => list_tailscale(self.settings.tailscale_socket.value.as_deref()).await,
                 Request::Refresh => {
                     self.ports.look_again();
@@ -68,34 +68,36 @@ impl Admin for Office {
                     self.dial_all();
                     Ok(to_json(&json!({ "message": "Refreshed local session and peer state" })))
                 }
-                Request::Identity { name } => self.identity(name.as_deref()),
+                Request::Identity { name } => self.identity(name.as_deref()).await,
                 Request::Peers => Ok(to_json(&self.peers())),
-                Request::PeerRename { peer, name } => self.rename(&peer, &name, caller(connected)).await,
+                Request::PeerRename { peer, name } => self.rename(&peer, &name, caller(connected).await).await,
                 Request::PeerAddress { peer, add, remove } => {
-                    self.change_addresses(&peer, &add, remove, caller(connected)).await
+                    self.change_addresses(&peer, &add, remove, caller(connected).await).await
                 }
-                Request::Unpair { peer } => self.unpair(&peer, caller(connected)).await,
+                Request::Unpair { peer } => self.unpair(&peer, caller(connected).await).await,
                 Request::VerifyPeers => self.verify().await.map(|checks| to_json(&checks)),
                 Request::PairOffer(offer) => {
                     self.offers.offer(connected, &reply, &offer).await.map(|offer| to_json(&offer))
                 }
-                Request::PairJoin(join) => {
-                    self.offers.join(self.key.spki(), &join, caller(connected)).await.map(|paired| to_json(&paired))
-                }
+                Request::PairJoin(join) => self
+                    .offers
+                    .join(self.key.spki(), &join, caller(connected).await)
+                    .await
+                    .map(|paired| to_json(&paired)),
                 Request::PairCheck(check) => self.offers.check(&check).map(|checked| to_json(&checked)),
                 Request::Discover { lan } => Ok(to_json(&machines::discover(&self, lan).await)),
                 Request::PeerCheck { peer } => self.check_peer(&peer).await.map(|checks| to_json(&checks)),
                 Request::PeerRate { peer, calls_per_minute } => {
-                    self.set_rate(&peer, calls_per_minute, caller(connected)).await
+                    self.set_rate(&peer, calls_per_minute, caller(connected).await).await
                 }
-                Request::Grant(grant) => self.grant(grant, caller(connected)).await,
+                Request::Grant(grant) => self.grant(grant, caller(connected).await).await,
                 Request::Grants { peer } => self.grants(peer.as_deref()),
-                Request::Revoke { grant } => self.revoke(&grant, caller(connected)).await,
-                Request::Lock => self.lock_peers(caller(connected)).await,
-                Request::Unlock => self.unlock_peers(caller(connected)).await,
+                Request::Revoke { grant } => self.revoke(&grant, caller(connected).await).await,
+                Request::Lock => self.lock_peers(caller(connected).await).await,
+                Request::Unlock => self.unlock_peers(caller(connected).await).await,
                 Request::Approvals { approval } => self.approvals(approval.as_deref()),
-                Request::Approve(approve) => self.approve(&approve, caller(connected)),
-                Request::Deny { approval } => self.deny(&approval, caller(connected)),
+                Request::Approve(approve) => self.approve(&approve, caller(connected).await),
+                Request::Deny { approval } => self.deny(&approval, caller(connected).await),
                 Request::AuditSync => self.audit.sync().await.map(|()| to_json(&json!({}))),
                 Request::PairCancel => Ok(to_json(&json!({ "cancelled": self.offers.cancel(client) }))),
                 // The control server sees to these itself.
@@ -196,12 +198,13 @@ impl Office {
         PeerList { peers: store.peers().iter().map(|peer| views::peer_view(peer, &relay, date)).collect() }
     }
 
-    fn identity(&self, name: Option<&str>) -> Result<Vec<u8>, Failure> {
+    async fn identity(&self, name: Option<&str>) -> Result<Vec<u8>, Failure> {
         if let Some(name) = name {
             let name: PeerName = parsed(name)?;
-            config::set_name(&self.dir, &name)?;
+            let (dir, kept) = (self.dir.clone(), name.clone());
+            self.on_disk(move |_| config::set_name(&dir, &kept)).await?;
             self.context.relay.lock().set_own_name(&name);
-            self.book.store().keep_for_itself(name);
+            self.book.keep_for_itself(name);
         }
         let fingerprint = self.key.fingerprint();
         let name = self.context.relay.lock().own_name().to_owned();

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Map;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::interfaces;
@@ -101,7 +102,7 @@ pub async fn holder_of(address: SocketAddr, tls: &TlsIdentity) -> Holder {
 /// The process of another daemon of this program that says it has a port, listening there or not.
 async fn sibling(port: u16) -> Option<u32> {
     // Linux lists the paths of all sockets in this network.
-    let sockets = std::fs::read_to_string("/proc/net/unix").ok()?;
+    let sockets = spawn_blocking(|| std::fs::read_to_string("/proc/net/unix")).await.ok()?.ok()?;
     let name = format!("/{}", client::SOCKET);
     let dirs =
         sockets.lines().filter_map(|line| line.split_once('/')?.1.strip_suffix(&name).map(|dir| format!("/{dir}")));

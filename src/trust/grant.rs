@@ -376,7 +376,8 @@ impl FromStr for Condition {
 /// A network, or one address; `None` where the text is neither.
 fn cidr(text: &str) -> Option<Result<Condition, Invalid>> {
     let (address, bits) = match text.split_once('/') {
-        Some((address, bits)) => (address.parse::<IpAddr>().ok()?, plain_number(bits)?),
+        // More than a byte holds is too many for any network.
+        Some((address, bits)) => (address.parse::<IpAddr>().ok()?, plain_number(bits)?.try_into().unwrap_or(u8::MAX)),
         None => {
             let address = text.parse::<IpAddr>().ok()?;
             (address, if address.is_ipv4() { 32 } else { 128 })
@@ -385,7 +386,10 @@ fn cidr(text: &str) -> Option<Result<Condition, Invalid>> {
     let network = match address {
         IpAddr::V4(v4) if bits <= 32 => IpAddr::from((v4 & Ipv4Addr::from(mask(32, bits) as u32)).octets()),
         IpAddr::V6(v6) if bits <= 128 => IpAddr::from((v6 & Ipv6Addr::from(mask(128, bits))).octets()),
-        IpAddr::V4(_) | IpAddr::V6(_) => return None,
+        IpAddr::V4(_) | IpAddr::V6(_) => {
+            let (family, most) = if address.is_ipv4() { ("IPv4", 32) } else { ("IPv6", 128) };
+            return Some(Err(Invalid(format!("`cidr:{text}`: a network of {family} has at most {most} bits"))));
+        }
     };
     if network != address {
         let message = format!("{text} has bits behind the network's: `cidr:{network}/{bits}`");
@@ -409,8 +413,8 @@ fn mask(width: u32, bits: u8) -> u128 {
     all & !all.checked_shr(u32::from(bits)).unwrap_or(0)
 }
 
-fn plain_number(digits: &str) -> Option<u8> {
-    digits.parse().ok().filter(|number: &u8| number.to_string() == digits)
+fn plain_number(digits: &str) -> Option<u32> {
+    digits.parse().ok().filter(|number: &u32| number.to_string() == digits)
 }
 
 fn once<T: PartialEq>(parts: &mut Vec<T>) {

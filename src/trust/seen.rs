@@ -23,12 +23,15 @@ impl Peer {
             known.source > AddressSource::Hello && ip.as_ref() == Ok(&from)
         };
         let is_new = !self.seen_from.is_empty() && !self.addresses.iter().any(given);
-        if self.seen_from.len() >= MAX_SEEN_FROM {
-            self.seen_from.remove(0);
-        }
         self.seen_from.push(from);
+        forget_oldest(&mut self.seen_from);
         is_new
     }
+}
+
+/// Leaves as many networks as are remembered of one peer: at what is forgotten it is new again.
+pub(super) fn forget_oldest(seen_from: &mut Vec<String>) {
+    seen_from.drain(..seen_from.len().saturating_sub(MAX_SEEN_FROM));
 }
 
 #[cfg(test)]

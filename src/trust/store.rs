@@ -7,10 +7,12 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use super::grant::{Grant, GrantId, MAX_GRANT_ID, Preset, date};
+use super::seen::forget_oldest;
 use crate::clock::rfc3339;
 use crate::identity::Fingerprint;
 use crate::state_dir::StateDir;
 use crate::wire::commands::quoted;
+use crate::wire::dates;
 use crate::wire::error::{Code, Failure};
 use crate::wire::ids::PeerName;
 use crate::wire::link::MAX_ADDRESSES;
@@ -73,7 +75,8 @@ pub struct Peer {
     /// Its version, once it was seen.
     #[serde(default)]
     pub version: Option<String>,
-    /// From where its links came, and where it answered, as [`crate::wire::Source`] says; the newest last.
+    /// From where its links came, and where it answered, as [`crate::wire::Source`] says; the newest last, 32 at
+    /// most: at what is forgotten it is new again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub seen_from: Vec<String>,
     /// The user cut the link (`remove_peer`); none is dialled or taken until `add_peer`.
@@ -117,7 +120,7 @@ pub struct Contents {
 }
 
 /// A change that was checked, to be written with [`Change::write`] and then believed with
-/// [`Store::believe`]; no other may be made meanwhile.
+/// [`Store::believe`] or [`Store::after`]; no other may be made meanwhile.
 #[derive(Debug)]
 pub struct Change {
     dir: StateDir,
@@ -170,9 +173,13 @@ pub fn read(bytes: &[u8]) -> Result<Contents, String> {
         if !names.insert(name.clone()) || !keys.insert(peer.fingerprint) {
             return Err(format!("{name} stands there twice"));
         }
+        if dates::read(&peer.paired_at).is_none() {
+            return Err(format!("the pairedAt of {name} is no date"));
+        }
         if peer.calls_per_minute == Some(0) {
             return Err(format!("the callsPerMinute of {name} is 0: at least 1"));
         }
+        forget_oldest(&mut peer.seen_from);
         if peer.grants.len() > MAX_GRANTS {
             return Err(format!("{name} has more than {MAX_GRANTS} grants"));
         }
@@ -344,13 +351,19 @@ impl Store {
         Ok((changed, made))
     }
 
-    /// Gives a peer a grant, which gets its name: in place of those it has, or beside them.
+    /// Gives a peer a grant, which gets its name: in place of those it has, or beside them. One that it
+    /// has already is not given to it again beside itself.
     ///
     /// # Errors
     /// `peer_not_found`, `overloaded` with too many grants, or `invalid_request` for one that gives
     /// nothing; nothing is changed then.
     pub fn grant(&self, fingerprint: Fingerprint, grant: Grant, add: bool) -> Result<(Peer, Grant, Change), Failure> {
         let mut change = self.change();
+        let peer = change.peer(fingerprint)?;
+        let is_same = |known: &&Grant| **known == Grant { id: known.id, ..grant.clone() };
+        if let Some(same) = peer.grants.iter().find(is_same).filter(|_| add).cloned() {
+            return Ok((peer.clone(), same, change));
+        }
         let grant = change.minted(grant)?;
         let peer = change.peer(fingerprint)?;
         let grants = &mut peer.grants;
@@ -406,7 +419,13 @@ impl Store {
 
     /// Makes a change that was written what is in memory too.
     pub fn believe(&mut self, change: Change) {
-        self.contents = change.contents;
+        *self = self.after(change);
+    }
+
+    /// The pins as they are once a change is believed.
+    #[must_use]
+    pub fn after(&self, change: Change) -> Self {
+        Self { dir: self.dir.clone(), contents: change.contents, own_name: self.own_name.clone() }
     }
 
     fn change(&self) -> Change {

@@ -92,6 +92,9 @@ pub fn end(for_seconds: Option<u64>, until: Option<&str>, date: SystemTime) -> R
     let latest = date.checked_add(LONGEST).map_or(last(), |longest| longest.min(last()));
     match ends.filter(|ends| *ends <= latest) {
         Some(ends) => Ok(Some(as_said(ends))),
+        None if for_seconds.is_some_and(|seconds| Duration::from_secs(seconds) <= LONGEST) => {
+            Err(refused("it would end after the year 9999, the last that has a date"))
+        }
         None => {
             Err(refused("it would hold for more than ten years")
                 .hint("without an end, it holds until `pi-remote revoke`"))
@@ -171,7 +174,14 @@ mod tests {
             (r#"{"preset":"read","sessions":["id:../x"]}"#, "session id"),
             (r#"{"preset":"read","sessions":["name:a\u202eb"]}"#, "session selector"),
             (r#"{"preset":"read","from":["10.0.0.0/8"]}"#, "a condition is"),
-            (r#"{"preset":"read","from":["cidr:10.0.0.0/33"]}"#, "a condition is"),
+            (
+                r#"{"preset":"read","from":["cidr:10.0.0.0/33"]}"#,
+                "`cidr:10.0.0.0/33`: a network of IPv4 has at most 32",
+            ),
+            (
+                r#"{"preset":"read","from":["cidr:fd00::/1280"]}"#,
+                "`cidr:fd00::/1280`: a network of IPv6 has at most 128",
+            ),
             (r#"{"preset":"read","from":["cidr:10.0.0.0/+8"]}"#, "a condition is"),
             (r#"{"preset":"read","from":["cidr:10.0.0.5/8"]}"#, "`cidr:10.0.0.0/8`"),
             (r#"{"preset":"read","from":["cidr:fd00::1/8"]}"#, "`cidr:fd00::/8`"),
@@ -204,7 +214,8 @@ mod tests {
         assert_eq!(ends(r#"{"preset":"read","forSeconds":60}"#, odd), Ok(Some(end)), "as the file says it");
         assert_eq!(ends(r#"{"preset":"read","forSeconds":316224000}"#, second(0)), Ok(Some(second(316_224_000))));
         assert!(ends(r#"{"preset":"read","forSeconds":316224001}"#, second(0)).is_err(), "more than ten years");
-        assert!(ends(r#"{"preset":"read","forSeconds":60}"#, last() - Duration::from_secs(59)).is_err());
+        let too_late = ends(r#"{"preset":"read","forSeconds":60}"#, last() - Duration::from_secs(59)).unwrap_err();
+        assert!(too_late.message.contains("the year 9999"), "{too_late}");
         assert!(ends(r#"{"preset":"read","forSeconds":60}"#, last() - Duration::from_secs(60)).is_ok());
     }
 

@@ -13,9 +13,9 @@ use crate::daemon::views::{grant_view, peer_ref, standing_grants};
 use crate::relay::Relay;
 use crate::trust::compare::{changes, changes_at};
 use crate::trust::store::Address;
-use crate::trust::terms::end;
 use crate::trust::{Grant, GrantId, Peer, Store};
 use crate::wire::audit::{Action, Caller, Entry};
+use crate::wire::control::GrantView;
 use crate::wire::error::Failure;
 use crate::wire::rights::{GrantTerms, Granted, Lock};
 
@@ -23,16 +23,22 @@ use crate::wire::rights::{GrantTerms, Granted, Lock};
 const KEEP_DATE: Duration = Duration::from_secs(60);
 /// Longest pause between two looks at the date while some grant has an end: it may jump.
 const LONGEST_LOOK: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
 /// From here on the date that is kept cannot be what the machine's clock says.
 const FAR_AHEAD: Duration = Duration::from_secs(24 * 3600);
 
-/// A peer whose grants have changed, and what it may do more and less since.
+/// A peer whose grants have changed, and what that means.
 struct Changed {
     action: Action,
-    date: SystemTime,
+    /// As it is from then on.
     peer: Peer,
-    before: Vec<Grant>,
-    grant: Grant,
+    /// The grant that was given, taken away or has ended.
+    grant: GrantView,
+    /// What the peer has from then on.
+    grants: Vec<GrantView>,
+    /// The grants it had and has still, and those it has no more.
+    kept: Vec<String>,
+    gone: Vec<String>,
     gained: Vec<String>,
     lost: Vec<String>,
 }
@@ -53,9 +59,8 @@ impl Book {
         let grant = Grant::of_terms(terms, date).map_err(|failure| self.blame_date(failure, terms))?;
         let make = |store: &Store| {
             let known = store.find(peer)?;
-            let before = known.grants.clone();
             let (peer, grant, change) = store.grant(known.fingerprint, grant, add)?;
-            Ok((Changed::new(Action::Grant, date, peer, before, grant), change))
+            Ok((Changed::new(Action::Grant, &known.grants, peer, &grant, date), change))
         };
         let changed = self.change(make, |relay, changed| changed.tell(relay, by))?;
         changed.say();
@@ -69,22 +74,25 @@ impl Book {
     pub(in crate::daemon) fn revoke(&self, id: GrantId, by: Option<Caller>) -> Result<Granted, Failure> {
         let date = self.clock.date();
         let make = |store: &Store| {
-            let before = store.find_grant(id).map(|(peer, _)| peer.grants.clone()).unwrap_or_default();
+            let before = store.find_grant(id).map(|(peer, _)| peer.grants.as_slice()).unwrap_or_default();
             let (peer, grant, change) = store.revoke(id)?;
-            Ok((Changed::new(Action::Revoke, date, peer, before, grant), change))
+            Ok((Changed::new(Action::Revoke, before, peer, &grant, date), change))
         };
-        // One that denies or asks may have held another one down.
-        let (revoked, _) = make(&self.store())?;
-        let tell = |relay: &mut Relay, changed: &Changed| changed.tell(relay, by);
-        if !revoked.gained.is_empty() {
-            let changed = self.change(make, tell)?;
-            changed.say();
-            return Ok(changed.answer());
+        // One that denies or asks may have held another one down. Others may change meanwhile what this
+        // gives: whether it waits for the disk is for the change itself to say.
+        let at_once = !make(&self.store())?.0.gives();
+        if at_once {
+            lock(&self.withdrawn).insert(id);
+            self.publish();
         }
-        lock(&self.withdrawn).insert(id);
-        self.publish();
-        let revoked = self.narrow(make, tell, Changed::say);
-        lock(&self.withdrawn).remove(&id);
+        let tell = |relay: &mut Relay, changed: &Changed| changed.tell(relay, by);
+        let revoked = self.settle(make, |changed| !changed.gives(), tell, Changed::say);
+        if at_once {
+            lock(&self.withdrawn).remove(&id);
+            if revoked.is_err() {
+                self.publish();
+            }
+        }
         Ok(revoked?.answer())
     }
 
@@ -100,7 +108,7 @@ impl Book {
     /// The disk's: it holds all the same, until a restart.
     pub(in crate::daemon) fn lock(&self, by: Option<Caller>) -> Result<Lock, Failure> {
         let make = |store: &Store| Ok((lock_state(true, store), store.lock(true)));
-        let locked = self.narrow(make, |relay, lock| tell_lock(relay, *lock, by), |lock| say_lock(*lock));
+        let locked = self.settle(make, |_| true, |relay, lock| tell_lock(relay, *lock, by), |lock| say_lock(*lock));
         // What is believed by now holds in its place.
         self.locking.fetch_sub(1, Ordering::AcqRel);
         locked
@@ -168,23 +176,17 @@ impl Book {
         let make = |store: &Store| {
             let (over, change) = store.expire(date);
             let changed = over.into_iter().filter_map(|(peer, grant)| {
-                let peer = store.get(peer)?.clone();
+                let peer = store.get(peer)?;
                 let left = peer.grants.iter().filter(|grant| !grant.is_over(date)).cloned().collect();
-                let before = peer.grants.clone();
-                Some(Changed::new(Action::Expire, date, Peer { grants: left, ..peer }, before, grant))
+                let after = Peer { grants: left, ..peer.clone() };
+                Some(Changed::new(Action::Expire, &peer.grants, after, &grant, date))
             });
             Ok((changed.collect::<Vec<_>>(), change))
         };
         let tell = |relay: &mut Relay, changed: &Vec<Changed>| {
             changed.iter().flat_map(|changed| changed.tell(relay, None)).collect()
         };
-        let say = |changed: &Vec<Changed>| changed.iter().for_each(Changed::say);
-        self.narrow(make, tell, say).map(|_| ())
-    }
-
-    /// By how much the date that is kept is ahead of the machine's clock, in words, where that is far.
-    pub(in crate::daemon) fn date_ahead(&self) -> Option<String> {
-        Some(self.clock.ahead()).filter(|ahead| *ahead > FAR_AHEAD).map(|ahead| self.date_is_ahead(ahead))
+        self.settle(make, |_| true, tell, |changed| changed.iter().for_each(Changed::say)).map(|_| ())
     }
 
     /// The date by which grants end.
@@ -193,65 +195,67 @@ impl Book {
     }
 
     fn date_is_ahead(&self, ahead: Duration) -> String {
-        let hours = Duration::from_secs(ahead.as_secs() / 3600 * 3600);
+        let unit = if ahead < MINUTE { 1 } else { MINUTE.as_secs() };
+        let ahead = Duration::from_secs(ahead.as_secs() / unit * unit);
         format!(
             "the latest date seen, by which grants end, is {} ahead of this machine's clock (`latest` in peers.json)",
-            humantime::format_duration(hours)
+            humantime::format_duration(ahead)
         )
     }
 
-    /// What the machine's clock would take, and the date that is kept does not, needs a word more.
+    /// Terms that the machine's clock would take, and that are refused for a date ahead of it, need a
+    /// word more.
     pub(in crate::daemon) fn blame_date(&self, failure: Failure, terms: &GrantTerms) -> Failure {
-        let is_taken = |date| end(terms.for_seconds, terms.until.as_deref(), date).is_ok();
-        match self.date_ahead().filter(|_| !is_taken(self.clock.date()) && is_taken(self.clock.wall())) {
-            Some(ahead) => Failure { message: format!("{}; {ahead}", failure.message), ..failure }.hint(
-                "if that date was a mistake: `pi-remote stop`, take `latest` out of peers.json, then start the daemon",
-            ),
-            None => failure,
+        if Grant::of_terms(terms, self.clock.wall()).is_err() {
+            return failure;
         }
+        let message = format!("{}; {}", failure.message, self.date_is_ahead(self.clock.ahead()));
+        Failure { message, ..failure }.hint(
+            "if that date was a mistake: `pi-remote stop`, take `latest` out of peers.json, then start the daemon",
+        )
     }
 }
 
 impl Changed {
-    fn new(action: Action, date: SystemTime, peer: Peer, before: Vec<Grant>, grant: Grant) -> Self {
+    fn new(action: Action, before: &[Grant], peer: Peer, grant: &Grant, date: SystemTime) -> Self {
         // What has just ended is compared with as it was a moment before.
         let ended = (action == Action::Expire).then_some(grant.expires).flatten();
         let (gained, lost) = match ended.and_then(|end| end.checked_sub(Duration::from_nanos(1))) {
-            Some(moment) => changes_at((&before, moment), (&peer.grants, date)),
-            None => changes(&before, &peer.grants, date),
+            Some(moment) => changes_at((before, moment), (&peer.grants, date)),
+            None => changes(before, &peer.grants, date),
         };
-        Self { action, date, peer, before, grant, gained, lost }
+        let is_kept = |was: &&Grant| peer.grants.iter().any(|grant| grant.id == was.id);
+        let (kept, gone): (Vec<&Grant>, Vec<&Grant>) = before.iter().partition(is_kept);
+        let ids = |grants: Vec<&Grant>| grants.iter().map(|grant| grant.id.to_string()).collect();
+        let (grant, grants) = (grant_view(&peer, grant), standing_grants(&peer, date));
+        Self { action, peer, grant, grants, kept: ids(kept), gone: ids(gone), gained, lost }
     }
 
-    /// Tells local clients and the log.
+    fn gives(&self) -> bool {
+        !self.gained.is_empty()
+    }
+
+    /// Tells local clients and the audit log.
     fn tell(&self, relay: &mut Relay, by: Option<Caller>) -> Vec<Entry> {
-        let Self { action, date, peer, grant, gained, lost, .. } = self;
-        let (action, date) = (*action, *date);
-        let grants = standing_grants(peer, date);
-        let grant = grant_view(peer, grant);
-        if action == Action::Expire {
+        let Self { action, peer, grant, grants, kept, gone, gained, lost } = self;
+        if *action == Action::Expire {
             relay.emit("grant_expired", &json!({ "peer": peer_ref(peer), "grant": grant, "grants": grants }));
         } else {
             relay.emit("grant_changed", &json!({ "peer": peer_ref(peer), "grants": grants }));
         }
         let mut data = json!({ "grant": grant, "gained": gained, "lost": lost });
-        if action == Action::Grant {
-            let is_kept = |was: &&Grant| peer.grants.iter().any(|grant| grant.id == was.id);
-            let (kept, gone): (Vec<&Grant>, Vec<&Grant>) = self.before.iter().partition(is_kept);
-            for (name, grants) in [("addedTo", kept), ("inPlaceOf", gone)] {
-                let ids: Vec<String> = grants.iter().map(|grant| grant.id.to_string()).collect();
-                if !ids.is_empty() {
-                    data[name] = json!(ids);
-                }
+        if *action == Action::Grant {
+            for (name, ids) in [("addedTo", kept), ("inPlaceOf", gone)].into_iter().filter(|(_, ids)| !ids.is_empty()) {
+                data[name] = json!(ids);
             }
         }
-        vec![Entry { data: Some(data), ..entry(action, peer, by) }]
+        vec![Entry { data: Some(data), ..entry(*action, peer, by) }]
     }
 
     /// Logs it.
     fn say(&self) {
-        let Self { peer, grant, gained, lost, .. } = self;
-        let what = if self.action == Action::Expire { "a grant has ended" } else { "grants changed" };
+        let Self { action, peer, grant, gained, lost, .. } = self;
+        let what = if *action == Action::Expire { "a grant has ended" } else { "grants changed" };
         tracing::info!(
             peer = %peer.name, fingerprint = %peer.fingerprint, grant = %grant.id, gained = gained.join("; "),
             lost = lost.join("; "), "{what}"
@@ -259,8 +263,8 @@ impl Changed {
     }
 
     fn answer(self) -> Granted {
-        let grants = standing_grants(&self.peer, self.date);
-        Granted { grant: grant_view(&self.peer, &self.grant), grants, gained: self.gained, lost: self.lost }
+        let Self { grant, grants, gained, lost, .. } = self;
+        Granted { grant, grants, gained, lost }
     }
 }
 
@@ -384,25 +388,6 @@ mod tests {
             std::fs::remove_dir(&file).unwrap();
             std::fs::rename(file.with_extension("kept"), &file).unwrap();
         }
-    }
-
-    #[tokio::test]
-    async fn what_the_clock_would_take_and_the_kept_date_does_not_is_blamed_on_that_date() {
-        let trying = Trying::new();
-        let now = trying.clock.wall();
-        let refused = |terms: &str| trying.grant(terms).unwrap_err();
-        let later = json!({ "preset": "read", "until": crate::wire::dates::rfc3339(now + 3600 * SECOND) }).to_string();
-        let too_long = r#"{"preset":"read","forSeconds":400000000}"#;
-        assert!(!refused(too_long).message.contains("ahead"));
-        trying.clock.set_wall(SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_000));
-        trying.clock.date();
-        trying.clock.set_wall(now);
-        for terms in [r#"{"preset":"read","forSeconds":7200}"#, &later] {
-            let failure = refused(terms);
-            assert!(failure.message.contains("ahead of this machine's clock"), "{failure}");
-            assert!(failure.hint.is_some_and(|hint| hint.contains("`latest`")), "{terms}");
-        }
-        assert!(!refused(too_long).message.contains("ahead"), "neither would take it");
     }
 
     fn by() -> Option<Caller> {
@@ -536,6 +521,46 @@ mod tests {
         let failure = trying.grant(&until(SECOND)).unwrap_err();
         assert!(failure.message.contains("`latest` in peers.json") && failure.hint.unwrap().contains("take `latest`"));
         trying.grant(&until(Duration::from_secs(4 * 24 * 3600))).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_time_refused_for_a_date_far_ahead_names_that_date_and_how_far_it_is() {
+        let trying = Trying::new();
+        let start = trying.clock.wall();
+        trying.clock.not_before(crate::wire::dates::last() - SECOND);
+        let failure = trying.grant(r#"{"preset":"read","forSeconds":7200}"#).unwrap_err();
+        for words in ["the year 9999", "years", "ahead of this machine's clock (`latest` in peers.json)"] {
+            assert!(failure.message.contains(words), "{failure}");
+        }
+        assert!(failure.hint.unwrap().contains("take `latest`"));
+        // What no clock would take is not blamed on it.
+        let failure = trying.grant(r#"{"preset":"read","forSeconds":0}"#).unwrap_err();
+        assert!(!failure.message.contains("latest"), "{failure}");
+        let ahead = |ahead: Duration| trying.book.date_is_ahead(ahead);
+        assert!(ahead(59 * SECOND).contains(" is 59s ahead") && ahead(61 * SECOND).contains(" is 1m ahead"));
+        assert!(trying.clock.wall() == start && ahead(7322 * SECOND).contains(" is 2h 2m ahead"));
+    }
+
+    #[tokio::test]
+    async fn what_a_revocation_gives_is_what_it_gives_when_it_is_made() {
+        let trying = Trying::new();
+        let own = Fingerprint::from_bytes([1; 32]);
+        let denial: GrantId = trying.grant(r#"{"preset":"none"}"#).unwrap().grant.id.parse().unwrap();
+        trying.break_disk();
+        let held = trying.book.hold_up();
+        std::thread::scope(|scope| {
+            let revoking = scope.spawn(|| trying.book.revoke(denial, by()));
+            while !lock(&trying.book.withdrawn).contains(&denial) {
+                std::thread::yield_now();
+            }
+            // While it waits, something is given that the denial holds down.
+            let full = Grant::of_preset(GrantId(0), Preset::Full);
+            trying.book.believe(trying.book.store().grant(own, full, true).unwrap().2);
+            drop(held);
+            let failure = revoking.join().unwrap().unwrap_err();
+            assert!(!failure.message.contains("it holds now"), "{failure}");
+        });
+        assert!(trying.book.store().find_grant(denial).is_some() && lock(&trying.book.withdrawn).is_empty());
     }
 
     #[test]

@@ -163,8 +163,8 @@ fn a_grant_replaces_or_is_added_and_no_id_is_used_twice() {
     assert_eq!(again.revoke(GrantId(4)).err().unwrap().code, Code::NotFound);
     // What gives nothing without the list is refused, and so is one too many.
     assert!(again.grant_now(1, r#"{"verbs":["send"]}"#, false).is_err());
-    for _ in again.ids(2).len()..MAX_GRANTS {
-        again.grant_now(2, r#"{"preset":"read"}"#, true).unwrap();
+    for n in again.ids(2).len()..MAX_GRANTS {
+        again.grant_now(2, &format!(r#"{{"preset":"read","sessions":["id:s-{n}"]}}"#), true).unwrap();
     }
     assert_eq!(again.grant_now(2, r#"{"preset":"read"}"#, true).unwrap_err().code, Code::Overloaded);
     again.grant_now(2, r#"{"preset":"read"}"#, false).unwrap();
@@ -221,11 +221,41 @@ fn lock_and_date_are_kept_and_the_date_never_goes_back() {
 }
 
 #[test]
+fn what_a_peer_has_already_is_not_given_again_beside_itself() {
+    let (_dir, mut store) = store();
+    store.pin_now(new(1, "pi")).unwrap();
+    let read = r#"{"preset":"read","sessions":["name:work"]}"#;
+    let first = store.grant_now(1, read, true).unwrap();
+    assert_eq!(store.grant_now(1, read, true).unwrap(), first);
+    assert_eq!(store.ids(1), [1, 2]);
+    let until = r#"{"preset":"read","sessions":["name:work"],"forSeconds":60}"#;
+    assert_eq!((store.grant_now(1, until, true).unwrap().id, store.ids(1)), (GrantId(3), vec![1, 2, 3]));
+    // In place of all else it is a new one.
+    assert_eq!((store.grant_now(1, read, false).unwrap().id, store.ids(1)), (GrantId(4), vec![4]));
+}
+
+#[test]
+fn when_a_peer_was_paired_is_a_date_and_of_where_it_was_seen_the_newest_are_read() {
+    let file = |paired_at: &str, seen_from: &[String]| {
+        let peer = serde_json::json!({
+            "name": "desk", "fingerprint": device(1), "addresses": [], "pairedAt": paired_at, "pairedVia": "code",
+            "seenFrom": seen_from,
+        });
+        read(serde_json::json!({ "version": 2, "peers": [peer] }).to_string().as_bytes())
+    };
+    for bad in ["", "then", "2026-01-01", "1969-12-31T23:59:59Z", "\u{1b}[2J"] {
+        assert_eq!(file(bad, &[]).unwrap_err(), "the pairedAt of desk is no date", "{bad:?}");
+    }
+    let seen: Vec<String> = (0..100).map(|n| format!("192.0.2.{n}")).collect();
+    assert_eq!(file("2026-01-01T00:00:00.000Z", &seen).unwrap().peers[0].seen_from, seen[68..]);
+}
+
+#[test]
 fn a_file_of_the_first_version_gives_everything_and_is_written_as_the_second() {
     let (_dir, store) = store();
     let peer = |byte: u8, name: &str| {
         serde_json::json!({
-            "name": name, "fingerprint": device(byte), "addresses": [], "pairedAt": "then", "pairedVia": "code",
+            "name": name, "fingerprint": device(byte), "addresses": [], "pairedAt": "2026-01-01T00:00:00Z", "pairedVia": "code",
             "grant": { "preset": "full" },
         })
     };
@@ -246,7 +276,7 @@ fn a_grant_that_a_hand_has_spoilt_is_refused_with_whose_it_is() {
     let file = |grants: &str, more: &str| {
         let fingerprint = device(1);
         format!(
-            r#"{{"version":2,{more}"peers":[{{"name":"desk","fingerprint":"{fingerprint}","addresses":[],"pairedAt":"","pairedVia":"code","grants":{grants}}}]}}"#
+            r#"{{"version":2,{more}"peers":[{{"name":"desk","fingerprint":"{fingerprint}","addresses":[],"pairedAt":"2026-01-01T00:00:00Z","pairedVia":"code","grants":{grants}}}]}}"#
         )
     };
     assert!(read(file("[]", "").as_bytes()).is_ok());
@@ -279,7 +309,7 @@ fn a_grant_that_a_hand_has_spoilt_is_refused_with_whose_it_is() {
 fn file(peers: impl Iterator<Item = (String, Fingerprint, &'static str)>) -> Vec<u8> {
     let peer = |(name, fingerprint, grants)| {
         format!(
-            r#"{{"name":"{name}","fingerprint":"{fingerprint}","addresses":[],"pairedAt":"","pairedVia":"code","grants":{grants}}}"#
+            r#"{{"name":"{name}","fingerprint":"{fingerprint}","addresses":[],"pairedAt":"2026-01-01T00:00:00Z","pairedVia":"code","grants":{grants}}}"#
         )
     };
     format!(r#"{{"version":2,"peers":[{}]}}"#, peers.map(peer).collect::<Vec<_>>().join(",")).into_bytes()

@@ -1,15 +1,19 @@
 //! Which members the requests know that change whom this device trusts, and with what. A restriction
-//! with a typing error would give too much if it were left out, so such a request is refused whole.
+//! with a typing error, or without a value, would give too much if it were left out, so such a request
+//! is refused whole.
 
 use std::collections::BTreeMap;
 
 use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 
 use crate::wire::error::{Code, Failure};
 use crate::wire::escape::escape;
 
 /// What every request may have.
 const ALL: [&str; 2] = ["type", "id"];
+/// Lists that limit what is given: an empty one would limit nothing.
+const LIMITING: [&str; 2] = ["sessions", "from"];
 /// Most of an unknown member that is repeated.
 const MAX_SHOWN: usize = 64;
 
@@ -34,31 +38,39 @@ fn known(kind: &str) -> Option<&'static [&'static str]> {
     })
 }
 
-/// Where `null` is a value: the rate that goes for everybody, and a name that is only asked for.
-const NULLABLE: [(&str, &str); 2] = [("peer_rate", "callsPerMinute"), ("identity", "name")];
-
-/// Refuses a request that changes trust and has a member that nobody knows, or one without a value: a
-/// restriction that is `null` is meant to be one.
+/// Refuses a request that changes trust and has a member that nobody knows, or one that says nothing.
 ///
 /// # Errors
-/// `invalid_request`, with the member and those that there are. Its value is not repeated: it may be a
-/// secret.
+/// `invalid_request`, with the member and what would do. Its value is not repeated: it may be a secret.
 pub(super) fn check(kind: &str, text: &str) -> Result<(), Failure> {
     let Some(known) = known(kind) else { return Ok(()) };
-    let Ok(members) = serde_json::from_str::<BTreeMap<String, Option<IgnoredAny>>>(text) else { return Ok(()) };
-    let is_empty = |member: &&&str| matches!(members.get(**member), Some(None));
-    if let Some(empty) = known.iter().find(|member| is_empty(member) && !NULLABLE.contains(&(kind, member))) {
-        let message = format!("{empty} of {kind} is null: nothing was done");
-        return Err(Failure::new(Code::InvalidRequest, message).hint(format!("leave {empty} out, or give it a value")));
-    }
-    let is_known = |member: &&String| ALL.iter().chain(known).any(|known| known == *member);
-    let Some(unknown) = members.keys().find(|member| !is_known(member)) else { return Ok(()) };
-    let shown: String = escape(unknown).chars().take(MAX_SHOWN).collect();
-    let hint = match known {
-        [] => format!("{kind} has none of its own"),
-        known => format!("{kind} knows {}", known.join(", ")),
+    let Ok(members) = serde_json::from_str::<BTreeMap<String, &RawValue>>(text) else { return Ok(()) };
+    let refused = |message: String, hint: String| {
+        Err(Failure::new(Code::InvalidRequest, format!("{message}: nothing was done")).hint(hint))
     };
-    Err(Failure::new(Code::InvalidRequest, format!("{kind} knows no member `{shown}`: nothing was done")).hint(hint))
+    for (member, value) in members.iter().filter(|(member, _)| !ALL.contains(&member.as_str())) {
+        if !known.contains(&member.as_str()) {
+            let shown: String = escape(member).chars().take(MAX_SHOWN).collect();
+            let hint = match known {
+                [] => format!("{kind} has none of its own"),
+                known => format!("{kind} knows {}", known.join(", ")),
+            };
+            return refused(format!("{kind} knows no member `{shown}`"), hint);
+        }
+        // Who meant to limit something must not be taken for one who did not.
+        if value.get() == "null" {
+            return refused(format!("`{member}` of {kind} is null"), "give it a value, or leave it out".into());
+        }
+        if LIMITING.contains(&member.as_str()) && is_empty(value) {
+            let hint = "name what it is to be limited to, or leave it out";
+            return refused(format!("`{member}` of {kind} is an empty list, which would limit nothing"), hint.into());
+        }
+    }
+    Ok(())
+}
+
+fn is_empty(value: &RawValue) -> bool {
+    serde_json::from_str::<Vec<IgnoredAny>>(value.get()).is_ok_and(|list| list.is_empty())
 }
 
 #[cfg(test)]
@@ -144,22 +156,30 @@ mod tests {
     }
 
     #[test]
-    fn no_member_of_what_changes_trust_is_null_but_where_that_is_a_value() {
+    fn a_member_without_a_value_is_refused_and_not_taken_for_no_limit() {
         for (kind, sample) in samples() {
             for member in known(kind).unwrap() {
                 let mut request = sample.clone();
                 request["type"] = json!(kind);
-                request[*member] = Value::Null;
-                let failure = read(&request).err();
-                if matches!((kind, *member), ("peer_rate", "callsPerMinute") | ("identity", "name")) {
-                    assert_eq!(failure, None, "{request}");
-                } else {
-                    let failure = failure.unwrap_or_else(|| panic!("{request} is taken"));
-                    assert_eq!(failure.code, Code::InvalidRequest, "{request}");
-                    assert!(failure.message.starts_with(&format!("{member} of {kind} is null")), "{failure}");
-                }
+                request["id"] = json!(null);
+                assert!(read(&request).is_ok(), "{request}");
+                request[*member] = json!(null);
+                let failure = read(&request).unwrap_err();
+                let message = format!("`{member}` of {kind} is null: nothing was done");
+                assert_eq!((failure.code, failure.message), (Code::InvalidRequest, message));
+                assert!(failure.hint.unwrap().contains("leave it out"));
             }
         }
+    }
+
+    #[test]
+    fn an_empty_list_of_limits_is_refused_and_one_of_anything_else_is_not() {
+        for (member, is_refused) in [("sessions", true), ("from", true), ("verbs", false), ("ask", false)] {
+            let request = read(&json!({ "type": "grant", "peer": "p", "preset": "read", member: [] }));
+            let says = |failure: Failure| failure.message.contains(&format!("`{member}` of grant is an empty list"));
+            assert_eq!(request.is_err_and(says), is_refused, "{member}");
+        }
+        assert!(read(&json!({ "type": "grant", "peer": "p", "preset": "read", "sessions": ["id:s"] })).is_ok());
     }
 
     #[test]
