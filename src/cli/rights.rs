@@ -11,7 +11,7 @@ use crate::trust::terms::LONGEST;
 use crate::wire::commands::quoted_words;
 use crate::wire::control::GrantView;
 use crate::wire::dates::{read, rfc3339_seconds};
-use crate::wire::error::{Code, Failure};
+use crate::wire::error::Code;
 use crate::wire::session::Verb;
 
 /// How long something is given.
@@ -296,6 +296,7 @@ pub(crate) fn table<'a>(peers: impl IntoIterator<Item = (&'a str, &'a [GrantView
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::error::Failure;
 
     fn grant(preset: &str) -> GrantView {
         GrantView {
