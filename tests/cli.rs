@@ -96,6 +96,8 @@ async fn every_answer_has_the_members_that_scripts_rely_on() {
     assert_eq!(identity["short"].as_str().unwrap(), &fingerprint[7..23]);
     assert_eq!(identity["name"], "laptop");
 
+    // When a peer was seen is noted beside what its link does.
+    eventually("the peer was seen", || !json(&["status"])["peers"][0]["lastSeen"].is_null());
     let status = json(&["status"]);
     tells(
         &status,

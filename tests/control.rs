@@ -551,3 +551,12 @@ fn one_connection_may_use_the_same_id_twice() {
     }
     assert_eq!(answers.len(), 4);
 }
+
+#[test]
+fn what_is_asked_is_done_though_whoever_asks_does_not_stay_for_the_answer() {
+    let daemon = TestDaemon::start("desktop");
+    for (request, locked) in [("lock", true), ("unlock", false), ("lock", true)] {
+        daemon.control().send(&json!({ "type": request }));
+        eventually(request, || daemon.ask(json!({"type": "status"}))["data"]["locked"] == locked);
+    }
+}

@@ -173,7 +173,7 @@ impl Offers {
     ) -> Result<Offer, Failure> {
         let client = connected.id;
         self.ports.look_again(); // A tailnet that has just come up may be asked for before the next look.
-        let terms = self.terms(&request.terms, caller(connected).await)?;
+        let terms = self.terms(&request.terms, caller(connected))?;
         self.check_petname(&terms)?;
         let open_for = request.window_seconds.map_or(DEFAULT_OPEN, Duration::from_secs);
         let (offering, code, ticket) = match request.kind {

@@ -59,8 +59,8 @@ impl Admin for Office {
         Box::pin(async move {
             match request {
                 Request::Status => Ok(to_json(&self.status())),
-                Request::AddPeer { host, port } => self.add_peer(&host, port, caller(connected).await).await,
-                Request::RemovePeer { host } => self.remove_peer(&host, caller(connected).await).await,
+                Request::AddPeer { host, port } => self.add_peer(&host, port, caller(connected)).await,
+                Request::RemovePeer { host } => self.remove_peer(&host, caller(connected)).await,
                 Request::ListTailscale => list_tailscale(self.settings.tailscale_socket.value.as_deref()).await,
                 Request::Refresh => {
                     self.ports.look_again();
@@ -70,34 +70,32 @@ impl Admin for Office {
                 }
                 Request::Identity { name } => self.identity(name.as_deref()).await,
                 Request::Peers => Ok(to_json(&self.peers())),
-                Request::PeerRename { peer, name } => self.rename(&peer, &name, caller(connected).await).await,
+                Request::PeerRename { peer, name } => self.rename(&peer, &name, caller(connected)).await,
                 Request::PeerAddress { peer, add, remove } => {
-                    self.change_addresses(&peer, &add, remove, caller(connected).await).await
+                    self.change_addresses(&peer, &add, remove, caller(connected)).await
                 }
-                Request::Unpair { peer } => self.unpair(&peer, caller(connected).await).await,
+                Request::Unpair { peer } => self.unpair(&peer, caller(connected)).await,
                 Request::VerifyPeers => self.verify().await.map(|checks| to_json(&checks)),
                 Request::PairOffer(offer) => {
                     self.offers.offer(connected, &reply, &offer).await.map(|offer| to_json(&offer))
                 }
-                Request::PairJoin(join) => self
-                    .offers
-                    .join(self.key.spki(), &join, caller(connected).await)
-                    .await
-                    .map(|paired| to_json(&paired)),
+                Request::PairJoin(join) => {
+                    self.offers.join(self.key.spki(), &join, caller(connected)).await.map(|paired| to_json(&paired))
+                }
                 Request::PairCheck(check) => self.offers.check(&check).map(|checked| to_json(&checked)),
                 Request::Discover { lan } => Ok(to_json(&machines::discover(&self, lan).await)),
                 Request::PeerCheck { peer } => self.check_peer(&peer).await.map(|checks| to_json(&checks)),
                 Request::PeerRate { peer, calls_per_minute } => {
-                    self.set_rate(&peer, calls_per_minute, caller(connected).await).await
+                    self.set_rate(&peer, calls_per_minute, caller(connected)).await
                 }
-                Request::Grant(grant) => self.grant(grant, caller(connected).await).await,
+                Request::Grant(grant) => self.grant(grant, caller(connected)).await,
                 Request::Grants { peer } => self.grants(peer.as_deref()),
-                Request::Revoke { grant } => self.revoke(&grant, caller(connected).await).await,
-                Request::Lock => self.lock_peers(caller(connected).await).await,
-                Request::Unlock => self.unlock_peers(caller(connected).await).await,
+                Request::Revoke { grant } => self.revoke(&grant, caller(connected)).await,
+                Request::Lock => self.lock_peers(caller(connected)).await,
+                Request::Unlock => self.unlock_peers(caller(connected)).await,
                 Request::Approvals { approval } => self.approvals(approval.as_deref()),
-                Request::Approve(approve) => self.approve(&approve, caller(connected).await),
-                Request::Deny { approval } => self.deny(&approval, caller(connected).await),
+                Request::Approve(approve) => self.approve(&approve, caller(connected)),
+                Request::Deny { approval } => self.deny(&approval, caller(connected)),
                 Request::AuditSync => self.audit.sync().await.map(|()| to_json(&json!({}))),
                 Request::PairCancel => Ok(to_json(&json!({ "cancelled": self.offers.cancel(client) }))),
                 // The control server sees to these itself.
@@ -201,10 +199,14 @@ impl Office {
     async fn identity(&self, name: Option<&str>) -> Result<Vec<u8>, Failure> {
         if let Some(name) = name {
             let name: PeerName = parsed(name)?;
-            let (dir, kept) = (self.dir.clone(), name.clone());
-            self.on_disk(move |_| config::set_name(&dir, &kept)).await?;
-            self.context.relay.lock().set_own_name(&name);
-            self.book.keep_for_itself(name);
+            let (dir, relay) = (self.dir.clone(), self.context.relay.clone());
+            let keep = move |book: &Book| {
+                config::set_name(&dir, &name)?;
+                relay.lock().set_own_name(&name);
+                book.keep_for_itself(name);
+                Ok(())
+            };
+            self.on_disk(keep).await?;
         }
         let fingerprint = self.key.fingerprint();
         let name = self.context.relay.lock().own_name().to_owned();

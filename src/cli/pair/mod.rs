@@ -111,8 +111,7 @@ async fn pair(cx: &Context, args: Args, way: Way, mut terms: PairTerms) -> Resul
     let mut client = daemon::connect_or_start(cx).await?;
     let address = if let Way::Join(host) = &way { Some(host.clone()) } else { None };
     let check = PairCheck { address, terms: terms.clone() };
-    let checked = client.ask("pair_check", &check, PAIRING_DEADLINE).await;
-    let checked: PairChecked = checked.map_err(|failure| rights::as_usage(failure.into(), "pi-remote pair --help"))?;
+    let checked: PairChecked = client.ask("pair_check", &check, PAIRING_DEADLINE).await?;
     if let Some(known) = checked.known
         && !again(cx, &known).await?
     {
