@@ -133,6 +133,11 @@ impl Chain {
         self.other = Some(other);
     }
 
+    /// Whether the head knows that the other log goes so far.
+    pub fn knows(&self, other: Extent) -> bool {
+        self.other == Some(other)
+    }
+
     /// Whether the head knows of anything in the other log that not even a power cut takes away.
     pub fn knows_other(&self) -> bool {
         self.other.is_some_and(|other| other.synced > 0)

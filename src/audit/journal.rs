@@ -159,12 +159,22 @@ impl Journal {
         self.have_on_disk()
     }
 
-    /// Has on the disk what is written.
+    /// Has on the disk what is written, and the log of trust know of it: an older copy of the other log and
+    /// its head is then missed, however long trust has not changed.
     ///
     /// # Errors
     /// The disk refuses it.
     pub fn have_on_disk(&mut self) -> Result<(), Failure> {
-        self.audit.chain.as_mut().map_or(Ok(()), Chain::sync)
+        let Some(audit) = &mut self.audit.chain else { return Ok(()) };
+        audit.sync()?;
+        let extent = audit.extent();
+        match &mut self.trust.chain {
+            Some(trust) if !trust.knows(extent) => {
+                trust.know_other(extent);
+                trust.put_head()
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// What was found in the logs since this was last asked.

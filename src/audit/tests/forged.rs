@@ -143,6 +143,26 @@ fn an_older_copy_of_a_log_and_its_head_is_told_by_the_other() {
 }
 
 #[test]
+fn an_older_copy_of_what_was_done_is_missed_though_trust_has_not_changed_since() {
+    for reboots in [false, true] {
+        let place = Place::new();
+        run(&place, true);
+        let kept = ["audit.log", "audit.head"].map(|name| (name, place.text(name)));
+        run(&place, false);
+        run(&place, false);
+        kept.iter().for_each(|(name, text)| place.write(name, text));
+        if reboots {
+            let mut head: Value = serde_json::from_str(&place.text("trust.head")).unwrap();
+            head["boot"] = json!("another");
+            place.write("trust.head", &head.to_string());
+        }
+        let found = verify(&place.dir).unwrap().broken.unwrap();
+        let what = "goes to line 2, and trust.head knows of 4";
+        assert!(found.file == "audit.log" && found.what.contains(what), "{reboots}: {found:?}");
+    }
+}
+
+#[test]
 fn logs_that_went_away_all_at_once_are_missed_by_whoever_is_pinned() {
     let place = Place::new();
     let mut journal = journal(&place).with_pinned(2);
