@@ -32,7 +32,8 @@ fn main() -> ExitCode {
 fn run(invocation: Invocation) -> Result<(), Error> {
     // One thread for a daemon too: a relay is a few microseconds of work between two sockets, and to
     // wake another thread for it costs more than it does. What waits for a disk, and what computes for
-    // long, goes to the blocking pool; the watch of the sessions has a thread of its own.
+    // long but for the reading of a message itself, goes to the blocking pool; the watch of the sessions
+    // has a thread of its own.
     let runtime = Builder::new_current_thread().enable_all().build().map_err(Error::no_runtime)?;
     let ended = runtime.block_on(invocation.run());
     // A thread that still waits for stdin must not hold up the end.

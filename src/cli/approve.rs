@@ -108,8 +108,7 @@ fn question(held: &ApprovalView, length: Option<Duration>) -> String {
 }
 
 /// Decides about each, also where one before it failed, and ends as the worst of them did; where nobody can
-/// be shown or asked anything any more, at once. One alone
-/// is answered by its own JSON.
+/// be shown or asked anything any more, at once. One alone is answered by its own JSON.
 pub(crate) async fn each(
     cx: &Context,
     ids: &[String],
@@ -128,6 +127,9 @@ pub(crate) async fn each(
             Err(over @ Error::Failed { failure: Failure { code: Code::Interrupted | Code::Io, .. }, .. }) => {
                 let left = ids.get(number..).unwrap_or_default().join(", ");
                 cx.out.note(&format!("no answer, and nothing done about: {left}"));
+                if cx.out.json {
+                    cx.out.json(&json!({ "decided": all }))?;
+                }
                 return Err(over);
             }
             Err(Error::Failed { failure, source }) => {

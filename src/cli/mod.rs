@@ -373,6 +373,9 @@ async fn interruption() {
     }
 }
 
+/// The option that is followed by how long something holds.
+const FOR: &str = "--for";
+
 /// clap's words in this program's form. A ticket or code that was typed in the wrong place is left out.
 fn usage_failure(error: &clap::Error, arguments: &[OsString]) -> Failure {
     let text = error.render().to_string();
@@ -382,10 +385,14 @@ fn usage_failure(error: &clap::Error, arguments: &[OsString]) -> Failure {
     if matches!(error.kind(), ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand) {
         message = "a command is missing".into();
     }
+    let mut before = "";
     for argument in arguments.iter().skip(1).filter_map(|a| a.to_str()) {
-        for part in argument.split('=').filter(|part| pair::looks_like_secret(part) && !is_duration(part)) {
+        // A time such as `400000h` has the length of a code.
+        let is_time = before == FOR || argument.strip_prefix(FOR).is_some_and(|rest| rest.starts_with('='));
+        for part in argument.split('=').filter(|part| !is_time && pair::looks_like_secret(part)) {
             message = message.replace(part, "(not shown)");
         }
+        before = argument;
     }
     let usage = match error.get(ContextKind::Usage) {
         Some(ContextValue::StyledStr(usage)) => usage.to_string(),
@@ -399,11 +406,6 @@ fn usage_failure(error: &clap::Error, arguments: &[OsString]) -> Failure {
         None => help,
     };
     Failure::new(Code::Usage, message).hint(hint)
-}
-
-/// `400000h` has the length of a code. A code that ends in a unit is typed in capitals, or in groups.
-fn is_duration(text: &str) -> bool {
-    !text.bytes().any(|b| b.is_ascii_uppercase()) && humantime::parse_duration(text).is_ok()
 }
 
 /// The command that shows the help of the command that was typed, as far as it is one.

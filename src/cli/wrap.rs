@@ -36,13 +36,14 @@ const PROGRAMS: [&str; 22] = [
 /// would be longer; its further lines begin in the same column.
 ///
 /// Not broken is what stands in backticks, a command of this program up to the end of its clause, and
-/// one of a shell (at the beginning, or behind a colon) up to the end of the text.
+/// one of a shell (at the beginning, or behind a colon) up to the end of the text; nor anything with
+/// letters that run from the right: a line that began with one would be shown from the right as a whole.
 pub(crate) fn wrapped(text: &str, width: usize, column: usize) -> String {
     let words = text.trim_start_matches(' ');
     let indent = text.len() - words.len();
     let column = column + indent;
     let room = width.saturating_sub(column);
-    if words.chars().count() <= room || room < NARROWEST {
+    if words.chars().count() <= room || room < NARROWEST || words.chars().any(runs_from_the_right) {
         return text.to_owned();
     }
     let mut lines = " ".repeat(indent);
@@ -59,6 +60,12 @@ pub(crate) fn wrapped(text: &str, width: usize, column: usize) -> String {
         used += piece.chars().count();
     }
     lines
+}
+
+/// Whether this may be a letter of a script that runs from right to left (the blocks that Unicode keeps
+/// for them).
+fn runs_from_the_right(c: char) -> bool {
+    matches!(u32::from(c), 0x590..=0x8ff | 0xfb1d..=0xfdff | 0xfe70..=0xfeff | 0x10800..=0x10fff | 0x1e800..=0x1efff)
 }
 
 /// The text in pieces, each with the blank behind it, between which it can be broken.
@@ -107,6 +114,14 @@ mod tests {
         assert_eq!(wrapped(&format!("a {word} b"), 40, 0), format!("a\n{word}\nb"));
         assert_eq!(wrapped("ä ö ü ä ö ü ä ö ü ä ö ü ä", 25, 0), "ä ö ü ä ö ü ä ö ü ä ö ü ä", "columns, not bytes");
         assert_eq!(wrapped("", 80, 0), "");
+    }
+
+    #[test]
+    fn no_line_begins_with_what_runs_from_the_right() {
+        for word in ["שלום", "مرحبا", "\u{1e900}"] {
+            let text = format!("laptop sends to the session work: {word} {word} {word} {word}");
+            assert_eq!(wrapped(&text, 40, 0), text);
+        }
     }
 
     #[test]

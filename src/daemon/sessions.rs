@@ -153,7 +153,7 @@ impl Asking {
 
     fn too_many_waits(&self) -> Failure {
         let message = format!(
-            "as many calls of this peer as may wait for turns to end already, {PEER} of session {} or its share of all",
+            "too many calls of this peer wait for a turn to end already ({PEER} at most on session {}, and its share of all)",
             self.session
         );
         Failure::new(Code::Overloaded, message)

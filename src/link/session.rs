@@ -28,7 +28,7 @@ const ENVELOPE: usize = 64 * 1024;
 /// How long a connection that ends may take to say so.
 const CLOSING: Duration = Duration::from_secs(1);
 
-/// What is shown of a command up to so many bytes is worked out faster than another thread is woken.
+/// What is shown of a command up to so many bytes is worked out at once: that takes less than a millisecond.
 const SHOWN_AT_ONCE: usize = 64 * 1024;
 
 type Read = ReadHalf<TlsStream<TcpStream>>;
@@ -135,7 +135,8 @@ async fn read_messages(read: &mut Read, link: &Closing<'_>, dialled: bool, facts
             whole = true;
             let now = context.clock.now();
             let shown = shown(context, id, &message, now).await;
-            // What nobody is asked about is looked at again at the same moment, which gives the same answer.
+            // What nobody is asked about is looked at again as of the same moment, so that no date passes in
+            // between. Only a change of rights in between has what is shown worked out later.
             let now = if shown.is_some() { context.clock.now() } else { now };
             let hello = context.relay.lock().link_message_shown(id, message, shown, now);
             if let Some(hello) = hello {

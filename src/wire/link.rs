@@ -307,7 +307,8 @@ pub enum LinkMessage {
     Allows(Allows),
     /// The link ends.
     Bye(ByeReason),
-    /// A request of the control socket, by its type: no peer may make one. Ignored, and on record.
+    /// A request of the control socket, by its type: no peer may make one. Ignored, and on record once
+    /// the link is live.
     Request(&'static str),
     /// A type that this version does not know; ignored.
     Unknown,
