@@ -97,9 +97,12 @@ impl Chain {
             None => without_head(dir, &log)?,
         };
         let least = other.map_or(0, |other| other.least_of_other());
-        if found.end.n < least && !found.is_broken() {
+        if found.end.n < least {
             let what = format!("it goes to line {}, and {} knows of {least}", found.end.n, log.other_head);
-            found.adopt.push(adopted(AdoptedKind::Broken, None, Some(what)));
+            // Once is enough, and no number stands for two lines.
+            if !found.is_broken() {
+                found.adopt.push(adopted(AdoptedKind::Broken, None, Some(what)));
+            }
             found.end.n = least.min(MAX_ONWARD);
         }
         let Found { end, first, synced, adopt, open, .. } = found;

@@ -163,6 +163,23 @@ fn an_older_copy_of_what_was_done_is_missed_though_trust_has_not_changed_since()
 }
 
 #[test]
+fn a_log_without_its_head_is_numbered_on_from_what_the_other_head_knows() {
+    let place = Place::new();
+    run(&place, true);
+    (0..3).for_each(|_| run(&place, false));
+    let text = place.text("audit.log");
+    place.write("audit.log", &text.replacen("start", "stare", 1));
+    std::fs::remove_file(place.path("audit.head")).unwrap();
+    let mut journal = journal(&place);
+    journal.take(vec![Entry::new(Action::Start)], 0, NOW, Duration::ZERO);
+    journal.sync(NOW, Duration::ZERO).unwrap();
+    assert_eq!(journal.take_remarks().iter().filter(|remark| remark.is_broken).count(), 1, "said once");
+    let head: Value = serde_json::from_str(&place.text("trust.head")).unwrap();
+    assert_eq!(head["other"]["count"], 5 + 2, "five were known, and there is one that says so and one more");
+    assert!(!verify(&place.dir).unwrap().ok);
+}
+
+#[test]
 fn logs_that_went_away_all_at_once_are_missed_by_whoever_is_pinned() {
     let place = Place::new();
     let mut journal = journal(&place).with_pinned(2);
