@@ -70,6 +70,12 @@ fn what_is_gained_and_lost_is_said_in_words() {
             vec![format!("{all} on sessions name:x")],
         ),
         (
+            vec![on(Preset::Full, "name:a*")],
+            vec![on(Preset::Full, "name:a*"), on(Preset::None, "name:*b")],
+            vec![],
+            vec![format!("{all} on sessions name:*b that are name:a* too")],
+        ),
+        (
             vec![of(Preset::Full), of(Preset::None)],
             vec![of(Preset::Full)],
             vec![format!("{all} on all sessions")],
