@@ -17,6 +17,23 @@ fn on(preset: Preset, session: &str) -> Grant {
 }
 
 #[test]
+fn a_selector_is_within_another_only_where_every_session_of_it_is() {
+    for (narrow, wide, is) in [
+        ("name:ab", "name:a*", true),
+        ("name:ab", "name:b*", false),
+        ("name:ab", "name:ab", true),
+        ("name:a*", "name:a*", true),
+        ("name:a*", "name:*", false),
+        ("name:*b", "name:a*", false),
+        ("id:s", "id:s", true),
+        ("id:s", "id:t", false),
+        ("id:s", "name:s", false),
+    ] {
+        assert_eq!(is_within(&narrow.parse().unwrap(), &wide.parse().unwrap()), is, "{narrow} {wide}");
+    }
+}
+
+#[test]
 fn what_is_gained_and_lost_is_said_in_words() {
     let until = |grant| Grant { expires: Some(second(3600)), ..grant };
     let home = |grant| Grant { from: vec!["cidr:10.0.0.0/8".parse().unwrap()], ..grant };
