@@ -368,13 +368,15 @@ async fn an_interrupt_is_130_and_cancels_the_call_at_the_session() {
     eventually("both are seen", || pair.laptop.sessions().len() == 2);
     for (session, signal) in [(&here, Signal::SIGINT), (&there, Signal::SIGINT), (&there, Signal::SIGTERM)] {
         let words = ["send", session.id().as_str(), "SLOW 60000 words", "--wait"];
+        // Each call is two lines: it asks for the turn's end too.
+        let before = session.received().len();
         let text = Running::start(&pair.laptop.dir, &words);
-        session.until_connections(1).await;
+        session.until_received(before + 2).await;
         text.signal(signal);
         assert_eq!(text.end().ends(130).out, "");
         session.until_connections(0).await;
         let json = Running::start(&pair.laptop.dir, &with_json(&words));
-        session.until_connections(1).await;
+        session.until_received(before + 4).await;
         json.signal(signal);
         assert_eq!(json.end().ends(130).json_failure()["code"], "interrupted");
         session.until_connections(0).await;

@@ -174,7 +174,7 @@ async fn a_session_that_answers_nonsense_or_nothing_has_its_own_words() {
         run(&daemon.dir, &["read", id]).ends(1).text_failure();
     }
     let waiting = Running::start(&daemon.dir, &["read", "silent", "--json"]);
-    silent.until_connections(1).await;
+    silent.until_received(1).await;
     waiting.signal(Signal::SIGHUP);
     assert_eq!(waiting.end().ends(130).json_failure()["code"], "interrupted");
     silent.until_connections(0).await;
@@ -188,7 +188,7 @@ async fn the_daemons_end_during_a_call_is_told() {
     eventually("it is seen", || run(&dir, &["sessions"]).out.contains("work"));
     let words = ["send", "work", "SLOW 60000", "--wait", "--json"];
     let waiting = Running::start(&dir, &words);
-    there.until_connections(1).await;
+    there.until_received(2).await;
     pair.desktop.kill();
     let failure = waiting.end().ends(1).json_failure();
     assert_eq!((&failure["code"], &failure["delivered"]), (&json!("peer_disconnected"), &json!(true)), "{failure}");
@@ -196,7 +196,7 @@ async fn the_daemons_end_during_a_call_is_told() {
     let here = session(&pair.laptop, "s-2", "here");
     eventually("it is seen", || run(&dir, &["sessions"]).out.contains("here"));
     let waiting = Running::start(&dir, &["send", "here", "SLOW 60000", "--wait", "--json"]);
-    here.until_connections(1).await;
+    here.until_received(2).await;
     pair.laptop.kill();
     let failure = waiting.end().ends(3).json_failure();
     assert_eq!(failure["delivered"], true, "{failure}");
