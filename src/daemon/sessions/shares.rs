@@ -47,8 +47,8 @@ pub(super) struct Shares {
     askers: HashMap<Asker, Shared>,
     /// Connections for this machine's clients, and as many for all peers.
     half: usize,
-    /// Connections of all peers together. Their shares are no more than that, but for those that had
-    /// something under way already when another peer was pinned.
+    /// Connections of all peers together. Their shares are no more than that, but for what was under way
+    /// already when another peer was pinned.
     of_peers: Arc<Semaphore>,
 }
 
@@ -79,22 +79,47 @@ impl Share {
 /// Places for connections, by what they are kept for.
 #[derive(Debug)]
 struct Connections {
-    answers: Arc<Semaphore>,
-    turn_ends: Arc<Semaphore>,
-    control: Arc<Semaphore>,
+    answers: Places,
+    turn_ends: Places,
+    control: Places,
 }
 
 impl Connections {
     fn new(number: usize, control: usize) -> Self {
-        Self { answers: places(number), turn_ends: places(number), control: places(control) }
+        Self { answers: Places::new(number), turn_ends: Places::new(number), control: Places::new(control) }
     }
 
-    fn of(&self, kind: Kind) -> Arc<Semaphore> {
-        Arc::clone(match kind {
-            Kind::Answer => &self.answers,
-            Kind::Control => &self.control,
-            Kind::TurnEnd => &self.turn_ends,
-        })
+    fn of(&mut self, kind: Kind) -> &mut Places {
+        match kind {
+            Kind::Answer => &mut self.answers,
+            Kind::Control => &mut self.control,
+            Kind::TurnEnd => &mut self.turn_ends,
+        }
+    }
+}
+
+/// Places whose number may change.
+#[derive(Debug)]
+struct Places {
+    free: Arc<Semaphore>,
+    number: usize,
+}
+
+impl Places {
+    fn new(number: usize) -> Self {
+        Self { free: places(number), number }
+    }
+
+    /// There are to be so many: new ones at once, and of those too many as many as are free.
+    fn resize(&mut self, number: usize) -> &Self {
+        match number.checked_sub(self.number) {
+            Some(more) => {
+                self.free.add_permits(more);
+                self.number = number;
+            }
+            None => self.number -= self.free.forget_permits(self.number - number),
+        }
+        self
     }
 }
 
@@ -130,8 +155,9 @@ impl Shares {
         let share = shared.sessions.entry(session.clone()).or_insert_with(|| Share::new(asker));
         share.calls += 1;
         let of_peers = asker.is_some().then(|| Arc::clone(&self.of_peers));
-        let own = [share.connections.of(kind), shared.connections.of(kind)];
-        let rooms = own.into_iter().chain(of_peers).collect();
+        // The share is another one as soon as more or fewer peers are pinned.
+        let own = [share.connections.of(kind), shared.connections.of(kind).resize(each)];
+        let rooms = own.into_iter().map(|places| Arc::clone(&places.free)).chain(of_peers).collect();
         let turn = is_send.then(|| {
             let (done, is_done) = oneshot::channel();
             Turn { before: share.last_send.replace(is_done), done: Done(done) }
@@ -331,6 +357,20 @@ mod tests {
         assert_eq!(fill_all(&mut shares, None, 2, Kind::Answer).len(), 20, "this machine's clients have theirs");
         first.truncate(45);
         assert_eq!(fill_all(&mut shares, Some(2), 2, Kind::Answer).len(), 10);
+    }
+
+    #[test]
+    fn an_askers_share_changes_with_the_number_of_peers_whatever_it_has_under_way() {
+        for kind in KINDS {
+            let mut shares = Shares::new(120);
+            let mut held = fill_all(&mut shares, Some(1), 1, kind);
+            assert_eq!(held.len(), 20);
+            held.truncate(15);
+            assert_eq!(fill_all(&mut shares, Some(1), 2, kind).len(), 0, "it has more than its share {kind:?}");
+            held.truncate(8);
+            assert_eq!(fill_all(&mut shares, Some(1), 2, kind).len(), 2, "{kind:?}");
+            assert_eq!(fill_all(&mut shares, Some(1), 1, kind).len(), 12, "{kind:?}");
+        }
     }
 
     #[test]
