@@ -23,7 +23,7 @@ Presets:
   none    nothing, whatever other grants say
 
 Verbs:
-  list    see that a session exists     events   hear when a turn ends
+  list    see that a session exists     events   with send: wait for a turn's end
   read    its last message              send     tell it something
   summary a summary of it               control  clear and abort
 

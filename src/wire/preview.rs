@@ -286,6 +286,8 @@ mod tests {
         let odd = format!("{{\"type\":\"x\",{}\"a\":\"\u{e0100}{}b\\n\"}}", " ".repeat(600), "\u{3164}".repeat(20));
         let shown = r#"{"type":"x",\[600 spaces]"a":"\udb40\udd00\[20 u{3164}]b\n"}"#;
         assert_eq!((preview(&odd), whole(&odd)), ((shown.to_owned(), false), shown.to_owned()));
+        let mixed = format!("{{\"type\":\"x\",{}\"a\":1}}", " \n\t\r".repeat(150));
+        assert_eq!(preview(&mixed).0, r#"{"type":"x",\[600 spaces]"a":1}"#, "one run, whatever it is made of");
     }
 
     #[test]

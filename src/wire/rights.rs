@@ -203,3 +203,22 @@ pub struct Lock {
     /// Whether that is new.
     pub changed: bool,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decision_names_its_session_as_a_person_does_where_it_can() {
+        let of = |name: &str| Decided {
+            id: "a1-322".into(),
+            decision: Decision::Denied,
+            peer: "guest".into(),
+            verb: Verb::Send,
+            session_id: "s-1".into(),
+            session_name: name.into(),
+            until: None,
+        };
+        assert_eq!((of("work").session(), of("").session()), ("work", "s-1"));
+    }
+}

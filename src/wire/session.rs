@@ -213,9 +213,14 @@ mod tests {
 
     #[test]
     fn a_flood_of_members_is_refused_not_compared() {
-        let many: Vec<String> = (0..1000).map(|n| format!("\"m{n}\":0")).collect();
-        let head = CommandHead::read(&format!("{{{}}}", many.join(","))).unwrap();
-        assert!(head.repeated.is_some());
+        let repeated = |members: usize| {
+            let many: Vec<String> = (0..members).map(|n| format!("\"m{n}\":0")).collect();
+            CommandHead::read(&format!("{{{}}}", many.join(","))).unwrap().repeated
+        };
+        assert_eq!(repeated(MAX_MEMBERS), None);
+        for more in [MAX_MEMBERS + 1, 1000] {
+            assert_eq!(repeated(more).as_deref(), Some("(more than 64 members)"));
+        }
     }
 
     #[test]
