@@ -182,7 +182,7 @@ struct Gone {
 
 impl Drop for Gone {
     fn drop(&mut self) {
-        self.context.relay.lock().close_client(self.client, self.context.clock.now());
+        self.context.relay.lock().close_client(self.client);
         self.context.admin.client_gone(self.client);
     }
 }

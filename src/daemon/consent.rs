@@ -26,7 +26,6 @@ impl Office {
     }
 
     pub(super) fn deny(&self, id: &str, by: Option<Caller>) -> Result<Vec<u8>, Failure> {
-        let now = self.context.clock.now();
-        self.context.relay.lock().deny(id, by, now).map(|decided| to_json(&decided))
+        self.context.relay.lock().deny(id, by).map(|decided| to_json(&decided))
     }
 }

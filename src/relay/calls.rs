@@ -213,7 +213,7 @@ impl Relay {
             Outcome::Answer { response, event } => Ok((response, event)),
             Outcome::Failed(failure) => Err(self.far_failure(link, &failure)),
         };
-        self.complete(call, answer, now);
+        self.complete(call, answer);
     }
 
     fn stray_answer(&mut self, id: LinkId, now: Duration) {
@@ -241,10 +241,10 @@ impl Relay {
     }
 
     /// A peer does not want the answer of its call any more.
-    pub(super) fn rpc_cancelled(&mut self, link: LinkId, id: u64, now: Duration) {
+    pub(super) fn rpc_cancelled(&mut self, link: LinkId, id: u64) {
         let call = self.links.get(&link).and_then(|link| link.calls.get(&id)).copied();
         if let Some(call) = call {
-            self.abandon(call, now);
+            self.abandon(call);
             if let Some(call) = self.forget(call) {
                 self.record_unwanted(&call, Code::Interrupted, "who asked wants no answer any more");
             }
@@ -252,7 +252,7 @@ impl Relay {
     }
 
     /// Gives a call its one outcome.
-    pub(super) fn complete(&mut self, id: CallId, answer: Answer, _now: Duration) {
+    pub(super) fn complete(&mut self, id: CallId, answer: Answer) {
         let Some(call) = self.forget(id) else { return };
         self.record_end(&call, answer.as_ref().err());
         match call.origin {
@@ -309,7 +309,7 @@ impl Relay {
     }
 
     /// Tells whoever works on a call that its answer is not wanted.
-    pub(super) fn abandon(&mut self, id: CallId, _now: Duration) {
+    pub(super) fn abandon(&mut self, id: CallId) {
         let Some(call) = self.pending.get(id) else { return };
         match call.destination.clone() {
             Destination::Session(_) if self.is_held(id) => self.void(id),

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -45,13 +44,13 @@ impl Relay {
     }
 
     /// A client has gone: nobody wants the answers of its calls any more.
-    pub fn close_client(&mut self, id: ClientId, now: Duration) {
+    pub fn close_client(&mut self, id: ClientId) {
         self.subscribers.remove(&id);
         let Some(client) = self.clients.remove(&id) else { return };
         let mut calls: Vec<_> = client.calls.into_iter().collect();
         calls.sort_unstable();
         for call in calls {
-            self.abandon(call, now);
+            self.abandon(call);
             if let Some(call) = self.pending.remove(call) {
                 self.record_unwanted(&call, Code::Interrupted, "who asked has gone");
             }

@@ -103,7 +103,7 @@ impl Relay {
         let (number, held) = self.approvals.find(&request.id).ok_or_else(|| self.unknown(&request.id))?;
         if held.until <= now {
             // The timer may be late, after a suspend say, and who asked has given up.
-            self.nobody_approved(held.call, now);
+            self.nobody_approved(held.call);
             return Err(self.unknown(&request.id));
         }
         if request.hash != held.shown.hash {
@@ -124,7 +124,7 @@ impl Relay {
             let Matter { peer, verb, session } = &held.matter;
             let message =
                 format!("{} may not {verb} on session {session} any more; it was refused", self.petname(*peer));
-            self.refuse(number, Decision::Void, failure, by, now);
+            self.refuse(number, Decision::Void, failure, by);
             return Err(Failure::new(Code::Forbidden, message));
         }
         let until = length.map(|length| rfc3339(self.date(now) + length));
@@ -149,7 +149,7 @@ impl Relay {
     ///
     /// # Errors
     /// `not_found`.
-    pub fn deny(&mut self, id: &str, by: Option<Caller>, now: Duration) -> Result<Decided, Failure> {
+    pub fn deny(&mut self, id: &str, by: Option<Caller>) -> Result<Decided, Failure> {
         if let Some(number) = self.approvals.find_standing(id) {
             let ended = self.end_standing(|standing, _| standing == number);
             let (decided, matter) = ended.into_iter().next().ok_or_else(|| self.unknown(id))?;
@@ -158,7 +158,7 @@ impl Relay {
         }
         let (number, _) = self.approvals.find(id).ok_or_else(|| self.unknown(id))?;
         let failure = Failure::new(Code::Forbidden, DENIED_HERE).delivered(false);
-        self.refuse(number, Decision::Denied, failure, by, now).ok_or_else(|| self.unknown(id))
+        self.refuse(number, Decision::Denied, failure, by).ok_or_else(|| self.unknown(id))
     }
 
     /// What waits and what was approved for a while: all, or one with its whole command.
@@ -202,22 +202,22 @@ impl Relay {
     pub(super) fn review_held(&mut self, now: Duration) {
         let held = self.approvals.held().filter_map(|(number, held)| Some((number, self.refused_now(held, now)?)));
         for (number, failure) in held.collect::<Vec<_>>() {
-            self.refuse(number, Decision::Void, failure, None, now);
+            self.refuse(number, Decision::Void, failure, None);
         }
     }
 
     /// A session is gone: nothing about it waits or is approved any more.
-    pub(super) fn consent_ends_with(&mut self, session: &SessionId, now: Duration) {
+    pub(super) fn consent_ends_with(&mut self, session: &SessionId) {
         self.drop_standing(|_, stands| stands.matter.session == *session);
         let held = self.approvals.held().filter(|(_, held)| held.matter.session == *session);
         for number in held.map(|(number, _)| number).collect::<Vec<_>>() {
-            self.refuse(number, Decision::Void, not_found(session.as_str()), None, now);
+            self.refuse(number, Decision::Void, not_found(session.as_str()), None);
         }
     }
 
     /// A link's last words are near: whoever waits there for a decision is told that none comes, and that
     /// nothing was begun.
-    pub(super) fn refuse_held_of(&mut self, link: LinkId, now: Duration) {
+    pub(super) fn refuse_held_of(&mut self, link: LinkId) {
         let came_over = |call| match self.pending.get(call).map(|call| &call.origin) {
             Some(Origin::Link { link: over, .. }) => *over == link,
             Some(Origin::Client { .. } | Origin::Nobody { .. }) | None => false,
@@ -226,7 +226,7 @@ impl Relay {
         for number in held.map(|(number, _)| number).collect::<Vec<_>>() {
             let message = "the link ended before anybody approved it";
             let failure = Failure::new(Code::PeerDisconnected, message).delivered(false);
-            self.refuse(number, Decision::Void, failure, None, now);
+            self.refuse(number, Decision::Void, failure, None);
         }
     }
 
@@ -248,12 +248,12 @@ impl Relay {
         }
     }
 
-    pub(super) fn nobody_approved(&mut self, call: CallId, now: Duration) {
+    pub(super) fn nobody_approved(&mut self, call: CallId) {
         let Some(number) = self.approvals.number_of(call) else { return };
         let within = self.limits.hold.as_secs();
         let message = format!("{NOBODY_APPROVED} it within {within} s");
         let failure = Failure::new(Code::Forbidden, message).delivered(false);
-        self.refuse(number, Decision::Expired, failure, None, now);
+        self.refuse(number, Decision::Expired, failure, None);
     }
 
     /// What a new call like a held one would be answered now, if it were refused.
@@ -271,18 +271,11 @@ impl Relay {
     }
 
     /// Ends a held call with a failure.
-    fn refuse(
-        &mut self,
-        number: u64,
-        decision: Decision,
-        failure: Failure,
-        by: Option<Caller>,
-        now: Duration,
-    ) -> Option<Decided> {
+    fn refuse(&mut self, number: u64, decision: Decision, failure: Failure, by: Option<Caller>) -> Option<Decided> {
         let (held, decided) = self.release(number, decision, None)?;
         let entry = self.end_entry(decision, number, &held);
         self.record(Entry { caller: by, failed: Some((failure.code, failure.message.clone())), ..entry });
-        self.complete(held.call, Err(failure), now);
+        self.complete(held.call, Err(failure));
         Some(decided)
     }
 

@@ -287,7 +287,7 @@ impl Relay {
         if self.links.get(&id).is_none_or(|link| matches!(link.state, State::Ending { .. })) {
             return;
         }
-        self.say_bye(id, reason, now);
+        self.say_bye(id, reason);
         self.retire_saying(id, LinkEnd::Here(reason), now);
     }
 
@@ -395,7 +395,7 @@ impl Relay {
             }
             LinkMessage::RpcProgress { id: call, code, extend_ms } => self.rpc_progress(id, call, code, extend_ms, now),
             LinkMessage::RpcResponse { id: call, outcome } => self.rpc_answered(id, call, outcome, now),
-            LinkMessage::Cancel(call) => self.rpc_cancelled(id, call, now),
+            LinkMessage::Cancel(call) => self.rpc_cancelled(id, call),
             LinkMessage::Check(check) => self.check_wanted(id, check),
             LinkMessage::Checked(checked) => self.peer_checked(id, checked),
             LinkMessage::Allows(allows) => self.far_allows(id, allows),
@@ -414,15 +414,15 @@ impl Relay {
     /// Ends a link whose peer broke the protocol.
     pub fn break_off(&mut self, id: LinkId, how: &str, now: Duration) {
         if let Some(peer) = self.links.get(&id).map(|link| link.peer) {
-            self.say_bye(id, ByeReason::ProtocolError, now);
+            self.say_bye(id, ByeReason::ProtocolError);
             self.note(peer, &format!("broke the protocol: {}", shown(how, MAX_WORDS)), now);
         }
         self.retire_saying(id, LinkEnd::Protocol(how.to_owned()), now);
     }
 
     /// Says bye on a link, behind the last word about what was held for its peer.
-    fn say_bye(&mut self, id: LinkId, reason: ByeReason, now: Duration) {
-        self.refuse_held_of(id, now);
+    fn say_bye(&mut self, id: LinkId, reason: ByeReason) {
+        self.refuse_held_of(id);
         if let Some(link) = self.links.get_mut(&id) {
             // Without room for the bye the connection simply ends.
             let _ = link.outbox.push_reserved(Lane::State, LinkMessage::Bye(reason).encode());
@@ -494,7 +494,7 @@ impl Relay {
         let asked_here: Vec<_> = link.calls.drain().map(|(_, call)| call).collect();
         self.record_link_down(id, &end);
         for call in asked_here {
-            self.abandon(call, now);
+            self.abandon(call);
             if let Some(call) = self.pending.remove(call) {
                 self.record_unwanted(&call, Code::PeerDisconnected, "the link to who asked has ended");
             }
@@ -504,7 +504,7 @@ impl Relay {
             |call: &super::pending::Call| matches!(&call.destination, Destination::Link { link, .. } if *link == id);
         for call in self.pending.matching(over) {
             let words = format!("The link to {host} dropped before the answer came: {}", end.words());
-            self.complete(call, Err(Failure::new(Code::PeerDisconnected, words).delivered(true)), now);
+            self.complete(call, Err(Failure::new(Code::PeerDisconnected, words).delivered(true)));
         }
         let heirs = self.take_heirs(id);
         let Some(peer) = self.peers.get(&fingerprint) else { return };

@@ -255,7 +255,7 @@ impl Relay {
     pub fn tick(&mut self, now: Duration) -> Option<Duration> {
         self.end_grants(now);
         while let Some(call) = self.pending.expired(now) {
-            self.call_timed_out(call, now);
+            self.call_timed_out(call);
         }
         self.tick_links(now);
         self.tick_tailnet(now);
@@ -293,14 +293,14 @@ impl Relay {
         self.last_id
     }
 
-    fn call_timed_out(&mut self, id: CallId, now: Duration) {
+    fn call_timed_out(&mut self, id: CallId) {
         if self.is_held(id) {
-            return self.nobody_approved(id, now);
+            return self.nobody_approved(id);
         }
         let Some(call) = self.pending.get(id) else { return };
         let failure = refusals::timed_out(call, &self.target_words(&call.destination));
-        self.abandon(id, now);
-        self.complete(id, Err(failure), now);
+        self.abandon(id);
+        self.complete(id, Err(failure));
     }
 }
 

@@ -212,8 +212,8 @@ impl Relay {
         let mut over: Vec<_> = link.calls.values().filter_map(|call| Some((*call, lost(call)?))).collect();
         over.sort_unstable_by_key(|(call, _)| *call);
         for (call, failure) in over {
-            self.abandon(call, now);
-            self.complete(call, Err(failure.delivered(true)), now);
+            self.abandon(call);
+            self.complete(call, Err(failure.delivered(true)));
         }
     }
 

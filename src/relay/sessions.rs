@@ -82,13 +82,13 @@ impl Relay {
         }
         self.emit("session_removed", &json!({"sessionId": id, "host": self.me.host, "isRemote": false}));
         self.tell_of_end(id);
-        self.consent_ends_with(id, now);
+        self.consent_ends_with(id);
         let asked = Destination::Session(id.clone());
         for call in self.pending.matching(|call| call.destination == asked) {
-            self.abandon(call, now);
+            self.abandon(call);
             let gone =
                 Failure::new(Code::SessionRefused, format!("Session {id} ended before it answered")).delivered(true);
-            self.complete(call, Err(gone), now);
+            self.complete(call, Err(gone));
         }
     }
 
@@ -129,7 +129,7 @@ impl Relay {
             }
             answer => answer,
         };
-        self.complete(call, answer, now);
+        self.complete(call, answer);
     }
 
     pub(super) fn push_work(&mut self, work: SessionWork) {

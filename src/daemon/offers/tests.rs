@@ -84,10 +84,10 @@ async fn the_timer_of_a_window_that_expired_in_a_suspend_leaves_the_next_one_ope
 
 #[tokio::test]
 async fn no_window_opens_for_a_client_that_has_gone() {
-    let (_temp, offers, clock) = desk();
+    let (_temp, offers, _) = desk();
     let client = open(&offers, 60).await;
     assert!(offers.cancel(client));
-    offers.context.relay.lock().close_client(client, clock.now());
+    offers.context.relay.lock().close_client(client);
     let terms = PairTerms { grant: "full".into(), ..PairTerms::default() };
     let request = PairOffer { terms, ..PairOffer::default() };
     assert!(offers.offer(Connected { id: client, pid: None }, &ReplyTo::default(), &request).await.is_err());

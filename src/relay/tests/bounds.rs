@@ -246,7 +246,7 @@ fn few_calls_of_a_peer_are_held_and_few_in_all() {
     assert_eq!(relay.held_count(), 64);
     rpc(&mut relay, links[0], 20, r#"{"type":"get_message"}"#, Duration::ZERO);
     assert_eq!(work(&mut relay).len(), 1, "what needs no approval goes on");
-    relay.deny("a1-322", None, Duration::ZERO).unwrap();
+    relay.deny("a1-322", None).unwrap();
     messages(&mut relay, links[0]);
     rpc(&mut relay, links[0], 21, SEND, Duration::ZERO);
     assert_eq!(relay.held_count(), 64, "there is room again");
@@ -261,7 +261,7 @@ fn the_bytes_of_held_calls_count_as_in_flight() {
     assert_eq!(refused.code, Code::Overloaded, "four times the longest message for one peer");
     assert_eq!((relay.held_count(), relay.pending.bytes()), (4, 4 * long.len()));
     for id in 1..=4 {
-        relay.deny(&format!("a{id}-322"), None, Duration::ZERO).unwrap();
+        relay.deny(&format!("a{id}-322"), None).unwrap();
     }
     assert_eq!((relay.pending.bytes(), relay.links[&link].call_bytes), (0, 0));
 }

@@ -138,7 +138,7 @@ fn it_is_quiet_once_every_client_and_every_link_has_gone() {
     pin(&mut relay, 2);
     let link = link(&mut relay, 2, &[]);
     let ids: Vec<_> = relay.clients.keys().copied().collect();
-    ids.into_iter().for_each(|id| relay.close_client(id, SECOND));
+    ids.into_iter().for_each(|id| relay.close_client(id));
     assert_eq!((relay.is_quiet(), relay.has_client(client), relay.client_count()), (false, false, 0));
     relay.link_closed(link, LinkEnd::Silent, SECOND);
     assert!(relay.is_quiet());

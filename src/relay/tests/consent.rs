@@ -154,7 +154,7 @@ fn what_was_worked_out_of_a_call_before_is_what_is_shown_of_it() {
 fn a_call_that_is_denied_or_that_nobody_answers_is_forbidden_and_was_not_delivered() {
     let (mut relay, link) = asked(2);
     rpc(&mut relay, link, 1, SEND, Duration::ZERO);
-    assert_eq!(relay.deny("a1-322", None, Duration::ZERO).unwrap().decision, Decision::Denied);
+    assert_eq!(relay.deny("a1-322", None).unwrap().decision, Decision::Denied);
     let denied = refusal(&mut relay, link);
     assert_eq!((denied.code, denied.delivered), (Code::Forbidden, Some(false)));
 
@@ -204,8 +204,8 @@ fn who_decided_is_on_record() {
     (1..4).for_each(|id| rpc(&mut relay, link, id, SEND, Duration::ZERO));
     let ahead = Approve { for_seconds: Some(9), ..yes(&relay, "a1-322") };
     relay.approve(&ahead, by(), SECOND).unwrap();
-    relay.deny("a2-322", by(), SECOND).unwrap();
-    relay.deny("s1-322", by(), SECOND).unwrap();
+    relay.deny("a2-322", by()).unwrap();
+    relay.deny("s1-322", by()).unwrap();
     let entries = trail(&mut relay);
     for Entry { direction, verb, session, .. } in &entries {
         let about = (*direction, verb.as_deref(), session.as_deref());
@@ -222,14 +222,14 @@ fn nothing_is_approved_that_cannot_be_put_on_record_but_denied_it_is() {
     relay.set_audit_writable(false);
     assert_eq!(approve(&mut relay, "a1-322", SECOND), Err(Code::AuditFailed));
     assert_eq!(ids(&relay), ["a1-322"], "held on");
-    assert!(relay.deny("a1-322", None, SECOND).is_ok() && work(&mut relay).is_empty());
+    assert!(relay.deny("a1-322", None).is_ok() && work(&mut relay).is_empty());
 }
 
 #[test]
 fn what_is_approved_for_a_while_needs_no_more_approval_until_that_ends() {
     type End = fn(&mut Relay);
     let ends: [(&str, End); 5] = [
-        ("denied", |relay| assert_eq!(relay.deny("s1-322", None, SECOND).unwrap().decision, Decision::Ended)),
+        ("denied", |relay| assert_eq!(relay.deny("s1-322", None).unwrap().decision, Decision::Ended)),
         ("its time is over", |relay| {
             relay.tick(100 * SECOND);
         }),
@@ -256,7 +256,7 @@ fn what_is_approved_for_a_while_needs_no_more_approval_until_that_ends() {
         assert_eq!(work(&mut relay).len(), 2, "{how}: the first, and the next without a question");
         rpc(&mut relay, link, 3, r#"{"type":"abort"}"#, SECOND);
         assert_eq!(ids(&relay), ["a2-322", "s1-322"], "{how}: another right is asked about");
-        relay.deny("a2-322", None, SECOND).unwrap();
+        relay.deny("a2-322", None).unwrap();
         relay.link_heard(link, 100 * SECOND);
         end(&mut relay);
         assert!(ids(&relay).is_empty(), "{how}");
@@ -333,7 +333,7 @@ fn a_client_is_told_once_that_its_call_waits_for_somebody_and_has_that_much_long
     let told = lines(&mut relay, client);
     assert_eq!((told.len(), &told[0]["id"]), (1, &"6".into()), "the subscriber that asked, once: {told:?}");
     assert_eq!(lines(&mut relay, other).len(), 1);
-    relay.close_client(client, SECOND);
+    relay.close_client(client);
     let cancelled: BTreeSet<_> = messages(&mut relay, link).into_iter().map(|message| format!("{message:?}")).collect();
     let both = [id, second].map(|id| format!("{:?}", LinkMessage::Cancel(id)));
     assert_eq!(cancelled, BTreeSet::from(both), "gone, and so they are void there");
@@ -438,12 +438,12 @@ impl World {
             }
             Step::Deny(which) => {
                 let Some((id, _)) = self.held().get(which).cloned() else { return };
-                self.relay.deny(&id, None, self.now).unwrap();
+                self.relay.deny(&id, None).unwrap();
             }
             Step::EndStanding(which) => {
                 let stands = self.relay.approvals(None, self.now).unwrap().standing;
                 let Some(one) = stands.get(which) else { return };
-                assert_eq!(self.relay.deny(&one.id, None, self.now).unwrap().decision, Decision::Ended);
+                assert_eq!(self.relay.deny(&one.id, None).unwrap().decision, Decision::Ended);
             }
             Step::Cancel(which) => {
                 if which < self.open.len() {

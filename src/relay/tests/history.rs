@@ -198,7 +198,7 @@ impl World {
             }
             Step::ClientGoes { client } => {
                 if let Some(id) = self.clients[client].take() {
-                    self.relay.close_client(id, self.now);
+                    self.relay.close_client(id);
                 }
             }
             Step::Time { millis } => {

@@ -518,7 +518,7 @@ fn every_call_goes_on_record_once_with_how_it_ended() {
     assert_eq!(entries[1].direction, Some(Direction::Out));
     assert_eq!(entries[1].fingerprint, Some(device(2).to_string()));
     assert_eq!(entries[0].direction, None, "it went nowhere");
-    relay.close_client(client, SECOND);
+    relay.close_client(client);
     relay.link_closed(link, LinkEnd::Silent, SECOND);
     let down = r#"link_down desk   ok {"address":"192.0.2.1:2","why":"nothing was heard for three heartbeats"}"#;
     assert_eq!(records(&mut relay), ["relay local  send a interrupted", down]);

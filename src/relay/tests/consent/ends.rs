@@ -76,7 +76,7 @@ fn nothing_is_worked_out_of_a_call_that_is_refused_whatever_it_says() {
     assert!(may_ask(&relay, "s", longest) && !may_ask(&relay, "s", longest + 1), "too long");
     (0..8).for_each(|id| rpc(&mut relay, link, id, SEND, Duration::ZERO));
     assert!(!may_ask(&relay, "s", 0), "as many are held as may be");
-    relay.deny("a1-322", None, Duration::ZERO).unwrap();
+    relay.deny("a1-322", None).unwrap();
     assert!(may_ask(&relay, "s", 0));
     (8..19).for_each(|id| rpc(&mut relay, link, id, "{}", Duration::ZERO));
     assert!(may_ask(&relay, "s", 0), "the last of its minute, and looking at it has cost nothing");
@@ -97,8 +97,8 @@ fn whoever_names_what_has_ended_is_told_how() {
     (1..5).for_each(|id| rpc(&mut relay, link, id, SEND, Duration::ZERO));
     let ahead = Approve { for_seconds: Some(9), ..yes(&relay, "a1-322") };
     assert_eq!(relay.approve(&ahead, None, SECOND).unwrap().session(), "name-s");
-    relay.deny("a2-322", None, SECOND).unwrap();
-    relay.deny("s1-322", None, SECOND).unwrap();
+    relay.deny("a2-322", None).unwrap();
+    relay.deny("s1-322", None).unwrap();
     relay.link_message(link, LinkMessage::Cancel(3), SECOND);
     relay.link_heard(link, HOLD);
     relay.tick(HOLD);
@@ -110,8 +110,7 @@ fn whoever_names_what_has_ended_is_told_how() {
         ("s1-322", "s1-322 has ended already: "),
         ("a9-322", "No call that waits for approval is named a9-322"),
     ] {
-        let failures =
-            [relay.deny(id, None, HOLD).unwrap_err(), relay.approve(&yes(&relay, id), None, HOLD).unwrap_err()];
+        let failures = [relay.deny(id, None).unwrap_err(), relay.approve(&yes(&relay, id), None, HOLD).unwrap_err()];
         for failure in failures {
             assert!(failure.code == Code::NotFound && failure.message.starts_with(words), "{id}: {failure}");
         }
