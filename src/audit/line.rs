@@ -311,6 +311,17 @@ mod tests {
     }
 
     #[test]
+    fn a_hash_is_the_sha_256_of_fips_180_in_hex() {
+        assert_eq!(Hash::of(b"abc").to_string(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+    }
+
+    #[test]
+    fn numbers_are_exact_in_json_and_a_broken_log_has_room_to_go_on() {
+        assert_eq!(serde_json::from_str::<f64>(&MAX_NUMBER.to_string()).unwrap() as u64, MAX_NUMBER);
+        assert_eq!(MAX_NUMBER - MAX_ONWARD, MAX_ONWARD);
+    }
+
+    #[test]
     fn a_line_has_the_originals_members_first_and_its_place_in_the_chain() {
         let entry = Entry {
             peer: Some("desk".into()),
