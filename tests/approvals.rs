@@ -78,7 +78,7 @@ async fn a_message_waits_for_approval_and_is_then_delivered_with_its_sender_and_
     assert_eq!((&one["session"], &one["hash"]), (&json!("s-1"), &held["hash"]));
     let table = run(desktop, &["approvals"]).ends(0);
     let words: Vec<Vec<&str>> = table.out.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(words[0], ["ID", "PEER", "RIGHT", "SESSION", "AGE", "LEFT", "WHAT"]);
+    assert_eq!(words[0], ["ID", "PEER", "VERB", "SESSION", "AGE", "LEFT", "WHAT"]);
     let name = held["sessionName"].as_str().unwrap();
     let cells = (&words[1][..4], &words[1][6..]);
     assert_eq!(cells, (&[id, "laptop", "send", name][..], &["send:", "run", "the", "tests"][..]));
@@ -189,7 +189,7 @@ async fn an_approval_for_a_while_lets_the_next_through_until_it_is_ended() {
     assert_eq!(second.err, "", "nobody was asked");
     let list = run(&desktop, &["approvals"]).ends(0).out;
     let name = held["sessionName"].as_str().unwrap();
-    let ahead = format!("{standing}  laptop  send   {name}");
+    let ahead = format!("{standing}  laptop  send  {name}");
     assert!(list.contains("Approved for a while:") && list.contains(&ahead), "{list}");
     let ended = run(&desktop, &["deny", &standing]).ends(0).out;
     assert_eq!(ended, format!("{standing} ended: send by laptop on {name} is asked about again\n"));

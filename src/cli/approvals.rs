@@ -25,7 +25,7 @@ Examples:
   Let it go on, or refuse it; one or several:
     pi-remote approve a3-k7m
     pi-remote deny a3-k7m a4-k7m
-  Ask no more for an hour about the same peer, right and session; ask again:
+  Ask no more for an hour about the same peer, verb and session; ask again:
     pi-remote approve a3-k7m --for 1h
     pi-remote deny s1-k7m
 
@@ -108,7 +108,7 @@ pub(crate) fn whole(out: Output, held: &ApprovalView) -> Result<(), Error> {
     let mut row = |name: &str, value: &str| table.row([(Style::Bold, name), (Style::Plain, value)]);
     row("id", &held.id);
     row("peer", &format!("{} ({})", held.peer, held.fingerprint));
-    row("right", held.verb.as_str());
+    row("verb", held.verb.as_str());
     row("session", &format!("{} ({})", held.session_name, held.session));
     row("waits", &format!("for {}, {} left", seconds(held.age_seconds), seconds(held.left_seconds)));
     row("what", &what(held));
@@ -126,7 +126,7 @@ fn all(cx: &Context, list: &ApprovalList) -> Result<(), Error> {
         return Ok(());
     }
     if !list.approvals.is_empty() {
-        let mut table = Table::new(&["ID", "PEER", "RIGHT", "SESSION", "AGE", "LEFT", "WHAT"]);
+        let mut table = Table::new(&["ID", "PEER", "VERB", "SESSION", "AGE", "LEFT", "WHAT"]);
         for held in &list.approvals {
             let (age, left, what) = (seconds(held.age_seconds), seconds(held.left_seconds), what(held));
             let cells = [&held.id, &held.peer, held.verb.as_str(), &held.session_name, &age, &left, &what];
@@ -150,7 +150,7 @@ fn all(cx: &Context, list: &ApprovalList) -> Result<(), Error> {
 }
 
 fn standing(standing: &[StandingApproval]) -> Table {
-    let mut table = Table::new(&["ID", "PEER", "RIGHT", "SESSION", "LEFT"]);
+    let mut table = Table::new(&["ID", "PEER", "VERB", "SESSION", "LEFT"]);
     for one in standing {
         let session = if one.session_name.is_empty() { &one.session } else { &one.session_name };
         let cells = [&one.id, &one.peer, one.verb.as_str(), session, &seconds(one.left_seconds)];

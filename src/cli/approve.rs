@@ -22,7 +22,7 @@ pub(crate) struct Args {
     ids: Vec<String>,
     /// Ask no more about the like for so long: 30m, 1h, at most 24h
     ///
-    /// The like is what needs the same right of the same peer on the same session.
+    /// The like is what needs the same verb of the same peer on the same session.
     #[arg(long = "for", value_name = "DURATION", value_parser = length)]
     length: Option<Duration>,
     /// SHA-256 of the call that you have seen
