@@ -23,7 +23,7 @@ Presets:
   none    nothing, whatever other grants say
 
 Verbs:
-  list    see that a session exists     events   with send: wait for a turn's end
+  list    see that a session exists     events   with send: await a turn
   read    its last message              send     tell it something
   summary a summary of it               control  clear and abort
 
