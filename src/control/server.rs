@@ -32,7 +32,7 @@ const WRITE_SIZE: usize = 64 * 1024;
 /// How long a client that was cut off may take to read why.
 const LAST_WORD: Duration = Duration::from_secs(2);
 /// How long what a client asked before it is cut off may take to be answered.
-const LAST_ANSWERS: Duration = Duration::from_millis(500);
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 /// How often a client that is not read from is looked at for whether it is still there.
 const HANG_UP_CHECK: Duration = Duration::from_millis(250);
 

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::*;
 use crate::wire::audit::{Action, Caller, Direction, Entry};
+use crate::wire::dates::rfc3339;
 use crate::wire::preview::Shown;
 use crate::wire::rights::{Approve, Decision};
 use crate::wire::session::Verb;
@@ -148,6 +149,8 @@ fn what_was_worked_out_of_a_call_before_is_what_is_shown_of_it() {
     relay.link_message_shown(link, LinkMessage::Rpc(rpc), Some(shown), Duration::ZERO);
     let view = relay.approvals(None, SECOND).unwrap().approvals.remove(0);
     assert_eq!((view.preview.as_str(), view.cut, view.hash.as_str()), ("as it was", true, "its own"));
+    let end = rfc3339(relay.date(Duration::ZERO) + HOLD);
+    assert_eq!((view.expires, view.left_seconds), (end, (HOLD - SECOND).as_secs()));
 }
 
 #[test]

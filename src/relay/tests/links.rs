@@ -123,6 +123,7 @@ fn nothing_is_told_of_sessions_before_the_hello_or_after_the_bye() {
 fn what_status_shows_of_the_live_links_is_so() {
     let mut relay = peers(&[2, 3, 4]);
     assert_eq!((relay.linked_peer_count(), relay.link_of(device(2)).is_some()), (0, false));
+    assert_eq!((relay.pinned_count(), peers(&[]).pinned_count()), (3, 0));
     let two = link(&mut relay, 2, &["a", "b"]);
     let three = opened_by(&mut relay, 3);
     relay.link_message(three, hello_from(3, false, &[]), SECOND);
