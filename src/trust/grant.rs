@@ -61,8 +61,9 @@ pub enum Condition {
     TailscaleNode(String),
 }
 
-/// Something that a peer may do, or may not. What it does not understand is no grant: a condition that
-/// is not known here, or an end with a typing error, would give too much if it were left out.
+/// Something that a peer may do, or may not. What it does not understand is no grant, and neither is one
+/// that lacks a member: a condition that is not known here, or an end with a typing error, would give too
+/// much if it were left out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Grant {
@@ -71,22 +72,17 @@ pub struct Grant {
     /// What it was given as.
     pub preset: Preset,
     /// Verbs allowed.
-    #[serde(default)]
     pub allow: Vec<Verb>,
     /// Verbs that a person is asked about each time; never `list` or `events`.
-    #[serde(default)]
     pub ask: Vec<Verb>,
     /// Verbs denied.
-    #[serde(default)]
     pub deny: Vec<Verb>,
     /// On which sessions; empty means all. One that fits is enough.
-    #[serde(default)]
     pub sessions: Vec<Selector>,
     /// From where; empty means anywhere. Every one must hold.
-    #[serde(default)]
     pub from: Vec<Condition>,
     /// When it ends.
-    #[serde(default, with = "date", skip_serializing_if = "Option::is_none")]
+    #[serde(with = "date")]
     pub expires: Option<SystemTime>,
 }
 
@@ -519,7 +515,13 @@ mod tests {
 
     #[test]
     fn a_grant_with_a_member_that_is_not_known_is_no_grant() {
-        let read = |json: &str| serde_json::from_str::<Grant>(json);
+        let rest = r#""allow":[],"ask":[],"deny":[],"sessions":[],"from":[],"expires":null"#;
+        let read = |json: &str| {
+            let mut grant: serde_json::Value = serde_json::from_str(&format!("{{{rest}}}")).unwrap();
+            let own: serde_json::Value = serde_json::from_str(json).unwrap();
+            grant.as_object_mut().unwrap().extend(own.as_object().unwrap().clone());
+            serde_json::from_value::<Grant>(grant)
+        };
         read(r#"{"id":"g1","preset":"read"}"#).unwrap();
         for bad in [
             r#"{"id":"g1","preset":"full","expire":"2026-01-01T00:00:00Z"}"#,

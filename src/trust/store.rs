@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 
 use super::grant::{Grant, GrantId, MAX_GRANT_ID, Preset, date};
 use super::seen::forget_oldest;
@@ -49,9 +50,9 @@ pub struct Address {
     pub source: AddressSource,
 }
 
-/// A pinned peer.
+/// A pinned peer. A member that is not known here might be a limit that was misspelt: there may be none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Peer {
     /// What this device calls it.
     pub name: PeerName,
@@ -60,7 +61,6 @@ pub struct Peer {
     /// Where it is dialled.
     pub addresses: Vec<Address>,
     /// What it may do here.
-    #[serde(default)]
     pub grants: Vec<Grant>,
     /// How many calls a minute it may make, where the user has said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -145,13 +145,13 @@ pub fn read(bytes: &[u8]) -> Result<Contents, String> {
         version: u32,
     }
     #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
     struct File {
-        #[serde(default)]
+        #[serde(rename = "version")]
+        _version: u32,
         next_grant: u64,
-        #[serde(default)]
         locked: bool,
-        #[serde(default, with = "date")]
+        #[serde(with = "date")]
         latest: Option<SystemTime>,
         peers: Vec<Peer>,
     }
@@ -160,13 +160,8 @@ pub fn read(bytes: &[u8]) -> Result<Contents, String> {
     if version != 1 && version != VERSION {
         return Err(format!("version {version} is not known to this program"));
     }
-    let File { mut next_grant, locked, latest, mut peers } = serde_json::from_slice(bytes).map_err(in_words)?;
-    if version == 1 {
-        // Whoever was paired by that version had everything.
-        for (peer, number) in peers.iter_mut().zip(1..) {
-            peer.grants = vec![Grant::of_preset(GrantId(number), Preset::Full)];
-        }
-    }
+    let file = if version == 1 { serde_json::from_value(upgraded(bytes)?) } else { serde_json::from_slice(bytes) };
+    let File { mut next_grant, locked, latest, mut peers, .. } = file.map_err(in_words)?;
     let (mut names, mut keys, mut ids) = (HashSet::new(), HashSet::new(), HashSet::new());
     for peer in &mut peers {
         let name = &peer.name;
@@ -197,6 +192,27 @@ pub fn read(bytes: &[u8]) -> Result<Contents, String> {
     }
     peers.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(Contents { version: VERSION, next_grant: next_grant.max(1), locked, latest, peers })
+}
+
+/// A file of version 1 with what this version has: whoever was paired by that one had everything. One that
+/// has something of this version's is none, since what it limits would be lost.
+fn upgraded(bytes: &[u8]) -> Result<Value, String> {
+    let mut file: Map<String, Value> = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    let add = |object: &mut Map<String, Value>, member: &str, value: Value| match object.insert(member.into(), value) {
+        None => Ok(()),
+        Some(_) => Err(format!("version 1 has no {member}, and this file has")),
+    };
+    add(&mut file, "nextGrant", 1.into())?;
+    add(&mut file, "locked", false.into())?;
+    add(&mut file, "latest", Value::Null)?;
+    let peers = file.get_mut("peers").and_then(Value::as_array_mut).into_iter().flatten();
+    for (peer, number) in peers.filter_map(Value::as_object_mut).zip(1..) {
+        if peer.remove("grant").is_some_and(|grant| grant != json!({ "preset": "full" })) {
+            return Err("version 1 has no grant but full, and this file has".to_owned());
+        }
+        add(peer, "grants", json!([Grant::of_preset(GrantId(number), Preset::Full)]))?;
+    }
+    Ok(file.into())
 }
 
 impl Store {

@@ -567,7 +567,7 @@ mod tests {
     fn what_is_not_as_it_was_is_named_and_nothing_else() {
         let peer: Peer = serde_json::from_value(json!({
             "name": "p", "fingerprint": Fingerprint::from_bytes([1; 32]), "pairedAt": "", "pairedVia": "code",
-            "addresses": [{ "address": "192.0.2.1:7433", "source": "user" }],
+            "addresses": [{ "address": "192.0.2.1:7433", "source": "user" }], "grants": [],
         }))
         .unwrap();
         assert_eq!(differences(&peer, &Peer { last_seen: Some("now".into()), ..peer.clone() }), None);

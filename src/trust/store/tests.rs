@@ -239,9 +239,11 @@ fn when_a_peer_was_paired_is_a_date_and_of_where_it_was_seen_the_newest_are_read
     let file = |paired_at: &str, seen_from: &[String]| {
         let peer = serde_json::json!({
             "name": "desk", "fingerprint": device(1), "addresses": [], "pairedAt": paired_at, "pairedVia": "code",
-            "seenFrom": seen_from,
+            "seenFrom": seen_from, "grants": [],
         });
-        read(serde_json::json!({ "version": 2, "peers": [peer] }).to_string().as_bytes())
+        let file =
+            serde_json::json!({ "version": 2, "nextGrant": 1, "locked": false, "latest": null, "peers": [peer] });
+        read(file.to_string().as_bytes())
     };
     for bad in ["", "then", "2026-01-01", "1969-12-31T23:59:59Z", "\u{1b}[2J"] {
         assert_eq!(file(bad, &[]).unwrap_err(), "the pairedAt of desk is no date", "{bad:?}");
@@ -272,24 +274,78 @@ fn a_file_of_the_first_version_gives_everything_and_is_written_as_the_second() {
 }
 
 #[test]
+fn a_file_of_the_first_version_with_what_that_did_not_have_is_refused() {
+    let peer = |more: Value| {
+        let mut peer = serde_json::json!({
+            "name": "desk", "fingerprint": device(1), "addresses": [], "pairedAt": "2026-01-01T00:00:00Z", "pairedVia": "code",
+        });
+        peer.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        serde_json::json!({ "version": 1, "peers": [peer] })
+    };
+    assert!(read(peer(serde_json::json!({})).to_string().as_bytes()).is_ok());
+    for (member, value) in [
+        ("grants", serde_json::json!([])),
+        ("grant", serde_json::json!("read")),
+        ("grant", serde_json::json!({ "preset": "read" })),
+    ] {
+        let error = read(peer(serde_json::json!({ member: value })).to_string().as_bytes()).unwrap_err();
+        assert!(error.contains("version 1 has no grant"), "{error}");
+    }
+    for (member, value) in [("nextGrant", 1.into()), ("locked", true.into()), ("latest", Value::Null)] {
+        let mut file = peer(serde_json::json!({}));
+        file[member] = value;
+        assert_eq!(
+            read(file.to_string().as_bytes()).unwrap_err(),
+            format!("version 1 has no {member}, and this file has")
+        );
+    }
+}
+
+#[test]
+fn a_file_that_lacks_a_limit_or_has_one_that_is_not_known_is_refused() {
+    let (_dir, mut store) = store();
+    store.pin_now(new(1, "desk")).unwrap();
+    let whole: Value = serde_json::from_slice(&std::fs::read(store.dir.join(FILE)).unwrap()).unwrap();
+    assert!(read(whole.to_string().as_bytes()).is_ok());
+    let grant = "/peers/0/grants/0";
+    for (place, members) in [
+        ("", ["nextGrant", "locked", "latest", "peers"].as_slice()),
+        ("/peers/0", &["grants"]),
+        (grant, &["allow", "ask", "deny", "sessions", "from", "expires"]),
+    ] {
+        for member in members {
+            let mut without = whole.clone();
+            assert!(without.pointer_mut(place).unwrap().as_object_mut().unwrap().remove(*member).is_some(), "{member}");
+            let error = read(without.to_string().as_bytes()).unwrap_err();
+            assert!(error.contains("missing field"), "{member}: {error}");
+        }
+        let mut more = whole.clone();
+        more.pointer_mut(place).unwrap()["lockd"] = true.into();
+        assert!(read(more.to_string().as_bytes()).unwrap_err().contains("unknown field `lockd`"));
+    }
+}
+
+/// Grants with every member, those that are not named empty.
+fn whole(grants: &str) -> String {
+    let mut grants: Value = serde_json::from_str(grants).unwrap();
+    for grant in grants.as_array_mut().unwrap().iter_mut().filter_map(Value::as_object_mut) {
+        for list in ["allow", "ask", "deny", "sessions", "from"] {
+            grant.entry(list).or_insert(serde_json::json!([]));
+        }
+        grant.entry("expires").or_insert(Value::Null);
+    }
+    grants.to_string()
+}
+
+#[test]
 fn a_grant_that_a_hand_has_spoilt_is_refused_with_whose_it_is() {
-    let file = |grants: &str, more: &str| {
-        let fingerprint = device(1);
-        format!(
-            r#"{{"version":2,{more}"peers":[{{"name":"desk","fingerprint":"{fingerprint}","addresses":[],"pairedAt":"2026-01-01T00:00:00Z","pairedVia":"code","grants":{grants}}}]}}"#
-        )
-    };
-    assert!(read(file("[]", "").as_bytes()).is_ok());
+    let desk = |grants: &str| read(&file(std::iter::once(("desk".to_owned(), device(1), grants))));
+    assert!(desk("[]").is_ok());
     let many = |n| {
-        format!(
-            "[{}]",
-            (0..n)
-                .map(|n| format!(r#"{{"id":"g{n}","preset":"read","allow":["list","read","events"]}}"#))
-                .collect::<Vec<_>>()
-                .join(",")
-        )
+        let one = |n| format!(r#"{{"id":"g{n}","preset":"read","allow":["list","read","events"]}}"#);
+        format!("[{}]", (0..n).map(one).collect::<Vec<_>>().join(","))
     };
-    assert!(read(file(&many(MAX_GRANTS), "").as_bytes()).is_ok());
+    assert!(desk(&many(MAX_GRANTS)).is_ok());
     for (grants, says) in [
         (r#"[{"id":"g1","preset":"custom","allow":["read"],"ask":["list"]}]"#, "desk: nobody can be asked about list"),
         (r#"[{"id":"g1","preset":"read","allow":["list","read","send"]}]"#, "the grant g1 of desk"),
@@ -298,21 +354,24 @@ fn a_grant_that_a_hand_has_spoilt_is_refused_with_whose_it_is() {
         (&many(MAX_GRANTS + 1), "desk has more than 64"),
         (r#"[{"id":"g1","preset":"custom","until":"x"}]"#, "unknown field"),
     ] {
-        let error = read(file(grants, "").as_bytes()).unwrap_err();
+        let error = desk(grants).unwrap_err();
         assert!(error.contains(says), "{grants}: {error}");
     }
-    assert!(read(file("[]", r#""latest":"soon","#).as_bytes()).is_err());
+    let soon = String::from_utf8(file(std::iter::empty())).unwrap().replace("null", "\"soon\"");
+    assert!(read(soon.as_bytes()).is_err());
     assert!(read(br#"{"version":3}"#).unwrap_err().contains("version 3"));
 }
 
 /// A file with these peers, each `(name, fingerprint, grants)`.
-fn file(peers: impl Iterator<Item = (String, Fingerprint, &'static str)>) -> Vec<u8> {
+fn file<'a>(peers: impl Iterator<Item = (String, Fingerprint, &'a str)>) -> Vec<u8> {
     let peer = |(name, fingerprint, grants)| {
+        let grants = whole(grants);
         format!(
             r#"{{"name":"{name}","fingerprint":"{fingerprint}","addresses":[],"pairedAt":"2026-01-01T00:00:00Z","pairedVia":"code","grants":{grants}}}"#
         )
     };
-    format!(r#"{{"version":2,"peers":[{}]}}"#, peers.map(peer).collect::<Vec<_>>().join(",")).into_bytes()
+    let peers: Vec<String> = peers.map(peer).collect();
+    format!(r#"{{"version":2,"nextGrant":0,"locked":false,"latest":null,"peers":[{}]}}"#, peers.join(",")).into_bytes()
 }
 
 #[test]
