@@ -207,7 +207,7 @@ fn upgraded(bytes: &[u8]) -> Result<Value, String> {
     add(&mut file, "latest", Value::Null)?;
     let peers = file.get_mut("peers").and_then(Value::as_array_mut).into_iter().flatten();
     for (peer, number) in peers.filter_map(Value::as_object_mut).zip(1..) {
-        if peer.remove("grant").is_some_and(|grant| grant != json!({ "preset": "full" })) {
+        if peer.remove("grant").is_some_and(|grant| grant != "full") {
             return Err("version 1 has no grant but full, and this file has".to_owned());
         }
         add(peer, "grants", json!([Grant::of_preset(GrantId(number), Preset::Full)]))?;

@@ -258,7 +258,7 @@ fn a_file_of_the_first_version_gives_everything_and_is_written_as_the_second() {
     let peer = |byte: u8, name: &str| {
         serde_json::json!({
             "name": name, "fingerprint": device(byte), "addresses": [], "pairedAt": "2026-01-01T00:00:00Z", "pairedVia": "code",
-            "grant": { "preset": "full" },
+            "grant": "full",
         })
     };
     let file = serde_json::json!({ "version": 1, "peers": [peer(1, "b"), peer(2, "a")] });
