@@ -90,7 +90,7 @@ impl Chain {
         let other = other_head(dir, &log);
         let file = dir.open_log(log.name)?;
         let size = length(dir, &log, &file)?;
-        let head = dir.read(log.head, MAX_HEAD)?.as_deref().and_then(Head::read);
+        let head = dir.read(log.head, MAX_HEAD)?.and_then(|text| Head::read(&text, log.head));
         let known = head.as_ref().and_then(|head| head.other);
         let mut found = match head {
             Some(head) => find(dir, &log, &head)?,
@@ -258,6 +258,7 @@ impl Chain {
 
     fn head(&self, end: &End) -> Head {
         Head {
+            file: self.log.head.to_owned(),
             count: end.n,
             hash: end.hash.clone(),
             first: self.first,
@@ -404,7 +405,8 @@ fn without_head(dir: &StateDir, log: &Log) -> Result<Found, Failure> {
         }
     }
     let rotated = log.rotation.is_some() && dir.join(&log.file(1)).symlink_metadata().is_ok();
-    let of_nothing = Head { count: 0, hash: Hash::none(), first: 1, synced: 0, boot: None, other: None };
+    let file = log.head.to_owned();
+    let of_nothing = Head { file, count: 0, hash: Hash::none(), first: 1, synced: 0, boot: None, other: None };
     if rotated || last.as_ref().is_some_and(|end| end.n > 0) {
         return Ok(broken(&of_nothing, last.as_ref(), open, 0, "its head is gone, or is none"));
     }

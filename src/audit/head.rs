@@ -9,6 +9,8 @@ use super::line::{End, Hash, MAX_NUMBER};
 /// The head of a log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
+    /// The name of its own file, so that it does not pass for the head of the other log.
+    pub file: String,
     /// The number of the last line.
     pub count: u64,
     /// Its hash.
@@ -35,9 +37,10 @@ pub struct Extent {
 }
 
 impl Head {
-    /// Reads what was written; `None` for anything else, such as numbers that no log reaches.
-    pub fn read(text: &[u8]) -> Option<Self> {
-        let head: Self = serde_json::from_slice(text).ok()?;
+    /// Reads what was written to a file of this name; `None` for anything else, such as the head of another
+    /// log or numbers that no log reaches.
+    pub fn read(text: &[u8], file: &str) -> Option<Self> {
+        let head: Self = serde_json::from_slice(text).ok().filter(|head: &Self| head.file == file)?;
         let other = head.other.unwrap_or(Extent { count: 0, synced: 0 });
         let numbers = [head.count, head.first, head.synced, other.count, other.synced];
         numbers.iter().all(|number| *number <= MAX_NUMBER).then_some(head)
@@ -81,13 +84,15 @@ mod tests {
     use super::*;
 
     fn head(other: Option<Extent>, boot: Option<String>) -> Head {
-        Head { count: 3, hash: Hash::none(), first: 1, synced: 2, boot, other }
+        Head { file: "audit.head".into(), count: 3, hash: Hash::none(), first: 1, synced: 2, boot, other }
     }
 
     #[test]
-    fn a_head_with_a_number_that_no_log_reaches_is_none() {
+    fn a_head_of_another_log_or_with_a_number_that_no_log_reaches_is_none() {
+        let read = |line: &[u8]| Head::read(line, "audit.head");
         let whole = head(Some(Extent { count: 9, synced: 7 }), None);
-        assert_eq!(Head::read(&whole.line()), Some(whole.clone()));
+        assert_eq!(read(&whole.line()), Some(whole.clone()));
+        assert_eq!(Head::read(&whole.line(), "trust.head"), None);
         let other = |count, synced| Some(Extent { count, synced });
         for bad in [
             Head { count: u64::MAX, ..whole.clone() },
@@ -96,9 +101,9 @@ mod tests {
             Head { other: other(MAX_NUMBER + 1, 1), ..whole.clone() },
             Head { other: other(1, MAX_NUMBER + 1), ..whole.clone() },
         ] {
-            assert_eq!(Head::read(&bad.line()), None, "{bad:?}");
+            assert_eq!(read(&bad.line()), None, "{bad:?}");
         }
-        assert!(Head::read(&Head { count: MAX_NUMBER, ..whole }.line()).is_some());
+        assert!(read(&Head { count: MAX_NUMBER, ..whole }.line()).is_some());
     }
 
     #[test]

@@ -76,7 +76,7 @@ pub struct Part {
 /// A file cannot be opened.
 pub fn snapshot(dir: &StateDir, log: &Log) -> Result<Snapshot, Failure> {
     dir.undisturbed(|| {
-        let head = dir.read(log.head, MAX_HEAD)?.as_deref().and_then(Head::read);
+        let head = dir.read(log.head, MAX_HEAD)?.and_then(|text| Head::read(&text, log.head));
         let most = if log.rotation.is_some() { MOST_FILES } else { 0 };
         let mut files = Vec::new();
         for name in (0..=most).rev().map(|number| log.file(number)) {
@@ -180,7 +180,7 @@ pub fn verify_log(dir: &StateDir, log: &Log) -> Result<Report, Failure> {
 
 /// The head of the other log. What is wrong with that is for the check of that.
 pub fn other_head(dir: &StateDir, log: &Log) -> Option<Head> {
-    Head::read(&dir.read(log.other_head, MAX_HEAD).ok()??)
+    Head::read(&dir.read(log.other_head, MAX_HEAD).ok()??, log.other_head)
 }
 
 /// A check that goes on behind a place that is broken, with the next file.

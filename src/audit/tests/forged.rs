@@ -313,6 +313,25 @@ fn lines_in_no_chain_that_neither_the_original_nor_a_crash_explains_are_found_fo
 }
 
 #[test]
+fn logs_that_changed_places_with_their_heads_are_found_before_and_after_the_next_start() {
+    let place = Place::new();
+    run(&place, true);
+    for part in ["log", "head"] {
+        let [audit, trust] = ["audit", "trust"].map(|name| place.text(&format!("{name}.{part}")));
+        place.write(&format!("audit.{part}"), &trust);
+        place.write(&format!("trust.{part}"), &audit);
+    }
+    let found = || verify(&place.dir).unwrap().faults.into_iter().map(|fault| fault.file).collect::<Vec<_>>();
+    assert_eq!(found(), ["audit.head", "trust.head"]);
+    let mut journal = journal(&place);
+    journal.take(vec![Entry::new(Action::Start), Entry::new(Action::Grant)], 0, NOW, Duration::ZERO);
+    journal.sync(NOW, Duration::ZERO).unwrap();
+    let broken = journal.take_remarks().into_iter().filter(|remark| remark.is_broken).count();
+    assert_eq!(broken, 2);
+    assert_eq!(found(), ["audit.log", "trust.log"]);
+}
+
+#[test]
 fn the_log_of_trust_has_never_a_line_of_the_originals() {
     for before in [false, true] {
         let place = Place::new();
@@ -359,7 +378,7 @@ fn a_number_far_beyond_the_heads_is_not_numbered_on_from() {
         let place = Place::with(4);
         place.append("audit.log", &format!("{{\"n\":{number},\"prev\":\"{}\"}}\n", Hash::none()));
         place.add(1);
-        let head = crate::audit::head::Head::read(place.text("audit.head").as_bytes()).unwrap();
+        let head = crate::audit::head::Head::read(place.text("audit.head").as_bytes(), "audit.head").unwrap();
         assert_eq!(head.count, 6, "one line says what was found");
         assert_eq!(place.broken().1, 5);
     }
@@ -368,7 +387,7 @@ fn a_number_far_beyond_the_heads_is_not_numbered_on_from() {
     place.append("audit.log", &format!("{{\"n\":{MAX_NUMBER},\"prev\":\"{}\"}}\n", Hash::none()));
     place.add(1);
     place.add(1);
-    assert!(crate::audit::head::Head::read(place.text("audit.head").as_bytes()).is_some());
+    assert!(crate::audit::head::Head::read(place.text("audit.head").as_bytes(), "audit.head").is_some());
     assert_eq!(place.text("audit.log").matches(r#""kind":"broken""#).count(), 1);
 }
 

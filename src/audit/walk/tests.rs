@@ -33,7 +33,7 @@ fn adopting(lines: &[Raw], n: u64, adopts: Value) -> Vec<Raw> {
 fn head(first: u64, synced: u64, lines: &[Raw]) -> Head {
     let last = lines.last().unwrap();
     let Kind::Chained { n, .. } = read(&last.bytes) else { panic!("no line of a chain") };
-    Head { count: n, hash: last.hash.clone(), first, synced, boot: None, other: None }
+    Head { file: String::new(), count: n, hash: last.hash.clone(), first, synced, boot: None, other: None }
 }
 
 fn at(line: usize) -> At {
