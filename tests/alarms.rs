@@ -114,6 +114,10 @@ fn pinned_by_hand(dir: &Path, fingerprint: &str) {
         "pairedAt": "2026-01-01T00:00:00Z", "pairedVia": "code",
     });
     let file = dir.join("peers.json");
-    std::fs::write(&file, json!({"version": 2, "nextGrant": 1, "peers": [peer]}).to_string()).unwrap();
+    std::fs::write(
+        &file,
+        json!({"version": 2, "nextGrant": 1, "locked": false, "latest": null, "peers": [peer]}).to_string(),
+    )
+    .unwrap();
     set_mode(&file, 0o600);
 }

@@ -4,16 +4,13 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
-use std::time::Duration;
 
 use tempfile::TempDir;
 
+use super::eventually;
 use super::process::{Process, behind, daemon_command, is_root, state_dir};
 
-/// A daemon on 256 KiB, and where its files are seen from outside: its mounts are its own.
+/// A daemon on 256 KiB with few files, and where its files are seen from outside: its mounts are its own.
 pub struct OnSmallDisk {
     pub daemon: Process,
     pub inside: PathBuf,
@@ -31,7 +28,8 @@ impl OnSmallDisk {
             return None;
         }
         let (keep, dir) = state_dir();
-        let script = format!("mount -t tmpfs -o size=256k,mode=700 tmpfs '{}' && exec \"$@\"", dir.display());
+        let script =
+            format!("mount -t tmpfs -o size=256k,nr_inodes=128,mode=700 tmpfs '{}' && exec \"$@\"", dir.display());
         let mut command = behind(&["unshare", "-m", "sh", "-c", &script, "x"], &daemon_command(&dir));
         command.current_dir(keep.path());
         let daemon = Process::start(command, &dir);
@@ -40,43 +38,38 @@ impl OnSmallDisk {
         Some(Self { daemon, inside, _keep: keep })
     }
 
-    /// Fills the disk, and keeps it full until the result is dropped: a file that the daemon was about
-    /// to put in another's place gives a page back.
+    /// Fills the disk until the result is dropped: no byte goes there and no file. What the daemon is about
+    /// to put in another's place gives its room back; once it can make no such file, there is none.
     pub fn fill(&self) -> Full {
-        let path = self.inside.join("fill");
-        let mut file = File::create(&path).unwrap();
-        let mut to_the_brim = move || {
-            while file.write_all(&[1; 4096]).is_ok() {}
-            while file.write_all(&[1]).is_ok() {}
+        let dir = self.inside.join("fill");
+        std::fs::create_dir(&dir).unwrap();
+        let mut bytes = File::create(dir.join("bytes")).unwrap();
+        let mut files = 0;
+        let to_be_placed = || {
+            let names = std::fs::read_dir(&self.inside).unwrap().map(|entry| entry.unwrap().file_name());
+            names.into_iter().any(|name| name.as_encoded_bytes().ends_with(b".tmp"))
         };
-        to_the_brim();
-        let ended = Arc::new(AtomicBool::new(false));
-        let filler = std::thread::spawn({
-            let ended = Arc::clone(&ended);
-            move || {
-                while !ended.load(Ordering::Relaxed) {
-                    to_the_brim();
-                    std::thread::park_timeout(Duration::from_millis(1));
-                }
+        eventually("the disk is full", || {
+            let was_full = !to_be_placed() && bytes.write_all(&[1]).is_err();
+            while bytes.write_all(&[1; 4096]).is_ok() {}
+            while bytes.write_all(&[1]).is_ok() {}
+            let before = files;
+            while File::create(dir.join(files.to_string())).is_ok() {
+                files += 1;
             }
+            was_full && files == before && !to_be_placed()
         });
-        Full { path, ended, filler: Some(filler) }
+        Full { dir }
     }
 }
 
 /// A full disk; it has room again when this goes.
 pub struct Full {
-    path: PathBuf,
-    ended: Arc<AtomicBool>,
-    filler: Option<JoinHandle<()>>,
+    dir: PathBuf,
 }
 
 impl Drop for Full {
     fn drop(&mut self) {
-        self.ended.store(true, Ordering::Relaxed);
-        let filler = self.filler.take().unwrap();
-        filler.thread().unpark();
-        filler.join().unwrap();
-        std::fs::remove_file(&self.path).unwrap();
+        std::fs::remove_dir_all(&self.dir).unwrap();
     }
 }
